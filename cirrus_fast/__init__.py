@@ -1,0 +1,3 @@
+"""Sparse logistic regression on short-lived workers. The public names load on first use."""
+
+from __future__ import annotations

@@ -1,0 +1,83 @@
+"""Every exception this package raises on purpose.
+
+Each also subclasses the built-in that callers already catch for that kind of trouble, so
+``except ValueError`` around a parse, or ``except OSError`` around storage, keeps working.
+"""
+
+from __future__ import annotations
+
+
+class CirrusFastError(Exception):
+    """Base of all errors of this package."""
+
+
+class LibsvmParseError(CirrusFastError, ValueError):
+    """LibSVM text that is not what the contract accepts.
+
+    Attributes
+    ----------
+    reason : str, one of the core's status texts
+    offset : int, 0-based byte in the whole input (file, object or buffer)
+    line, column : int, 1-based, or None where the text before `offset` was not at hand
+    source : str or None, the file or object
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        offset: int,
+        line: int | None = None,
+        column: int | None = None,
+        source: str | None = None,
+    ) -> None:
+        self.reason = reason
+        self.offset = offset
+        self.line = line
+        self.column = column
+        self.source = source
+        where = f"byte {offset}"
+        if line is not None:
+            where = f"line {line}, column {column}, {where}"
+        prefix = f"{source}: " if source else ""
+        super().__init__(f"{prefix}{reason} ({where})")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive the default protocol, and errors cross processes.
+        return _rebuild_parse_error, (
+            self.reason,
+            self.offset,
+            self.line,
+            self.column,
+            self.source,
+        )
+
+
+def _rebuild_parse_error(
+    reason: str, offset: int, line: int | None, column: int | None, source: str | None
+) -> LibsvmParseError:
+    return LibsvmParseError(reason, offset=offset, line=line, column=column, source=source)
+
+
+class BlockError(CirrusFastError, ValueError):
+    """A shard block that is damaged, truncated, or not a block at all."""
+
+
+class DatasetError(CirrusFastError, ValueError):
+    """A data set that does not exist, is incomplete, or does not fit what is asked of it."""
+
+
+class StorageError(CirrusFastError, OSError):
+    """Reading or writing storage failed; the message names the object."""
+
+
+class OptionError(CirrusFastError, ValueError):
+    """An option is unknown, out of range, or means nothing where it was given."""
+
+
+class ModelError(CirrusFastError, ValueError):
+    """A model file is damaged, or data does not fit the model."""
+
+
+class TrainingError(CirrusFastError, RuntimeError):
+    """A run that cannot go on."""

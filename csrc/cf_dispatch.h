@@ -1,0 +1,35 @@
+/* cf_dispatch.h -- which implementation of the kernels runs on this CPU.
+ *
+ * A cf_kernels is a constant table of function pointers; the caller picks one once and hands it to
+ * every kernel that has variants, so the core keeps no mutable state. Scalar defines the answer:
+ * text and blocks agree bit for bit in all of them, sums within a tolerance the tests state.
+ */
+#ifndef CF_DISPATCH_H
+#define CF_DISPATCH_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* CPU abilities that a table may need. A bit is set only if the operating system saves the
+ * registers too (cpuid says what the chip can do, xgetbv what the system allows). */
+enum {
+    CF_CPU_AVX2 = 1u << 0,   /* AVX2, BMI1, BMI2, LZCNT, POPCNT */
+    CF_CPU_AVX512 = 1u << 1, /* F, BW, DQ, VL, VBMI, VBMI2 on top of the above */
+    CF_CPU_CRC32 = 1u << 2,  /* SSE4.2's crc32, or ARMv8's */
+    CF_CPU_NEON = 1u << 3
+};
+
+typedef struct {
+    const char *name; /* "scalar", "avx2" */
+    unsigned needs;   /* CF_CPU_* bits */
+
+    /* How many of the n bytes equal '\n' and ':'. */
+    void (*count_lines_colons)(const uint8_t *text, size_t n, size_t *n_lines, size_t *n_colons);
+} cf_kernels;
+
+unsigned cf_cpu_features(void);
+
+/* All tables compiled in, best first; the last is scalar, which needs nothing. NULL past the end. */
+const cf_kernels *cf_kernels_at(size_t i);
+
+#endif

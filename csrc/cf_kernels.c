@@ -1,0 +1,16 @@
+/* The tables themselves: which piece serves which instruction set. */
+#include "cf_variants.h"
+
+const cf_kernels cf_kernels_scalar = {
+    .name = "scalar",
+    .needs = 0,
+    .count_lines_colons = cf_count_lines_colons_scalar,
+};
+
+#if defined(__x86_64__)
+const cf_kernels cf_kernels_avx2 = {
+    .name = "avx2",
+    .needs = CF_CPU_AVX2,
+    .count_lines_colons = cf_count_lines_colons_avx2,
+};
+#endif

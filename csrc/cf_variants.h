@@ -1,0 +1,18 @@
+/* cf_variants.h -- the tables of cf_dispatch.h, one per instruction set (internal to csrc). */
+#ifndef CF_VARIANTS_H
+#define CF_VARIANTS_H
+
+#include "cf_dispatch.h"
+
+extern const cf_kernels cf_kernels_scalar;
+#if defined(__x86_64__)
+extern const cf_kernels cf_kernels_avx2;
+#endif
+
+/* The pieces, named after the table's members. */
+void cf_count_lines_colons_scalar(const uint8_t *text, size_t n, size_t *n_lines, size_t *n_colons);
+#if defined(__x86_64__)
+void cf_count_lines_colons_avx2(const uint8_t *text, size_t n, size_t *n_lines, size_t *n_colons);
+#endif
+
+#endif

@@ -1,0 +1,10 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, embedsignature=False
+
+"""The C core, seen from Python. One thin wrapper per header of csrc/, one file each.
+
+A wrapper checks shapes, pins buffers, drops the GIL, calls, and turns a status into an exception;
+a loop over rows or entries is a kernel that belongs in csrc/.
+"""
+
+include "status.pxi"
+include "dispatch.pxi"

@@ -1,0 +1,47 @@
+"""Builds the one compiled module, cirrus_fast._kernels; everything else is in pyproject.toml.
+
+Environment flags: CIRRUS_FAST_DEBUG=1 (no optimisation, assertions on), CIRRUS_FAST_SANITIZE=1
+(AddressSanitizer and UBSan), CIRRUS_FAST_COVERAGE=1 (gcov).
+"""
+
+import os
+from glob import glob
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+
+def flag(name: str) -> bool:
+    return os.environ.get(f"CIRRUS_FAST_{name}", "0") not in ("", "0")
+
+
+# No -march: kernels for newer CPUs carry their own target attribute and are chosen at run time.
+# No -ffast-math: NaN and infinity mean something here; contraction off so that every build and
+# every kernel rounds alike.
+compile_args = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
+link_args: list[str] = []
+if flag("DEBUG"):
+    compile_args += ["-O0", "-g", "-UNDEBUG"]
+if flag("SANITIZE"):
+    sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    compile_args += ["-O1", "-g", "-fno-omit-frame-pointer", "-UNDEBUG", *sanitize]
+    link_args += sanitize
+if flag("COVERAGE"):
+    compile_args += ["-O0", "-g", "--coverage"]
+    link_args += ["--coverage"]
+
+kernels = Extension(
+    "cirrus_fast._kernels",
+    sources=["pyx/_kernels.pyx", *sorted(glob("csrc/*.c"))],
+    include_dirs=["csrc"],
+    depends=[*glob("csrc/*.h"), *glob("pyx/*")],
+    define_macros=[("Py_LIMITED_API", "0x030B0000"), ("CYTHON_LIMITED_API", "1")],
+    extra_compile_args=compile_args,
+    extra_link_args=link_args,
+    py_limited_api=True,
+)
+
+setup(
+    ext_modules=cythonize([kernels], build_dir="build/cython", language_level=3),
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)
