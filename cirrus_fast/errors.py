@@ -59,6 +59,18 @@ def _rebuild_parse_error(
     return LibsvmParseError(reason, offset=offset, line=line, column=column, source=source)
 
 
+class KernelError(CirrusFastError, ValueError):
+    """Arrays that a kernel refused; `entry` is the row or entry its reason speaks of."""
+
+    def __init__(self, reason: str, entry: int) -> None:
+        super().__init__(reason, entry)
+        self.reason = reason
+        self.entry = entry
+
+    def __str__(self) -> str:
+        return f"{self.reason} (entry {self.entry})"
+
+
 class BlockError(CirrusFastError, ValueError):
     """A shard block that is damaged, truncated, or not a block at all."""
 

@@ -39,9 +39,7 @@ unsigned cf_cpu_features(void) {
     return found;
 }
 #elif defined(__aarch64__)
-unsigned cf_cpu_features(void) {
-    return CF_CPU_NEON; /* part of every ARMv8-A */
-}
+unsigned cf_cpu_features(void) { return CF_CPU_NEON; /* part of every ARMv8-A */ }
 #else
 unsigned cf_cpu_features(void) { return 0; }
 #endif

@@ -29,7 +29,8 @@ typedef struct {
 
 unsigned cf_cpu_features(void);
 
-/* All tables compiled in, best first; the last is scalar, which needs nothing. NULL past the end. */
+/* All tables compiled in, best first; the last is scalar, which needs nothing. NULL past the end.
+ */
 const cf_kernels *cf_kernels_at(size_t i);
 
 #endif

@@ -23,8 +23,8 @@ __attribute__((target("avx2"))) static size_t sum_bytes(__m256i v) {
 }
 
 /* A match is -1 in its byte, so subtracting adds one; a byte counter lasts 255 vectors. */
-__attribute__((target("avx2"))) void
-cf_count_lines_colons_avx2(const uint8_t *text, size_t n, size_t *n_lines, size_t *n_colons) {
+__attribute__((target("avx2"))) void cf_count_lines_colons_avx2(const uint8_t *text, size_t n,
+                                                                size_t *n_lines, size_t *n_colons) {
     const __m256i newline = _mm256_set1_epi8('\n'), colon = _mm256_set1_epi8(':');
     size_t lines = 0, colons = 0, i = 0;
     while (n - i >= 32) {

@@ -8,3 +8,9 @@ a loop over rows or entries is a kernel that belongs in csrc/.
 
 include "status.pxi"
 include "dispatch.pxi"
+include "csr.pxi"
+include "columns.pxi"
+include "localize.pxi"
+include "logistic.pxi"
+include "optimizer.pxi"
+include "train.pxi"

@@ -1,0 +1,66 @@
+#include "cf_columns.h"
+
+#include <math.h>
+
+static const cf_column EMPTY = {0, INFINITY, -INFINITY, 0.0};
+
+void cf_columns_clear(cf_column *columns, size_t n_columns) {
+    for (size_t i = 0; i < n_columns; i++)
+        columns[i] = EMPTY;
+}
+
+cf_status cf_columns_scan(const uint32_t *indices, const float *data, size_t nnz,
+                          cf_column *columns, size_t n_columns) {
+    for (size_t i = 0; i < nnz; i++) {
+        const uint32_t id = indices[i];
+        const float x = data[i];
+        if (id >= n_columns)
+            return cf_fail(CF_E_ID, i);
+        cf_column *column = columns + id;
+        column->count++;
+        column->min = x < column->min ? x : column->min;
+        column->max = x > column->max ? x : column->max;
+        column->sum_squares += (double)x * x;
+    }
+    return cf_ok();
+}
+
+static cf_column merged(cf_column a, cf_column b) {
+    a.count += b.count;
+    a.min = b.min < a.min ? b.min : a.min;
+    a.max = b.max > a.max ? b.max : a.max;
+    a.sum_squares += b.sum_squares;
+    return a;
+}
+
+size_t cf_columns_merge(const uint32_t *a_ids, const cf_column *a, size_t n_a,
+                        const uint32_t *b_ids, const cf_column *b, size_t n_b, uint32_t *out_ids,
+                        cf_column *out) {
+    size_t i = 0, j = 0, k = 0;
+    while (i < n_a && j < n_b) {
+        const uint32_t a_id = a_ids[i], b_id = b_ids[j];
+        out_ids[k] = a_id < b_id ? a_id : b_id;
+        if (a_id == b_id)
+            out[k++] = merged(a[i++], b[j++]);
+        else
+            out[k++] = a_id < b_id ? a[i++] : b[j++];
+    }
+    for (; i < n_a; i++, k++) {
+        out_ids[k] = a_ids[i];
+        out[k] = a[i];
+    }
+    for (; j < n_b; j++, k++) {
+        out_ids[k] = b_ids[j];
+        out[k] = b[j];
+    }
+    return k;
+}
+
+/* Division, not multiplication by a reciprocal: the largest entry must come out as exactly 1. */
+void cf_columns_scale(const uint32_t *indices, const float *data, size_t nnz, const float *pairs,
+                      size_t n_columns, float *out) {
+    for (size_t i = 0; i < nnz; i++) {
+        const size_t id = indices[i];
+        out[i] = id < n_columns ? (data[i] - pairs[2 * id]) / pairs[2 * id + 1] : data[i];
+    }
+}

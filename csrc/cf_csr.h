@@ -1,0 +1,36 @@
+/* cf_csr.h -- sparse rows as the kernels see them. The caller owns every array. */
+#ifndef CF_CSR_H
+#define CF_CSR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cf_status.h"
+
+typedef struct {
+    const float *labels;     /* [n_rows], or NULL where a kernel needs none */
+    const int64_t *indptr;   /* [n_rows + 1] */
+    const uint32_t *indices; /* [nnz] */
+    const float *data;       /* [nnz] */
+    const float *weights;    /* [n_rows], or NULL: every row weighs 1 */
+    size_t n_rows;
+    size_t nnz;
+} cf_csr;
+
+/* Entries of row `i`, which must be below n_rows: [*begin, *end). False if indptr is not a valid
+ * partition of the nnz entries there. */
+static inline bool cf_csr_row(const cf_csr *rows, size_t i, size_t *begin, size_t *end) {
+    const int64_t b = rows->indptr[i], e = rows->indptr[i + 1];
+    *begin = (size_t)b;
+    *end = (size_t)e;
+    return b >= 0 && b <= e && (uint64_t)e <= rows->nnz;
+}
+
+/* Copies the rows named by `order` one after another. The outputs have room for n_order rows
+ * (out_indptr: one more) and *nnz_room entries; out_weights may be NULL if rows->weights is. */
+cf_status cf_csr_take(const cf_csr *rows, const uint32_t *order, size_t n_order, float *out_labels,
+                      int64_t *out_indptr, uint32_t *out_indices, float *out_data,
+                      float *out_weights, size_t nnz_room);
+
+#endif

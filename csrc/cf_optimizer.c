@@ -1,0 +1,35 @@
+#include "cf_optimizer.h"
+
+static float first_state(cf_optimizer optimizer, size_t member) {
+    return optimizer.kind == CF_ADAGRAD && member == 1 ? optimizer.initial : 0.0f;
+}
+
+void cf_optimizer_clear(cf_optimizer optimizer, float *state, size_t n) {
+    const size_t width = cf_optimizer_width(optimizer.kind);
+    for (size_t i = 0; i < n; i++)
+        for (size_t member = 0; member < width; member++)
+            state[i * width + member] = first_state(optimizer, member);
+}
+
+void cf_optimizer_set(cf_optimizer optimizer, float *state, float w) {
+    cf_optimizer_clear(optimizer, state, 1);
+    state[0] = w;
+    if (optimizer.kind == CF_FTRL) /* the z that gives this weight back */
+        state[1] = -w * (optimizer.initial / optimizer.learning_rate);
+}
+
+void cf_optimizer_weights(cf_optimizer optimizer, const float *state, size_t n,
+                          const cf_penalty *penalties, double rows_seen, float *weights) {
+    const size_t width = cf_optimizer_width(optimizer.kind);
+    for (size_t i = 0; i < n; i++) {
+        const float *mine = state + i * width;
+        if (optimizer.kind == CF_FTRL && penalties) {
+            const float l1 = (float)(penalties[i].l1 * rows_seen);
+            const float l2 = (float)(penalties[i].l2 * rows_seen);
+            weights[i] = cf_ftrl_weight(optimizer, cf_shared_read(&mine[1]),
+                                        cf_shared_read(&mine[2]), l1, l2);
+        } else {
+            weights[i] = cf_shared_read(&mine[0]);
+        }
+    }
+}

@@ -1,0 +1,48 @@
+/* cf_train.h -- mini-batch gradient steps on a model in memory.
+ *
+ * One call takes many mini-batches, so that a caller that drops a lock around it (Python's) does so
+ * rarely. Several threads may call it at once on one model: see cf_shared_read in cf_optimizer.h.
+ */
+#ifndef CF_TRAIN_H
+#define CF_TRAIN_H
+
+#include "cf_csr.h"
+#include "cf_optimizer.h"
+#include "cf_status.h"
+
+typedef struct {
+    cf_optimizer optimizer;
+    float *state; /* [(n_ids + 1) * width]; the last coordinate is the intercept */
+    size_t n_ids;
+    const cf_penalty *penalties; /* [n_ids], or NULL for none; the intercept has none */
+    bool fit_intercept;
+    float class_weight[2]; /* of labels 0 and 1 */
+    double rows_seen;      /* by all workers before this call; ftrl's penalties grow with it */
+} cf_train_model;
+
+/* Scratch for mini-batches of more than one row; all may be NULL when minibatch_size is 1. With m
+ * the most entries a mini-batch can have: local [m], distinct [m + 1], values [3 * m] and table
+ * [n_ids] (any contents). */
+typedef struct {
+    uint32_t *table, *local, *distinct;
+    float *values;
+    size_t room; /* m */
+} cf_train_scratch;
+
+typedef struct {
+    size_t n_rows;     /* rows taken */
+    size_t n_updates;  /* mini-batches applied */
+    double loss_sum;   /* of each row before it was learnt from; without class weights */
+    double weight_sum; /* of row weights */
+} cf_train_total;
+
+/* Takes the rows named by order[n_order] in mini-batches of `minibatch_size` (the last may be
+ * smaller), applying one optimiser step after each. Labels are 1 or 0.
+ *
+ * Every row and id is checked before it is used; on failure `total` tells what was applied before,
+ * and `offset` is the place in `order` of the mini-batch that was not. */
+cf_status cf_train(const cf_train_model *model, const cf_csr *rows, const uint32_t *order,
+                   size_t n_order, size_t minibatch_size, const cf_train_scratch *scratch,
+                   cf_train_total *total);
+
+#endif

@@ -1,0 +1,79 @@
+"""cf_columns.h: per-column statistics and scaling."""
+
+cdef extern from "cf_columns.h" nogil:
+    ctypedef struct cf_column:
+        uint64_t count
+        float min
+        float max
+        double sum_squares
+    void cf_columns_clear(cf_column *columns, size_t n_columns)
+    cf_status cf_columns_scan(const uint32_t *indices, const float *data, size_t nnz,
+                              cf_column *columns, size_t n_columns)
+    size_t cf_columns_merge(const uint32_t *a_ids, const cf_column *a, size_t n_a,
+                            const uint32_t *b_ids, const cf_column *b, size_t n_b,
+                            uint32_t *out_ids, cf_column *out)
+    void cf_columns_scale(const uint32_t *indices, const float *data, size_t nnz,
+                          const float *pairs, size_t n_columns, float *out)
+
+COLUMN_BYTES = sizeof(cf_column)
+
+
+cdef cf_column *_columns(const uint8_t[::1] view, size_t *n) except? NULL:
+    """Columns come as bytes, since a limited-API module cannot name NumPy's structured types."""
+    _need(<size_t>view.shape[0] % sizeof(cf_column) == 0, "columns must be whole records")
+    n[0] = <size_t>view.shape[0] // sizeof(cf_column)
+    if n[0] == 0:
+        return NULL
+    _need(<size_t>&view[0] % sizeof(uint64_t) == 0, "columns must be aligned to 8 bytes")
+    return <cf_column *>&view[0]
+
+
+def columns_clear(uint8_t[::1] columns not None):
+    """Makes every column the empty one: count 0, min +inf, max -inf, sum of squares 0."""
+    cdef size_t n = 0
+    cdef cf_column *out = _columns(columns, &n)
+    with nogil:
+        cf_columns_clear(out, n)
+
+
+def columns_scan(const uint32_t[::1] indices not None, const float[::1] data not None,
+                 uint8_t[::1] columns not None):
+    """Adds entries to the columns they name."""
+    cdef size_t n = 0
+    cdef cf_column *out = _columns(columns, &n)
+    cdef cf_status status
+    _need(indices.shape[0] == data.shape[0], "indices and data must be equally long")
+    with nogil:
+        status = cf_columns_scan(_u32(indices), _f32(data), <size_t>data.shape[0], out, n)
+    if status.code != CF_OK:
+        raise _array_error(status)
+
+
+def columns_merge(const uint32_t[::1] a_ids not None, const uint8_t[::1] a not None,
+                  const uint32_t[::1] b_ids not None, const uint8_t[::1] b not None,
+                  uint32_t[::1] out_ids not None, uint8_t[::1] out not None):
+    """Merges two lists of columns with increasing ids; returns the merged list's length."""
+    cdef size_t n_a = 0, n_b = 0, n_out = 0, written
+    cdef const cf_column *a_columns = _columns(a, &n_a)
+    cdef const cf_column *b_columns = _columns(b, &n_b)
+    cdef cf_column *out_columns = _columns(out, &n_out)
+    _need(<size_t>a_ids.shape[0] == n_a and <size_t>b_ids.shape[0] == n_b,
+          "ids and columns must be equally long")
+    _need(n_out >= n_a + n_b and <size_t>out_ids.shape[0] >= n_a + n_b,
+          "the outputs must have room for both lists")
+    with nogil:
+        written = cf_columns_merge(_u32(a_ids), a_columns, n_a, _u32(b_ids), b_columns, n_b,
+                                   _u32_out(out_ids), out_columns)
+    return written
+
+
+def columns_scale(const uint32_t[::1] indices not None, const float[::1] data not None,
+                  const float[:, ::1] pairs not None, float[::1] out not None):
+    """out = (data - shift) / divisor, with pairs[column] = (shift, divisor)."""
+    cdef size_t n = <size_t>pairs.shape[0]
+    cdef const float *first = &pairs[0, 0] if n else NULL
+    _need(pairs.shape[1] == 2, "pairs must have two columns: shift and divisor")
+    _need(indices.shape[0] == data.shape[0] == out.shape[0],
+          "indices, data and out must be equally long")
+    with nogil:
+        cf_columns_scale(_u32(indices), _f32(data), <size_t>data.shape[0], first, n, _f32_out(out))

@@ -1,0 +1,72 @@
+"""cf_logistic.h: margins, loss, gradient."""
+
+cdef extern from "cf_logistic.h" nogil:
+    ctypedef struct cf_logistic_total:
+        double loss_sum
+        double weight_sum
+        double correct
+    cf_status cf_logistic_margins(const cf_csr *rows, const float *w, size_t n_weights,
+                                  float intercept, float *margins)
+    cf_logistic_total cf_logistic_loss(const float *margins, const float *labels,
+                                       const float *weights, size_t n_rows)
+    void cf_logistic_probabilities(const float *margins, size_t n_rows, float *p)
+    cf_status cf_logistic_gradient(const cf_csr *rows, const float *w, size_t n_weights,
+                                   float intercept, float *gradient, double *intercept_gradient,
+                                   cf_logistic_total *total)
+
+
+def logistic_margins(const int64_t[::1] indptr not None, const uint32_t[::1] indices not None,
+                     const float[::1] data not None, const float[::1] w not None,
+                     float intercept, float[::1] margins not None):
+    """margins[i] = intercept + row i . w; columns beyond w count as weight 0."""
+    cdef cf_csr rows
+    cdef cf_status status
+    _csr(&rows, None, indptr, indices, data, None)
+    _need(<size_t>margins.shape[0] == rows.n_rows, "margins must be one shorter than indptr")
+    with nogil:
+        status = cf_logistic_margins(&rows, _f32(w), <size_t>w.shape[0], intercept,
+                                     _f32_out(margins))
+    if status.code != CF_OK:
+        raise _array_error(status)
+
+
+def logistic_loss(const float[::1] margins not None, const float[::1] labels not None,
+                  const float[::1] weights):
+    """(sum of weighted losses in nats, sum of weights, weight of rows classified right)."""
+    cdef cf_logistic_total total
+    _need(margins.shape[0] == labels.shape[0], "margins and labels must be equally long")
+    if weights is not None:
+        _need(weights.shape[0] == labels.shape[0], "weights and labels must be equally long")
+    with nogil:
+        total = cf_logistic_loss(_f32(margins), _f32(labels), _f32(weights),
+                                 <size_t>labels.shape[0])
+    return total.loss_sum, total.weight_sum, total.correct
+
+
+def logistic_probabilities(const float[::1] margins not None, float[::1] out not None):
+    """out = 1 / (1 + exp(-margins)); may run in place."""
+    _need(margins.shape[0] == out.shape[0], "margins and out must be equally long")
+    with nogil:
+        cf_logistic_probabilities(_f32(margins), <size_t>margins.shape[0], _f32_out(out))
+
+
+def logistic_gradient(const float[::1] labels not None, const int64_t[::1] indptr not None,
+                      const uint32_t[::1] indices not None, const float[::1] data not None,
+                      const float[::1] weights, const float[::1] w not None, float intercept,
+                      float[::1] gradient not None):
+    """Sums over the rows of a mini-batch whose indices count into w.
+
+    Fills gradient (as long as w) and returns (intercept's gradient, loss, weight), all sums.
+    """
+    cdef cf_csr rows
+    cdef cf_logistic_total total
+    cdef double intercept_gradient = 0
+    cdef cf_status status
+    _csr(&rows, labels, indptr, indices, data, weights)
+    _need(gradient.shape[0] == w.shape[0], "gradient must be as long as w")
+    with nogil:
+        status = cf_logistic_gradient(&rows, _f32(w), <size_t>w.shape[0], intercept,
+                                      _f32_out(gradient), &intercept_gradient, &total)
+    if status.code != CF_OK:
+        raise _array_error(status)
+    return intercept_gradient, total.loss_sum, total.weight_sum
