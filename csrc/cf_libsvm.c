@@ -185,7 +185,9 @@ static cf_status read_line(const cf_libsvm_options *options, const uint8_t *text
         if (!whole || colon == p)
             return cf_fail(CF_E_INDEX, offset);
         uint64_t id;
-        if (!read_index(p, colon, &id) || (!options->hash_bits && id > options->max_id))
+        if (!read_index(p, colon, &id))
+            return cf_fail(CF_E_INDEX_RANGE, offset);
+        if (!options->hash_bits && (options->max_id < 0 || id > (uint64_t)options->max_id))
             return cf_fail(CF_E_INDEX_RANGE, offset);
         if (id == 0 && options->flags & CF_LIBSVM_REFUSE_ZERO)
             return cf_fail(CF_E_INDEX_ZERO, offset);

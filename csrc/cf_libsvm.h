@@ -34,7 +34,8 @@ typedef struct cf_libsvm_options {
     unsigned flags;
     unsigned hash_bits; /* 1 to 32: ids become cf_libsvm_hash(id, hash_bits); 0: as written */
     uint32_t base;      /* subtracted from stored ids, modulo 2^32; 0 with hashing */
-    uint32_t max_id;    /* larger indices, as written, are refused; unused with hashing */
+    int64_t max_id;     /* larger indices, as written, are refused: -1 to CF_LIBSVM_MAX_ID; unused
+                           with hashing */
 } cf_libsvm_options;
 
 /* Caller's memory, and what was done with it. */

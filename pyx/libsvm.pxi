@@ -28,7 +28,7 @@ cdef extern from "cf_libsvm.h" nogil:
         unsigned flags
         unsigned hash_bits
         uint32_t base
-        uint32_t max_id
+        int64_t max_id
     ctypedef struct cf_libsvm_rows:
         size_t row_room, entry_room
         float *labels
@@ -122,7 +122,7 @@ def libsvm_fill(
     bint skip,
     unsigned hash_bits,
     uint32_t base,
-    uint32_t max_id,
+    int64_t max_id,
     bint careful=False,
 ):
     """Parses the lines text[first:last), which libsvm_range found, into the arrays.
@@ -144,6 +144,8 @@ def libsvm_fill(
         raise ValueError("hashing needs 1 to 32 bits, scratch and base 0")
     if hash_bits > 0 and scratch.shape[0] < indices.shape[0]:
         raise ValueError("scratch is shorter than indices")
+    if not -1 <= max_id <= CF_LIBSVM_MAX_ID:
+        raise ValueError("max_id must be -1 to 2**32 - 2")
     if first == last:
         return 0, 0, None, None, 0, None
     rows.row_room = <size_t>labels.shape[0]
