@@ -71,6 +71,10 @@ class KernelError(CirrusFastError, ValueError):
         return f"{self.reason} (entry {self.entry})"
 
 
+class SkippedRowsWarning(UserWarning):
+    """skip_bad_rows=True left rows out; the message says how many and what the first one was."""
+
+
 class BlockError(CirrusFastError, ValueError):
     """A shard block that is damaged, truncated, or not a block at all."""
 

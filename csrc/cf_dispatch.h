@@ -19,12 +19,21 @@ enum {
     CF_CPU_NEON = 1u << 3
 };
 
+struct cf_libsvm_options; /* cf_libsvm.h */
+struct cf_libsvm_rows;
+
 typedef struct {
     const char *name; /* "scalar", "avx2" */
     unsigned needs;   /* CF_CPU_* bits */
 
     /* How many of the n bytes equal '\n' and ':'. */
     void (*count_lines_colons)(const uint8_t *text, size_t n, size_t *n_lines, size_t *n_colons);
+
+    /* Parses the lines of text[pos, last), both line starts, up to the first one that is out of the
+     * ordinary, whose start it returns, or `last`. It may take any line for such a one. Bytes up to
+     * n may be read. See cf_libsvm.c. */
+    size_t (*libsvm_rows)(const struct cf_libsvm_options *options, const uint8_t *text, size_t n,
+                          size_t pos, size_t last, struct cf_libsvm_rows *rows);
 } cf_kernels;
 
 unsigned cf_cpu_features(void);

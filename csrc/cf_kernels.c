@@ -5,6 +5,7 @@ const cf_kernels cf_kernels_scalar = {
     .name = "scalar",
     .needs = 0,
     .count_lines_colons = cf_count_lines_colons_scalar,
+    .libsvm_rows = cf_libsvm_rows_scalar,
 };
 
 #if defined(__x86_64__)
@@ -12,5 +13,6 @@ const cf_kernels cf_kernels_avx2 = {
     .name = "avx2",
     .needs = CF_CPU_AVX2,
     .count_lines_colons = cf_count_lines_colons_avx2,
+    .libsvm_rows = cf_libsvm_rows_scalar,
 };
 #endif

@@ -26,6 +26,7 @@
     X(CF_E_NONFINITE, "nan or infinity without allow_nonfinite=True")                              \
     X(CF_E_VALUE_RANGE, "number is outside the range of float32")                                  \
     X(CF_E_BYTE, "NUL byte or stray carriage return")                                              \
+    X(CF_E_QID, "qid is not a whole number, or not directly after the label")                      \
     /* blocks */                                                                                   \
     X(CF_E_TRUNCATED, "block ends early")                                                          \
     X(CF_E_MAGIC, "not a cirrus_fast block")                                                       \

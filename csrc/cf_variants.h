@@ -11,6 +11,8 @@ extern const cf_kernels cf_kernels_avx2;
 
 /* The pieces, named after the table's members. */
 void cf_count_lines_colons_scalar(const uint8_t *text, size_t n, size_t *n_lines, size_t *n_colons);
+size_t cf_libsvm_rows_scalar(const struct cf_libsvm_options *options, const uint8_t *text, size_t n,
+                             size_t pos, size_t last, struct cf_libsvm_rows *rows);
 #if defined(__x86_64__)
 void cf_count_lines_colons_avx2(const uint8_t *text, size_t n, size_t *n_lines, size_t *n_colons);
 #endif

@@ -3,6 +3,7 @@
 cdef extern from "cf_status.h" nogil:
     ctypedef enum cf_code:
         CF_OK
+        CF_E_ROOM
         CF_N_CODES
     ctypedef struct cf_status:
         cf_code code

@@ -1,0 +1,257 @@
+"""Slow, obvious versions of what the kernels do: the specification that tests compare with.
+
+Python loops over rows and entries are allowed here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from cirrus_fast.data.csr import CSR
+from cirrus_fast.data.text import ParsedText
+from cirrus_fast.errors import LibsvmParseError
+
+_NUMBER = re.compile(rb"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_WORD = re.compile(rb"([+-]?)(nan(\([a-z0-9_]*\))?|inf(inity)?)", re.IGNORECASE)
+_TOKEN = re.compile(rb"[^ \t\n\r#\0]+")
+_MICROSOFT_NAN = re.compile(rb"#(INF|IND|QNAN|SNAN)")
+
+#: Doubles from here on round to an infinite float32: half way between its maximum and 2^128.
+_FLOAT32_END = 2.0**128 - 2.0**103
+
+
+class _Bad(Exception):
+    """(reason, offset)"""
+
+
+def parse_text_reference(
+    text: bytes,
+    begin: int = 0,
+    end: int | None = None,
+    *,
+    zero_based: bool | None = None,
+    max_index: int = 2**32 - 2,
+    hash_bits: int | None = None,
+    label_weights: bool = False,
+    allow_nonfinite: bool = False,
+    skip_bad_rows: bool = False,
+) -> ParsedText:
+    """`data.text.parse_text`; `max_index` is the largest index accepted, as written."""
+    labels: list[float] = []
+    weights: list[float] = []
+    indptr = [0]
+    indices: list[int] = []
+    data: list[float] = []
+    skipped: list[LibsvmParseError] = []
+    for start in _line_starts(text, begin, len(text) if end is None else end):
+        try:
+            row = _parse_line(
+                text, start, zero_based, max_index, hash_bits, label_weights, allow_nonfinite
+            )
+        except _Bad as bad:
+            reason, offset = bad.args
+            line = text.count(b"\n", 0, offset) + 1
+            column = offset - (text.rfind(b"\n", 0, offset) + 1) + 1
+            error = LibsvmParseError(reason, offset=offset, line=line, column=column)
+            if not skip_bad_rows:
+                raise error from None
+            skipped.append(error)
+            continue
+        if row is None:
+            continue
+        label, weight, entries = row
+        labels.append(label)
+        weights.append(weight)
+        indices += [index for index, _ in entries]
+        data += [value for _, value in entries]
+        indptr.append(len(indices))
+    return ParsedText(
+        labels=np.array(labels, np.float32),
+        indptr=np.array(indptr, np.int64),
+        indices=np.array(indices, np.uint32),
+        data=np.array(data, np.float32),
+        weights=np.array(weights, np.float32) if label_weights else None,
+        min_index=min(indices, default=None),
+        max_index=max(indices, default=None),
+        n_skipped=len(skipped),
+        first_skipped=skipped[0] if skipped else None,
+    )
+
+
+def parse_libsvm_reference(
+    text: bytes,
+    *,
+    zero_based: bool | str = "auto",
+    n_features: int | None = None,
+    hash_bits: int | None = None,
+    label_weights: bool = False,
+    allow_nonfinite: bool = False,
+    skip_bad_rows: bool = False,
+) -> CSR:
+    """`cirrus_fast.data.text.parse_libsvm` without its threads and its warning."""
+
+    def parse(zero_based: bool | None, max_index: int) -> ParsedText:
+        return parse_text_reference(
+            text,
+            zero_based=zero_based,
+            max_index=min(max_index, 2**32 - 2),
+            hash_bits=hash_bits,
+            label_weights=label_weights,
+            allow_nonfinite=allow_nonfinite,
+            skip_bad_rows=skip_bad_rows,
+        )
+
+    width = 2**32 if n_features is None else n_features
+    if hash_bits is not None:
+        parsed = parse(False if zero_based is False else None, 2**32 - 2)
+        base, n_features = 0, 2**hash_bits
+    elif zero_based is True:
+        parsed, base = parse(None, width - 1), 0
+    elif zero_based is False:
+        parsed, base = parse(False, width), 1
+    else:
+        parsed = parse(None, width)
+        base = 0 if parsed.min_index == 0 else 1
+        if base == 0 and parsed.max_index == width:
+            parsed = parse(None, width - 1)
+    if n_features is None:
+        n_features = 0 if parsed.max_index is None else parsed.max_index - base + 1
+    indices = parsed.indices - np.uint32(base)
+    return CSR(parsed.labels, parsed.indptr, indices, parsed.data, n_features, parsed.weights)
+
+
+def hash_index_reference(index: int, bits: int) -> int:
+    """splitmix64's finaliser, its top bits."""
+    z = index
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return (z ^ z >> 31) >> (64 - bits)
+
+
+def _line_starts(text: bytes, begin: int, end: int) -> Iterator[int]:
+    start = 0
+    while start < min(end, len(text)):
+        if start >= begin:
+            yield start
+        newline = text.find(b"\n", start)
+        start = len(text) if newline < 0 else newline + 1
+
+
+def _tokens(text: bytes, pos: int) -> Iterator[tuple[int, bytes]]:
+    """The tokens of a line, each handed out before the byte that ends it is looked at."""
+    in_comment = False
+    while pos < len(text) and text[pos] != ord("\n"):
+        byte = text[pos : pos + 1]
+        if byte == b"\0" or (byte == b"\r" and text[pos + 1 : pos + 2] not in (b"\n", b"")):
+            raise _Bad("NUL byte or stray carriage return", pos)
+        if byte == b"#":
+            in_comment = True
+        if in_comment or byte in (b" ", b"\t", b"\r"):
+            pos += 1
+            continue
+        match = _TOKEN.match(text, pos)
+        assert match is not None
+        token = match.group()
+        if token.endswith(b".") and _MICROSOFT_NAN.match(text, match.end()):
+            token += b"#"  # 1.#INF is neither a number nor the number 1 and a comment
+        yield pos, token
+        pos = match.end()
+
+
+def _number(token: bytes, offset: int, not_a_number: str, allow_nonfinite: bool) -> float:
+    word = _WORD.fullmatch(token)
+    if word:
+        if not allow_nonfinite:
+            raise _Bad("nan or infinity without allow_nonfinite=True", offset)
+        size = math.nan if word[2].lower().startswith(b"nan") else math.inf
+        return math.copysign(size, -1.0 if word[1] == b"-" else 1.0)
+    if not _NUMBER.fullmatch(token):
+        raise _Bad(not_a_number, offset)
+    value = float(token)
+    if abs(value) >= _FLOAT32_END:
+        raise _Bad("number is outside the range of float32", offset)
+    return value
+
+
+def _parse_line(
+    text: bytes,
+    start: int,
+    zero_based: bool | None,
+    max_index: int,
+    hash_bits: int | None,
+    label_weights: bool,
+    allow_nonfinite: bool,
+) -> tuple[float, float, list[tuple[int, float]]] | None:
+    tokens = _tokens(text, start)
+    first = next(tokens, None)
+    if first is None:
+        return None
+    offset, token = first
+    label_text, colon, weight_text = token.partition(b":")
+    label = _number(label_text, offset, "label is not a number", allow_nonfinite)
+    weight = 1.0
+    if colon:
+        if not label_weights:
+            raise _Bad("label is missing, or is label:weight without label_weights=True", offset)
+        weight = _weight(weight_text, offset + len(label_text))
+
+    entries: list[tuple[int, float]] = []
+    previous = -1
+    for position, (at, token) in enumerate(tokens):
+        if token.startswith(b"qid:"):
+            if position > 0 or not re.fullmatch(rb"[0-9]+", token[4:]):
+                raise _Bad("qid is not a whole number, or not directly after the label", at)
+            continue
+        index_text, colon, value_text = token.partition(b":")
+        if not colon:
+            raise _Bad("feature has no colon", at)
+        if not re.fullmatch(rb"[0-9]+", index_text):
+            raise _Bad("feature index is not a whole number", at)
+        significant = index_text.lstrip(b"0") or b"0"
+        index = int(significant) if len(significant) <= 20 else 2**64
+        if index > (max_index if hash_bits is None else 2**64 - 1):
+            raise _Bad("feature index is too large", at)
+        if index == 0 and zero_based is False:
+            raise _Bad("feature index 0 in one-based data", at)
+        if index <= previous:
+            raise _Bad("feature indices must increase within a row", at)
+        previous = index
+        value_at = at + len(index_text) + 1
+        if not value_text:
+            raise _Bad("feature value is missing", value_at - 1)
+        value = _number(value_text, value_at, "feature value is not a number", allow_nonfinite)
+        entries.append((index, value))
+    if hash_bits is not None:
+        entries = _hash_entries(entries, hash_bits, offset)
+    return label, weight, entries
+
+
+def _weight(token: bytes, colon_at: int) -> float:
+    reason = "sample weight is not a number >= 0"
+    if not token:
+        raise _Bad(reason, colon_at)
+    weight = _number(token, colon_at + 1, reason, True)
+    # As float32, so that a negative number too small for it counts as -0.
+    if not (np.float32(weight) >= 0 and math.isfinite(weight)):
+        raise _Bad(reason, colon_at + 1)
+    return weight
+
+
+def _hash_entries(
+    entries: list[tuple[int, float]], bits: int, label_at: int
+) -> list[tuple[int, float]]:
+    sums: dict[int, np.float32] = {}
+    for index, written in entries:
+        hashed, value = hash_index_reference(index, bits), np.float32(written)
+        if hashed in sums:
+            before = sums[hashed]
+            with np.errstate(over="ignore", invalid="ignore"):
+                value, added = before + value, value
+            if np.isinf(value) and np.isfinite(before) and np.isfinite(added):
+                raise _Bad("number is outside the range of float32", label_at)
+        sums[hashed] = value
+    return [(index, float(sums[index])) for index in sorted(sums)]

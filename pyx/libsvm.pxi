@@ -1,0 +1,223 @@
+"""cf_libsvm.h and cf_number.h: LibSVM text to CSR and back."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from cirrus_fast.errors import LibsvmParseError as _LibsvmParseError
+
+cdef extern from "cf_number.h" nogil:
+    ctypedef enum cf_number_kind:
+        CF_NUMBER_NONE
+    ctypedef struct cf_number:
+        double value
+        const uint8_t *stop
+        cf_number_kind kind
+    cf_number cf_number_read(const uint8_t *p, const uint8_t *end)
+    size_t cf_number_format(float value, uint8_t *out)
+
+cdef extern from "cf_libsvm.h" nogil:
+    enum:
+        CF_LIBSVM_REFUSE_ZERO
+        CF_LIBSVM_WEIGHTS
+        CF_LIBSVM_NONFINITE
+        CF_LIBSVM_SKIP
+        CF_LIBSVM_CAREFUL
+        CF_LIBSVM_MAX_ID
+        CF_LIBSVM_ROW_TEXT
+        CF_LIBSVM_ENTRY_TEXT
+    ctypedef struct cf_libsvm_options:
+        unsigned flags
+        unsigned hash_bits
+        uint32_t base
+        int64_t max_id
+    ctypedef struct cf_libsvm_rows:
+        size_t row_room, entry_room
+        float *labels
+        int64_t *row_ends
+        uint32_t *indices
+        float *data
+        float *weights
+        uint64_t *scratch
+        int64_t entry_base
+        size_t n_rows, n_entries
+        uint32_t min_id, max_id
+        size_t n_skipped
+        cf_status first_skipped
+    void cf_libsvm_range(const uint8_t *text, size_t n, size_t begin, size_t end, size_t *first,
+                         size_t *last)
+    void cf_libsvm_measure(const cf_kernels *kernels, const uint8_t *text, size_t first,
+                           size_t last, size_t *n_rows, size_t *n_entries)
+    cf_status cf_libsvm_fill(const cf_kernels *kernels, const cf_libsvm_options *options,
+                             const uint8_t *text, size_t n, size_t first, size_t last,
+                             cf_libsvm_rows *rows)
+    void cf_libsvm_locate(const cf_kernels *kernels, const uint8_t *text, size_t offset,
+                          size_t *line, size_t *column)
+    uint32_t cf_libsvm_hash(uint64_t id, unsigned bits)
+    cf_status cf_libsvm_write(const float *labels, const int64_t *indptr, const uint32_t *indices,
+                              const float *data, const float *weights, size_t begin, size_t end,
+                              uint32_t base, uint8_t *out, size_t *n_written)
+
+
+def number_read(const uint8_t[::1] text not None):
+    """(kind, value, length) of the number at the start of `text`; 0: none, 1: digits, 2: word."""
+    cdef size_t n = <size_t>text.shape[0]
+    if n == 0:
+        return CF_NUMBER_NONE, 0.0, 0
+    cdef const uint8_t *p = &text[0]
+    cdef cf_number number
+    with nogil:
+        number = cf_number_read(p, p + n)
+    return <int>number.kind, number.value, number.stop - p
+
+
+def number_format(float value):
+    """The shortest text that reads back to this float32."""
+    cdef uint8_t text[32]
+    cdef size_t n = cf_number_format(value, text)
+    return text[:n].decode("ascii")
+
+
+def libsvm_hash(uint64_t index, unsigned bits):
+    """What hash_bits=bits makes of an index: the top bits of splitmix64's finaliser."""
+    if not 1 <= bits <= 32:
+        raise ValueError("bits must be 1 to 32")
+    return cf_libsvm_hash(index, bits)
+
+
+def libsvm_range(const uint8_t[::1] text not None, size_t begin, size_t end):
+    """(first, last, n_rows, n_entries): the lines that start in [begin, end), and upper bounds."""
+    cdef size_t n = <size_t>text.shape[0]
+    cdef size_t first = 0, last = 0, n_rows = 0, n_entries = 0
+    if not begin <= end <= n:
+        raise ValueError("need begin <= end <= len(text)")
+    if n == 0:
+        return 0, 0, 0, 0
+    cdef const uint8_t *p = &text[0]
+    with nogil:
+        cf_libsvm_range(p, n, begin, end, &first, &last)
+        cf_libsvm_measure(_kernels, p, first, last, &n_rows, &n_entries)
+    return first, last, n_rows, n_entries
+
+
+cdef object _parse_error(const uint8_t *text, cf_status status):
+    cdef size_t line = 0, column = 0
+    with nogil:
+        cf_libsvm_locate(_kernels, text, status.offset, &line, &column)
+    return _LibsvmParseError(_reason(status), offset=status.offset, line=line, column=column)
+
+
+def libsvm_fill(
+    const uint8_t[::1] text not None,
+    size_t first,
+    size_t last,
+    float[::1] labels not None,
+    int64_t[::1] row_ends not None,
+    uint32_t[::1] indices not None,
+    float[::1] data not None,
+    float[::1] weights,
+    uint64_t[::1] scratch,
+    int64_t entry_base,
+    *,
+    bint refuse_zero,
+    bint nonfinite,
+    bint skip,
+    unsigned hash_bits,
+    uint32_t base,
+    int64_t max_id,
+    bint careful=False,
+):
+    """Parses the lines text[first:last), which libsvm_range found, into the arrays.
+
+    Returns (n_rows, n_entries, min_id, max_id, n_skipped, first_skipped); the ids are None without
+    entries, first_skipped is a LibsvmParseError or None. Raises the first error unless `skip`.
+    """
+    cdef size_t n = <size_t>text.shape[0]
+    cdef cf_libsvm_options options
+    cdef cf_libsvm_rows rows
+    cdef cf_status status
+    if not first <= last <= n:
+        raise ValueError("need first <= last <= len(text)")
+    if row_ends.shape[0] != labels.shape[0] or data.shape[0] != indices.shape[0]:
+        raise ValueError("outputs disagree in length")
+    if weights is not None and weights.shape[0] != labels.shape[0]:
+        raise ValueError("weights and labels disagree in length")
+    if hash_bits > 32 or (hash_bits > 0 and (scratch is None or base != 0)):
+        raise ValueError("hashing needs 1 to 32 bits, scratch and base 0")
+    if hash_bits > 0 and scratch.shape[0] < indices.shape[0]:
+        raise ValueError("scratch is shorter than indices")
+    if not -1 <= max_id <= CF_LIBSVM_MAX_ID:
+        raise ValueError("max_id must be -1 to 2**32 - 2")
+    if first == last:
+        return 0, 0, None, None, 0, None
+    rows.row_room = <size_t>labels.shape[0]
+    rows.entry_room = <size_t>indices.shape[0]
+    rows.labels = &labels[0] if rows.row_room else NULL
+    rows.row_ends = &row_ends[0] if rows.row_room else NULL
+    rows.indices = &indices[0] if rows.entry_room else NULL
+    rows.data = &data[0] if rows.entry_room else NULL
+    rows.weights = &weights[0] if weights is not None and rows.row_room else NULL
+    rows.scratch = &scratch[0] if hash_bits > 0 and rows.entry_room else NULL
+    rows.entry_base = entry_base
+    rows.n_rows = rows.n_entries = rows.n_skipped = 0
+    rows.min_id = rows.max_id = 0
+    options.flags = (
+        (CF_LIBSVM_REFUSE_ZERO if refuse_zero else 0)
+        | (CF_LIBSVM_WEIGHTS if weights is not None else 0)
+        | (CF_LIBSVM_NONFINITE if nonfinite else 0)
+        | (CF_LIBSVM_SKIP if skip else 0)
+        | (CF_LIBSVM_CAREFUL if careful else 0)
+    )
+    options.hash_bits = hash_bits
+    options.base = base
+    options.max_id = max_id
+    cdef const uint8_t *p = &text[0]
+    with nogil:
+        status = cf_libsvm_fill(_kernels, &options, p, n, first, last, &rows)
+    if status.code == CF_E_ROOM:
+        raise RuntimeError("the text changed while it was parsed")
+    if status.code != CF_OK:
+        raise _parse_error(p, status)
+    return (
+        rows.n_rows,
+        rows.n_entries,
+        rows.min_id if rows.n_entries else None,
+        rows.max_id if rows.n_entries else None,
+        rows.n_skipped,
+        _parse_error(p, rows.first_skipped) if rows.n_skipped else None,
+    )
+
+
+def libsvm_write(
+    const float[::1] labels not None,
+    const int64_t[::1] indptr not None,
+    const uint32_t[::1] indices not None,
+    const float[::1] data not None,
+    const float[::1] weights,
+    size_t begin,
+    size_t end,
+    uint32_t base,
+):
+    """Rows [begin, end) as text. (bytes, None), or (reason, row or entry at fault).
+
+    indptr must not decrease and must end within the entries.
+    """
+    cdef size_t n_entries, n_written = 0
+    cdef cf_status status
+    if not begin < end <= <size_t>labels.shape[0] < <size_t>indptr.shape[0]:
+        raise ValueError("need begin < end <= len(labels) < len(indptr)")
+    if weights is not None and weights.shape[0] != labels.shape[0]:
+        raise ValueError("weights and labels disagree in length")
+    if not 0 <= indptr[begin] <= indptr[end] <= min(indices.shape[0], data.shape[0]):
+        raise ValueError("indptr points outside the entries")
+    n_entries = <size_t>(indptr[end] - indptr[begin])
+    out = bytearray((end - begin) * CF_LIBSVM_ROW_TEXT + n_entries * CF_LIBSVM_ENTRY_TEXT)
+    cdef uint8_t[::1] view = out
+    cdef uint8_t *p = &view[0]
+    cdef const uint32_t *index = &indices[0] if indices.shape[0] else NULL
+    cdef const float *value = &data[0] if data.shape[0] else NULL
+    cdef const float *weight = &weights[0] if weights is not None else NULL
+    with nogil:
+        status = cf_libsvm_write(&labels[0], &indptr[0], index, value, weight, begin, end, base, p,
+                                 &n_written)
+    if status.code != CF_OK:
+        return _reason(status), status.offset
+    return memoryview(out)[:n_written], None
