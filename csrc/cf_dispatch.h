@@ -25,6 +25,9 @@ typedef struct {
 
     /* How many of the n bytes equal '\n' and ':'. */
     void (*count_lines_colons)(const uint8_t *text, size_t n, size_t *n_lines, size_t *n_colons);
+
+    /* cf_crc32c.h */
+    uint32_t (*crc32c)(uint32_t crc, const uint8_t *data, size_t n);
 } cf_kernels;
 
 unsigned cf_cpu_features(void);

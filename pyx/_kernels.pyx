@@ -8,3 +8,4 @@ a loop over rows or entries is a kernel that belongs in csrc/.
 
 include "status.pxi"
 include "dispatch.pxi"
+include "block.pxi"
