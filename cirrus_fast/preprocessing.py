@@ -153,21 +153,19 @@ def load_libsvm(
                 skip_bad_rows=skip_bad_rows,
             )
         except LibsvmParseError as error:
-            raise rebase(error, chunk.offset, chunk.line, chunk.source) from error
+            raise rebase(
+                error, offset=chunk.offset, line=chunk.line + 1, source=chunk.source
+            ) from error
 
     chunks = found.chunks()
     with DatasetWriter(resolve(dataset)) as writer:
         first = next(chunks, None)
         sample = None if first is None else parse(first)
-        dictionary = (
-            None
-            if sample is None
-            else Dictionary.build(sample.labels, sample.indptr, sample.indices, sample.data)
-        )
+        dictionary = None if sample is None else Dictionary.build(_text_rows(sample))
 
         def encode(chunk: Chunk) -> tuple[int, _Encoded]:
             text = sample if chunk is first and sample is not None else parse(chunk)
-            return chunk.end - chunk.begin, _encode_text(text, dictionary)
+            return chunk.end - chunk.begin, _encode(_text_rows(text), dictionary, text)
 
         done = 0
         total = _Total()
@@ -240,7 +238,7 @@ def load_csr(
     if existing is not None:
         return existing
     lineage = {"source": [{"arrays": True}], "options": {}}
-    dictionary = Dictionary.build(rows.labels, rows.indptr, rows.indices, rows.data)
+    dictionary = Dictionary.build(rows)
     with DatasetWriter(resolve(dataset)) as writer:
         total = _Total()
         for part in ordered_map(
@@ -316,8 +314,7 @@ def normalize(
     with DatasetWriter(resolve(dst)) as writer:
         dictionary = None
         if source.blocks:
-            first = _as_written(scaled(source.blocks[0]), base)
-            dictionary = Dictionary.build(first.labels, first.indptr, first.indices, first.data)
+            dictionary = Dictionary.build(_as_written(scaled(source.blocks[0]), base))
         total = _Total()
         for part in ordered_map(
             lambda block: _encode(_as_written(scaled(block), base), dictionary),
@@ -424,10 +421,10 @@ class _Total:
         )
 
 
-def _encode_text(text: ParsedText, dictionary: Dictionary | None) -> _Encoded:
+def _text_rows(text: ParsedText) -> CSR:
+    """Parsed rows with their ids as written."""
     width = 0 if text.max_index is None else text.max_index + 1
-    rows = CSR(text.labels, text.indptr, text.indices, text.data, width, text.weights)
-    return _encode(rows, dictionary, text)
+    return CSR(text.labels, text.indptr, text.indices, text.data, width, text.weights)
 
 
 def _encode(rows: CSR, dictionary: Dictionary | None, text: ParsedText | None = None) -> _Encoded:

@@ -29,16 +29,13 @@ typedef struct {
     /* How many of the n bytes equal '\n' and ':'. */
     void (*count_lines_colons)(const uint8_t *text, size_t n, size_t *n_lines, size_t *n_colons);
 
-<<<<<<< HEAD
     /* Parses the lines of text[pos, last), both line starts, up to the first one that is out of the
      * ordinary, whose start it returns, or `last`. It may take any line for such a one. Bytes up to
      * n may be read. See cf_libsvm.c. */
     size_t (*libsvm_rows)(const struct cf_libsvm_options *options, const uint8_t *text, size_t n,
                           size_t pos, size_t last, struct cf_libsvm_rows *rows);
-=======
     /* cf_crc32c.h */
     uint32_t (*crc32c)(uint32_t crc, const uint8_t *data, size_t n);
->>>>>>> 6b23e5b0439c54abcce67891693b769243af2fdc
 } cf_kernels;
 
 unsigned cf_cpu_features(void);
