@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from cirrus_fast.errors import LibsvmParseError as LibsvmParseError
     from cirrus_fast.grid_search import GridSearch as GridSearch
     from cirrus_fast.logistic_regression import LogisticRegression as LogisticRegression
-    from cirrus_fast.logistic_regression import LogisticRegression as LRegression
     from cirrus_fast.preprocessing import MAX_ABS_SCALING as MAX_ABS_SCALING
     from cirrus_fast.preprocessing import MIN_MAX_SCALING as MIN_MAX_SCALING
     from cirrus_fast.preprocessing import STANDARD_SCALING as STANDARD_SCALING
     from cirrus_fast.preprocessing import load_csr as load_csr
     from cirrus_fast.preprocessing import load_libsvm as load_libsvm
     from cirrus_fast.preprocessing import normalize as normalize
+
+    LRegression = LogisticRegression
 
 __version__ = "0.1.0"
 

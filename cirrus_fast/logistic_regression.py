@@ -63,5 +63,5 @@ class Run:
         self._supervisor.stop()
 
     def result(self, timeout: float | None = None) -> TrainResult:
-        """Waits for the end; raises what the run raised, or TimeoutError after `timeout` seconds."""
+        """Waits for the end, at most `timeout` seconds; raises what the run raised."""
         return self._outcome.result(timeout)

@@ -175,9 +175,7 @@ class Options:
 
     def to_json(self) -> dict[str, Any]:
         """Every option that JSON can carry; `parse_options` takes it back."""
-        return {
-            row.name: getattr(self, row.name) for row in table() if row.name != "callbacks"
-        }
+        return {row.name: getattr(self, row.name) for row in table() if row.name != "callbacks"}
 
 
 # What the design has and this version does not: refused by name, with the reason.

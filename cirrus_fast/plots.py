@@ -32,7 +32,7 @@ def plot_history(
         train = [record.train_loss for record in result.history]
         axes.plot(seconds, train, color=color, alpha=0.45, label=f"{prefix}training rows")
         if result.test_loss is not None:
-            test = [record.test_loss for record in result.history]
+            test = [record.test_loss or float("nan") for record in result.history]
             axes.plot(seconds, test, color=color, marker=".", label=f"{prefix}test rows")
     axes.set_xlabel("seconds since the first step")
     axes.set_ylabel("log-loss, nats per row")

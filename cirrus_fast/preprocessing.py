@@ -26,8 +26,8 @@ from cirrus_fast.data.csr import CSR
 from cirrus_fast.data.dataset import Block, Dataset
 from cirrus_fast.data.dataset_writer import DatasetWriter
 from cirrus_fast.data.labels import LabelMap, count_labels
-from cirrus_fast.data.rows import as_rows
 from cirrus_fast.data.parallel import available_cores, ordered_map
+from cirrus_fast.data.rows import as_rows
 from cirrus_fast.data.sources import Chunk, Source
 from cirrus_fast.data.storage import resolve
 from cirrus_fast.data.text import ParsedText, parse_text, rebase

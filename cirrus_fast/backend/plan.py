@@ -43,9 +43,7 @@ class TestRows:
     def of(cls, parts: list[CSR], label_map: LabelMap) -> TestRows:
         labels = np.concatenate([part.labels for part in parts])
         weights = [part.weights for part in parts if part.weights is not None]
-        return cls(
-            parts, label_map.positives(labels), np.concatenate(weights) if weights else None
-        )
+        return cls(parts, label_map.positives(labels), np.concatenate(weights) if weights else None)
 
     def measure(self, weights: Float32Array, intercept: float) -> tuple[float, float | None]:
         """(log-loss, AUC)"""
@@ -53,9 +51,7 @@ class TestRows:
         at = 0
         for part in self.parts:
             out = margins[at : at + part.n_rows]
-            _kernels.logistic_margins(
-                part.indptr, part.indices, part.data, weights, intercept, out
-            )
+            _kernels.logistic_margins(part.indptr, part.indices, part.data, weights, intercept, out)
             at += part.n_rows
         loss, total, _ = _kernels.logistic_loss(margins, self.positives, self.weights)
         return loss / total, exact_auc(margins, self.positives, self.weights)
@@ -227,14 +223,10 @@ def _class_weight(
     return n_train / (2 * (n_train - n_positive)), n_train / (2 * n_positive)
 
 
-def _shares(
-    options: Options, dataset: Dataset, holdout: HoldOut, n_train: int
-) -> list[list[int]]:
+def _shares(options: Options, dataset: Dataset, holdout: HoldOut, n_train: int) -> list[list[int]]:
     """Blocks dealt out in turn, so that workers get like parts of data that are sorted somehow."""
     numbers = [
-        i
-        for i, block in enumerate(dataset.blocks)
-        if block.n_rows and holdout.shares[i] < 1
+        i for i, block in enumerate(dataset.blocks) if block.n_rows and holdout.shares[i] < 1
     ]
     wanted = options.n_workers or (available_cores() if n_train >= FEW_ROWS else 1)
     if options.consistency == "bsp":

@@ -52,7 +52,9 @@ class Supervisor:
                 reporter(options.progress, total_rows) as shown,
             ):
                 watch = _Watch(self, plan, store, shown)
-                return watch.follow(executor, [s.to_json() for s in plan.specs(task, url)], self._began)
+                return watch.follow(
+                    executor, [s.to_json() for s in plan.specs(task, url)], self._began
+                )
         finally:
             local.withdraw(task)
 

@@ -54,9 +54,7 @@ class Dictionary:
         nnz = int(rows.indptr[-1] - rows.indptr[0])
         n_words, n_bytes = _kernels.dictionary_build_sizes(nnz, max_ids)
         scratch, out = np.empty(n_words, np.uint64), np.empty(n_bytes, np.uint8)
-        n = _kernels.dictionary_build(
-            rows.indptr, rows.indices, rows.data, max_ids, scratch, out
-        )
+        n = _kernels.dictionary_build(rows.indptr, rows.indices, rows.data, max_ids, scratch, out)
         return cls(out[:n].tobytes())
 
     def to_bytes(self) -> bytes:

@@ -95,7 +95,7 @@ class ColumnStatistics:
     def root_mean_square(self) -> Float32Array:
         """float32[k], root mean square of each column's stored entries."""
         mean = self.columns["sum_squares"] / np.maximum(self.columns["count"], 1)
-        return np.sqrt(mean).astype(np.float32)
+        return np.asarray(np.sqrt(mean), np.float32)
 
     def to_bytes(self) -> bytes:
         """An .npz file. Most columns of hashed categories hold nothing but ones: for those the
@@ -188,7 +188,7 @@ class Scaling:
         """16 hex digits that are equal for equal scalings and (in practice) only for them."""
         digest = hashlib.blake2b(self.method.encode(), digest_size=8)
         for array in (self.ids, self.shift, self.divisor):
-            digest.update(np.ascontiguousarray(array).view(np.uint8))
+            digest.update(array.tobytes())
         return digest.hexdigest()
 
     def apply(self, indices: UInt32Array, data: Float32Array) -> Float32Array:

@@ -235,9 +235,7 @@ class Dataset:
                 raise BlockError("the block is not the one its manifest speaks of")
         if rows.n_features > self.n_features:
             raise DatasetError(f"{self.uri}: a feature id is beyond the manifest's width")
-        return CSR(
-            rows.labels, rows.indptr, rows.indices, rows.data, self.n_features, rows.weights
-        )
+        return CSR(rows.labels, rows.indptr, rows.indices, rows.data, self.n_features, rows.weights)
 
     def naming(self, block: Block) -> _Naming:
         """A context that puts the block's place in front of a BlockError."""

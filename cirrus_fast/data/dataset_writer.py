@@ -131,9 +131,7 @@ class DatasetWriter:
             has_weights=has_weights,
             blocks=tuple(self._blocks),
             dictionary=(
-                None
-                if dictionary is None
-                else self._write("dictionary.cfd", dictionary.to_bytes())
+                None if dictionary is None else self._write("dictionary.cfd", dictionary.to_bytes())
             ),
             columns=self._write("columns.npz", columns.to_bytes()),
             lineage=lineage,

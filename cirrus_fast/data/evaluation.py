@@ -91,7 +91,7 @@ def _calibration(
     weight = np.ones(len(p)) if weights is None else weights.astype(np.float64)
 
     def total(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        return np.bincount(place, values, minlength=_BINS)
+        return np.bincount(place, values, minlength=_BINS).astype(np.float64)
 
     count, mass = np.bincount(place, minlength=_BINS), total(weight)
     predicted, positive = total(weight * p), total(weight * positives)

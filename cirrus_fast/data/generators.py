@@ -31,8 +31,34 @@ _PRESENT = np.array([0.55, 0.9, 0.78, 0.78, 0.97, 0.77, 0.95, 0.9, 0.95, 0.55, 0
 _SPREAD = np.array([1.2, 2.0, 1.4, 1.1, 2.2, 1.6, 1.6, 1.1, 1.5, 0.8, 1.0, 1.2, 1.1])
 # Different values of each category: from a handful to a million.
 _VALUES = np.array(
-    [1500, 600, 10**6, 10**6, 300, 24, 12_500, 630, 3, 93_000, 5700, 10**6, 3200]
-    + [27, 15_000, 10**6, 10, 5700, 2200, 4, 10**6, 18, 15, 290_000, 105, 140_000]
+    [
+        1500,
+        600,
+        1e6,
+        1e6,
+        300,
+        24,
+        12_500,
+        630,
+        3,
+        93_000,
+        5700,
+        1e6,
+        3200,
+        27,
+        15_000,
+        1e6,
+        10,
+        5700,
+        2200,
+        4,
+        1e6,
+        18,
+        15,
+        290_000,
+        105,
+        140_000,
+    ]
 )
 _POWER = 1.15
 
@@ -86,7 +112,7 @@ class ClickWorld:
         kept[:, :N_COUNTS] = present & (values[:, :N_COUNTS] > 0)
         # The inverse of a bounded power law, a rank per category and row.
         u = draw.random((n_rows, N_CATEGORIES))
-        top = _VALUES.astype(np.float64) ** (1 - _POWER)
+        top = _VALUES ** (1 - _POWER)
         rank = np.floor((1 + u * (top - 1)) ** (1 / (1 - _POWER))).astype(np.uint64)
         column = np.arange(1, N_CATEGORIES + 1, dtype=np.uint64)
         hashed = _hash(rank + (column << np.uint64(32)))

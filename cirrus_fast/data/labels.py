@@ -54,8 +54,8 @@ class LabelMap:
 
     def positives(self, labels: Float32Array) -> Float32Array:
         """float32 1 where a label is positive, else 0; labels in neither class are refused."""
-        is_positive = np.isin(labels, np.float32(self.positive))
-        unknown = ~is_positive & ~np.isin(labels, np.float32(self.negative))
+        is_positive = np.isin(labels, np.array(self.positive, np.float32))
+        unknown = ~is_positive & ~np.isin(labels, np.array(self.negative, np.float32))
         if unknown.any():
             raise DatasetError(
                 f"label {labels[unknown][0]:g} is neither negative ({_listed(self.negative)}) "

@@ -116,6 +116,11 @@ class LinearModel:
             weighed = np.concatenate([one if part is None else part for part, one in pairs])
         return Evaluation.of(np.concatenate(margins), np.concatenate(positives), weighed)
 
+    def _parse(self, text: bytes | bytearray | memoryview) -> CSR:
+        if self.hash_bits is not None:
+            return parse_libsvm(text, hash_bits=self.hash_bits)
+        return parse_libsvm(text, zero_based=self.index_base == 0)
+
     def _margins(self, rows: CSR) -> Float32Array:
         margins = np.empty(rows.n_rows, np.float32)
         _kernels.logistic_margins(
@@ -134,8 +139,7 @@ class LinearModel:
                 yield rows if scale is None else scale.apply_rows(rows)
             return
         if isinstance(data, bytes | bytearray | memoryview):
-            base = "auto" if self.hash_bits is not None else self.index_base == 0
-            data = parse_libsvm(data, zero_based=base, hash_bits=self.hash_bits)
+            data = self._parse(data)
         rows = as_rows(data, y)
         yield rows if self.scaling is None else self.scaling.apply_rows(rows)
 

@@ -19,7 +19,7 @@ from cirrus_fast.errors import DatasetError, StorageError
 
 CHUNK_BYTES = 16 << 20
 STDIN = "-"
-_OPENERS = {".gz": gzip.open, ".bz2": bz2.open}
+_OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Source:
                 continue
             check_scheme(name)
             path = str(local_path(name))
-            matches = [path] if Path(path).exists() else sorted(glob.glob(path))
+            matches = [path] if Path(path).exists() else sorted(glob.glob(path))  # noqa: PTH207
             if not matches:
                 raise StorageError(f"{name}: no such file")
             paths += matches
@@ -72,7 +72,7 @@ class Source:
 
     def lineage(self) -> list[dict[str, Any]]:
         """What tells one version of the source from another."""
-        found = []
+        found: list[dict[str, Any]] = []
         for path in self.paths:
             if path == STDIN:
                 found.append({"path": path})

@@ -129,7 +129,7 @@ class MiniBatches:
         positives = dataset.manifest.label_map.positives(labels)
         rows = CSR(positives, indptr, indices, data, dataset.n_features, weights)
         self.times.decode += time.perf_counter() - started
-        return rows, np.concatenate(training or [np.empty(0)]).astype(np.uint32)
+        return rows, np.concatenate([np.empty(0, np.int64), *training]).astype(np.uint32)
 
 
 def held_out_rows(dataset: Dataset, holdout: HoldOut) -> list[CSR]:
@@ -166,5 +166,3 @@ def _take(rows: CSR, order: UInt32Array) -> CSR:
         out.weights,
     )
     return out
-
-
