@@ -123,25 +123,70 @@ class Optimizer:
 # train.pxi
 
 class TrainScratch:
-    def __init__(self, table: _U32, local: _U32, distinct: _U32, values: _F32) -> None: ...
+    table: _U32
+    local: _U32
+    distinct: _U32
+    weights: _F32
+    gradient: _F32
+    touches: _F32
+    def __init__(
+        self,
+        table: _U32,
+        local: _U32,
+        distinct: _U32,
+        weights: _F32,
+        gradient: _F32,
+        touches: _F32,
+    ) -> None: ...
     @property
-    def n_ids(self) -> int: ...
+    def room(self) -> int: ...
 
-def train(
-    optimizer: Optimizer,
-    state: _F32,
-    penalties: _F32 | None,
-    labels: _F32,
-    indptr: _I64,
-    indices: _U32,
-    data: _F32,
-    weights: _F32 | None,
-    order: _U32,
-    minibatch_size: int,
-    scratch: TrainScratch | None,
-    *,
-    fit_intercept: bool = True,
-    negative_weight: float = 1.0,
-    positive_weight: float = 1.0,
-    rows_seen: float = 0.0,
-) -> tuple[int, int, float, float]: ...
+class TrainModel:
+    optimizer: Optimizer
+    state: _F32
+    penalties: _F32 | None
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        state: _F32,
+        penalties: _F32 | None,
+        *,
+        fit_intercept: bool = True,
+        negative_weight: float = 1.0,
+        positive_weight: float = 1.0,
+    ) -> None: ...
+    def train(
+        self,
+        labels: _F32,
+        indptr: _I64,
+        indices: _U32,
+        data: _F32,
+        weights: _F32 | None,
+        order: _U32,
+        minibatch_size: int,
+        scratch: TrainScratch | None,
+        *,
+        rows_seen: float = 0.0,
+        rate: float = 1.0,
+    ) -> tuple[int, int, float, float]: ...
+    def gradient(
+        self,
+        labels: _F32,
+        indptr: _I64,
+        indices: _U32,
+        data: _F32,
+        weights: _F32 | None,
+        order: _U32,
+        scratch: TrainScratch,
+    ) -> tuple[int, float, float, float]: ...
+    def apply(
+        self,
+        ids: _U32,
+        gradient: _F32,
+        touches: _F32,
+        intercept_gradient: float,
+        scratch: TrainScratch,
+        *,
+        rows_seen: float = 0.0,
+        rate: float = 1.0,
+    ) -> None: ...
