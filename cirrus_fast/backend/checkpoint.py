@@ -23,8 +23,18 @@ from cirrus_fast.errors import ModelError, OptionError
 FORMAT = "cirrus_fast checkpoint"
 FORMAT_VERSION = 1
 
-# Options that may differ in the run that goes on: they say when to stop, where to run, what to show.
-_FREE = ["epochs", "epsilon", "patience", "threshold_loss", "timeout", "checkpoint_interval", "resume_from", "executor", "progress", "worker_size"]
+# Options that may differ in the run that goes on: when to stop, where to run, what to show.
+_FREE = {
+    "epochs",
+    "epsilon",
+    "patience",
+    "threshold_loss",
+    "timeout",
+    "checkpoint_interval",
+    "resume_from",
+    "executor",
+    "progress",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
