@@ -242,7 +242,7 @@ def test_hash_values_are_fixed_for_good():
     assert _kernels.libsvm_hash(0x9E3779B97F4A7C15, 32) == 0xE220A839
 
 
-@pytest.mark.parametrize("n", [1, 23, 24, 25, 100, 5000])
+@pytest.mark.parametrize("n", [1, 47, 48, 49, 96, 97, 100, 5000])
 def test_hashed_rows_are_sorted_and_summed_in_written_order(n, assert_same_rows):
     rng = np.random.default_rng(n)
     for bits in (1, 5, 12, 32):
