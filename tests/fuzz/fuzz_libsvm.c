@@ -238,7 +238,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         {0, 0, 1, CF_LIBSVM_MAX_ID},
         {CF_LIBSVM_REFUSE_ZERO, 0, 0, 100},
         {CF_LIBSVM_SKIP | CF_LIBSVM_NONFINITE | CF_LIBSVM_WEIGHTS, 0, 0, CF_LIBSVM_MAX_ID},
-        {CF_LIBSVM_SKIP, 3, 0, 0},
+        {CF_LIBSVM_SKIP, 1, 0, 0},
         {CF_LIBSVM_REFUSE_ZERO | CF_LIBSVM_NONFINITE | CF_LIBSVM_WEIGHTS, 32, 0, 0},
         {CF_LIBSVM_SKIP | CF_LIBSVM_REFUSE_ZERO, 0, 1, -1},
     };
