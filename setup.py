@@ -5,7 +5,7 @@ Environment flags: CIRRUS_FAST_DEBUG=1 (no optimisation, assertions on), CIRRUS_
 """
 
 import os
-from glob import glob
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -13,6 +13,10 @@ from setuptools import Extension, setup
 
 def flag(name: str) -> bool:
     return os.environ.get(f"CIRRUS_FAST_{name}", "0") not in ("", "0")
+
+
+def sources(pattern: str) -> list[str]:
+    return sorted(str(path) for path in Path().glob(pattern))
 
 
 # No -march: kernels for newer CPUs carry their own target attribute and are chosen at run time.
@@ -32,9 +36,9 @@ if flag("COVERAGE"):
 
 kernels = Extension(
     "cirrus_fast._kernels",
-    sources=["pyx/_kernels.pyx", *sorted(glob("csrc/*.c"))],
+    sources=["pyx/_kernels.pyx", *sources("csrc/*.c")],
     include_dirs=["csrc"],
-    depends=[*glob("csrc/*.h"), *glob("pyx/*")],
+    depends=sources("csrc/*.h") + sources("pyx/*"),
     define_macros=[("Py_LIMITED_API", "0x030B0000"), ("CYTHON_LIMITED_API", "1")],
     extra_compile_args=compile_args,
     extra_link_args=link_args,

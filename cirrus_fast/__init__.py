@@ -1,3 +1,73 @@
 """Sparse logistic regression on short-lived workers. The public names load on first use."""
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cirrus_fast._kernels import active_impl as active_impl
+    from cirrus_fast.data.csr import CSR as CSR
+    from cirrus_fast.data.dataset import Dataset as Dataset
+    from cirrus_fast.data.evaluation import Evaluation as Evaluation
+    from cirrus_fast.data.generators import make_clicks as make_clicks
+    from cirrus_fast.data.model import LinearModel as LinearModel
+    from cirrus_fast.data.result import Record as Record
+    from cirrus_fast.data.result import TrainResult as TrainResult
+    from cirrus_fast.data.storage import configure as configure
+    from cirrus_fast.data.text import parse_libsvm as parse_libsvm
+    from cirrus_fast.errors import CirrusFastError as CirrusFastError
+    from cirrus_fast.errors import LibsvmParseError as LibsvmParseError
+    from cirrus_fast.grid_search import GridSearch as GridSearch
+    from cirrus_fast.logistic_regression import LogisticRegression as LogisticRegression
+    from cirrus_fast.preprocessing import MAX_ABS_SCALING as MAX_ABS_SCALING
+    from cirrus_fast.preprocessing import MIN_MAX_SCALING as MIN_MAX_SCALING
+    from cirrus_fast.preprocessing import STANDARD_SCALING as STANDARD_SCALING
+    from cirrus_fast.preprocessing import load_csr as load_csr
+    from cirrus_fast.preprocessing import load_libsvm as load_libsvm
+    from cirrus_fast.preprocessing import normalize as normalize
+
+    LRegression = LogisticRegression
+
+__version__ = "0.1.0"
+
+# Public name -> where it lives. Loaded on first use (PEP 562): a worker pays only for its own.
+_HOMES = {
+    "CSR": "data.csr",
+    "CirrusFastError": "errors",
+    "Dataset": "data.dataset",
+    "Evaluation": "data.evaluation",
+    "GridSearch": "grid_search",
+    "LibsvmParseError": "errors",
+    "LinearModel": "data.model",
+    "LogisticRegression": "logistic_regression",
+    "MAX_ABS_SCALING": "preprocessing",
+    "MIN_MAX_SCALING": "preprocessing",
+    "Record": "data.result",
+    "STANDARD_SCALING": "preprocessing",
+    "TrainResult": "data.result",
+    "active_impl": "_kernels",
+    "configure": "data.storage",
+    "load_csr": "preprocessing",
+    "load_libsvm": "preprocessing",
+    "make_clicks": "data.generators",
+    "normalize": "preprocessing",
+    "parse_libsvm": "data.text",
+}
+# The paper's listing uses both names.
+_ALIASES = {"LRegression": "LogisticRegression"}
+
+__all__ = [*_HOMES, *_ALIASES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    real = _ALIASES.get(name, name)
+    if real not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[real]}"), real)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -11,6 +11,7 @@ from cirrus_fast.errors import LibsvmParseError
 _Bytes = bytes | bytearray | memoryview | mmap | npt.NDArray[np.uint8]
 _F32 = npt.NDArray[np.float32]
 _I64 = npt.NDArray[np.int64]
+_U8 = npt.NDArray[np.uint8]
 _U32 = npt.NDArray[np.uint32]
 _U64 = npt.NDArray[np.uint64]
 
@@ -56,3 +57,91 @@ def libsvm_write(
     end: int,
     base: int,
 ) -> tuple[memoryview, None] | tuple[str, int]: ...
+
+# csr.pxi
+
+def csr_take(
+    labels: _F32,
+    indptr: _I64,
+    indices: _U32,
+    data: _F32,
+    weights: _F32 | None,
+    order: _U32,
+    out_labels: _F32,
+    out_indptr: _I64,
+    out_indices: _U32,
+    out_data: _F32,
+    out_weights: _F32 | None,
+) -> int: ...
+
+# columns.pxi
+
+COLUMN_BYTES: int
+
+def columns_clear(columns: _U8) -> None: ...
+def columns_scan(indices: _U32, data: _F32, columns: _U8) -> None: ...
+def columns_merge(a_ids: _U32, a: _U8, b_ids: _U32, b: _U8, out_ids: _U32, out: _U8) -> int: ...
+def columns_scale(indices: _U32, data: _F32, pairs: _F32, out: _F32) -> None: ...
+
+# localize.pxi
+
+def localize(ids: _U32, table: _U32, local: _U32, distinct: _U32) -> int: ...
+
+# logistic.pxi
+
+def logistic_margins(
+    indptr: _I64, indices: _U32, data: _F32, w: _F32, intercept: float, margins: _F32
+) -> None: ...
+def logistic_loss(
+    margins: _F32, labels: _F32, weights: _F32 | None
+) -> tuple[float, float, float]: ...
+def logistic_probabilities(margins: _F32, out: _F32) -> None: ...
+def logistic_gradient(
+    labels: _F32,
+    indptr: _I64,
+    indices: _U32,
+    data: _F32,
+    weights: _F32 | None,
+    w: _F32,
+    intercept: float,
+    gradient: _F32,
+) -> tuple[float, float, float]: ...
+
+# optimizer.pxi
+
+class Optimizer:
+    kind: str
+    def __init__(self, kind: str, learning_rate: float, initial: float = 1.0) -> None: ...
+    @property
+    def width(self) -> int: ...
+    def clear(self, state: _F32, intercept: float = 0.0) -> None: ...
+    def weights(
+        self, state: _F32, penalties: _F32 | None, rows_seen: float, out: _F32
+    ) -> float: ...
+    def update(self, state: _F32, gradient: float, l1: float = 0.0, l2: float = 0.0) -> None: ...
+
+# train.pxi
+
+class TrainScratch:
+    def __init__(self, table: _U32, local: _U32, distinct: _U32, values: _F32) -> None: ...
+    @property
+    def n_ids(self) -> int: ...
+
+def train(
+    optimizer: Optimizer,
+    state: _F32,
+    penalties: _F32 | None,
+    labels: _F32,
+    indptr: _I64,
+    indices: _U32,
+    data: _F32,
+    weights: _F32 | None,
+    order: _U32,
+    minibatch_size: int,
+    scratch: TrainScratch | None,
+    *,
+    fit_intercept: bool = True,
+    negative_weight: float = 1.0,
+    positive_weight: float = 1.0,
+    rows_seen: float = 0.0,
+) -> tuple[int, int, float, float]: ...

@@ -34,6 +34,8 @@ typedef struct {
      * n may be read. See cf_libsvm.c. */
     size_t (*libsvm_rows)(const struct cf_libsvm_options *options, const uint8_t *text, size_t n,
                           size_t pos, size_t last, struct cf_libsvm_rows *rows);
+    /* cf_crc32c.h */
+    uint32_t (*crc32c)(uint32_t crc, const uint8_t *data, size_t n);
 } cf_kernels;
 
 unsigned cf_cpu_features(void);

@@ -1,4 +1,5 @@
 /* The tables themselves: which piece serves which instruction set. */
+#include "cf_crc32c.h"
 #include "cf_variants.h"
 
 const cf_kernels cf_kernels_scalar = {
@@ -6,13 +7,15 @@ const cf_kernels cf_kernels_scalar = {
     .needs = 0,
     .count_lines_colons = cf_count_lines_colons_scalar,
     .libsvm_rows = cf_libsvm_rows_scalar,
+    .crc32c = cf_crc32c_scalar,
 };
 
 #if defined(__x86_64__)
 const cf_kernels cf_kernels_avx2 = {
     .name = "avx2",
-    .needs = CF_CPU_AVX2,
+    .needs = CF_CPU_AVX2 | CF_CPU_CRC32,
     .count_lines_colons = cf_count_lines_colons_avx2,
     .libsvm_rows = cf_libsvm_rows_scalar,
+    .crc32c = cf_crc32c_sse42,
 };
 #endif

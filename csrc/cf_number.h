@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "cf_bits.h"
 #include <string.h>
 
 typedef enum {
@@ -46,15 +48,6 @@ static inline bool cf_number_fits_f32(double value) {
 
 /* Eight digits at once, as in simdjson and fast_float
  * (http://0x80.pl/articles/swar-digits-validate.html). */
-
-static inline uint64_t cf_load_u64(const uint8_t *p) {
-    uint64_t word;
-    memcpy(&word, p, sizeof word);
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    word = __builtin_bswap64(word);
-#endif
-    return word;
-}
 
 /* How many of the 8 bytes, first byte lowest, are digits before the first that is not. */
 static inline unsigned cf_count_digits(uint64_t word) {

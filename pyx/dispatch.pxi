@@ -2,10 +2,13 @@
 
 import os as _os
 
+from libc.stdint cimport uint8_t, uint32_t
+
 cdef extern from "cf_dispatch.h" nogil:
     ctypedef struct cf_kernels:
         const char *name
         unsigned needs
+        uint32_t (*crc32c)(uint32_t crc, const uint8_t *data, size_t n) noexcept nogil
     unsigned cf_cpu_features()
     const cf_kernels *cf_kernels_at(size_t i)
 

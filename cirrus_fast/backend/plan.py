@@ -1,0 +1,243 @@
+"""What a run will do, decided before anything is started."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from cirrus_fast import _kernels
+from cirrus_fast.data.csr import CSR, Float32Array
+from cirrus_fast.data.dataset import Dataset
+from cirrus_fast.data.evaluation import exact_auc
+from cirrus_fast.data.holdout import HoldOut
+from cirrus_fast.data.labels import LabelMap
+from cirrus_fast.data.model import LinearModel
+from cirrus_fast.data.parallel import available_cores
+from cirrus_fast.data.training_scale import TrainingScale
+from cirrus_fast.errors import DatasetError
+from cirrus_fast.notices import notice
+from cirrus_fast.options import Options
+from cirrus_fast.runtime.minibatches import held_out_rows
+from cirrus_fast.runtime.params.local import LocalStore
+from cirrus_fast.runtime.worker import WorkerSpec
+
+# Below this many rows more than one worker costs quality: a mini-batch in flight is then a
+# noticeable part of the data.
+FEW_ROWS = 100_000
+MOST_IN_FLIGHT = 0.01
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TestRows:
+    """Rows to measure on, values as the model's weights expect them."""
+
+    __test__ = False  # not a test class, whatever its name looks like to pytest
+
+    parts: list[CSR]
+    positives: Float32Array
+    weights: Float32Array | None
+
+    @classmethod
+    def of(cls, parts: list[CSR], label_map: LabelMap) -> TestRows:
+        labels = np.concatenate([part.labels for part in parts])
+        weights = [part.weights for part in parts if part.weights is not None]
+        return cls(parts, label_map.positives(labels), np.concatenate(weights) if weights else None)
+
+    def measure(self, weights: Float32Array, intercept: float) -> tuple[float, float | None]:
+        """(log-loss, AUC)"""
+        margins = np.empty(len(self.positives), np.float32)
+        at = 0
+        for part in self.parts:
+            out = margins[at : at + part.n_rows]
+            _kernels.logistic_margins(part.indptr, part.indices, part.data, weights, intercept, out)
+            at += part.n_rows
+        loss, total, _ = _kernels.logistic_loss(margins, self.positives, self.weights)
+        return loss / total, exact_auc(margins, self.positives, self.weights)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """Everything about a run that is known before it starts."""
+
+    options: Options
+    dataset: Dataset
+    test: TestRows | None
+    holdout: HoldOut
+    n_train: int
+    model_size: int
+    learning_rate: float
+    class_weight: tuple[float, float]
+    shares: list[list[int]]  # block numbers, worker by worker
+
+    @classmethod
+    def make(cls, options: Options) -> Plan:
+        dataset = Dataset(options.dataset)
+        size = _model_size(options, dataset)
+        holdout = _holdout(options, dataset)
+        test = _test_rows(options, dataset, holdout)
+        held_out = 0 if test is None or options.test_dataset else len(test.positives)
+        n_train = dataset.n_rows - held_out
+        if n_train == 0:
+            raise DatasetError(f"{dataset.name}: has no rows to train on")
+        held_positive = float(test.positives.sum()) if test is not None and held_out else 0.0
+        return cls(
+            options=options,
+            dataset=dataset,
+            test=test,
+            holdout=holdout,
+            n_train=n_train,
+            model_size=size,
+            learning_rate=options.learning_rate or _default_rate(options.optimizer, dataset),
+            class_weight=_class_weight(
+                options, n_train, dataset.manifest.n_positive - held_positive, dataset.name
+            ),
+            shares=_shares(options, dataset, holdout, n_train),
+        )
+
+    @property
+    def n_workers(self) -> int:
+        return len(self.shares)
+
+    @property
+    def eval_rows(self) -> int:
+        """Rows between evaluations."""
+        return max(1, round(self.options.eval_interval * self.n_train))
+
+    def create_store(self) -> LocalStore:
+        manifest, (negative, positive) = self.dataset.manifest, self.class_weight
+        positive_mass = positive * manifest.positive_weight
+        mass = positive_mass + negative * (manifest.weight - manifest.positive_weight)
+        scale = TrainingScale.of(
+            self.dataset.columns,
+            self.model_size,
+            self.dataset.n_rows,
+            optimizer=self.options.optimizer,
+            l1=self.options.l1,
+            l2=self.options.l2,
+            mean_weight=mass / self.dataset.n_rows,
+        )
+        intercept = 0.0
+        if self.options.fit_intercept and 0 < positive_mass < mass:  # start at the base rate
+            intercept = math.log(positive_mass / (mass - positive_mass))
+        optimizer = _kernels.Optimizer(self.options.optimizer, self.learning_rate)
+        return LocalStore.create(optimizer, scale, intercept)
+
+    def specs(self, task: str, param_store: str) -> list[WorkerSpec]:
+        options = self.options
+        return [
+            WorkerSpec(
+                task=task,
+                worker=worker,
+                dataset=self.dataset.uri,
+                dataset_id=self.dataset.id,
+                blocks=blocks,
+                holdout_seed=self.holdout.seed,
+                holdout_shares=list(self.holdout.shares),
+                param_store=param_store,
+                optimizer=options.optimizer,
+                learning_rate=self.learning_rate,
+                fit_intercept=options.fit_intercept,
+                class_weight=self.class_weight,
+                minibatch_size=options.minibatch_size,
+                epochs=options.epochs,
+                worker_size=options.worker_size,
+                seed=options.seed,
+                rows_per_epoch=self.n_train,
+            )
+            for worker, blocks in enumerate(self.shares)
+        ]
+
+    def model(self, weights: Float32Array, intercept: float) -> LinearModel:
+        manifest = self.dataset.manifest
+        return LinearModel(
+            weights=weights,
+            intercept=intercept,
+            label_map=manifest.label_map,
+            index_base=manifest.index_base,
+            hash_bits=manifest.hash_bits,
+            scaling=self.dataset.scaling,
+            params=self.options.to_json(),
+        )
+
+
+def _model_size(options: Options, dataset: Dataset) -> int:
+    size = options.model_size or dataset.n_features
+    ids = dataset.columns.ids
+    if len(ids) and ids[-1] >= size:
+        raise DatasetError(
+            f"{dataset.name}: has a feature {ids[-1]} (0-based), beyond model_size={size}; "
+            f"make it at least {int(ids[-1]) + 1}, or leave it out"
+        )
+    return size
+
+
+def _holdout(options: Options, dataset: Dataset) -> HoldOut:
+    if options.test_dataset is not None:
+        return HoldOut.none(dataset.blocks)
+    if options.test_fraction is not None:
+        return HoldOut.plan(dataset.blocks, options.test_fraction, options.seed)
+    if options.epsilon > 0:
+        return HoldOut.default(dataset.blocks, options.seed)
+    return HoldOut.none(dataset.blocks)
+
+
+def _test_rows(options: Options, dataset: Dataset, holdout: HoldOut) -> TestRows | None:
+    label_map = dataset.manifest.label_map
+    if options.test_dataset is not None:
+        blank = LinearModel(
+            weights=np.empty(0, np.float32),
+            intercept=0.0,
+            label_map=label_map,
+            index_base=dataset.manifest.index_base,
+            hash_bits=dataset.manifest.hash_bits,
+            scaling=dataset.scaling,
+        )
+        parts = list(blank.scorable(options.test_dataset))
+        if not parts:
+            raise DatasetError(f"{options.test_dataset}: has no rows to test on")
+    else:
+        parts = held_out_rows(dataset, holdout)
+        if not parts:
+            return None
+    return TestRows.of(parts, label_map)
+
+
+def _default_rate(optimizer: str, dataset: Dataset) -> float:
+    """Steps are measured in margins: the more entries a row has, the less each may move. Found by
+    trial on click and text data; within a factor of two of these, the loss hardly changes."""
+    entries = max(1.0, dataset.manifest.nnz / max(1, dataset.n_rows))
+    if optimizer == "adagrad":
+        return 0.6 / math.sqrt(entries)
+    return 0.15 if optimizer == "ftrl" else 0.7 / entries
+
+
+def _class_weight(
+    options: Options, n_train: int, n_positive: float, name: str
+) -> tuple[float, float]:
+    if options.class_weight != "balanced":
+        return options.class_weight if isinstance(options.class_weight, tuple) else (1.0, 1.0)
+    if not 0 < n_positive < n_train:
+        raise DatasetError(f'{name}: class_weight="balanced" needs training rows of both classes')
+    return n_train / (2 * (n_train - n_positive)), n_train / (2 * n_positive)
+
+
+def _shares(options: Options, dataset: Dataset, holdout: HoldOut, n_train: int) -> list[list[int]]:
+    """Blocks dealt out in turn, so that workers get like parts of data that are sorted somehow."""
+    numbers = [
+        i for i, block in enumerate(dataset.blocks) if block.n_rows and holdout.shares[i] < 1
+    ]
+    wanted = options.n_workers or (available_cores() if n_train >= FEW_ROWS else 1)
+    if options.consistency == "bsp":
+        wanted = 1
+    most, why = wanted, ""
+    if len(numbers) < most:
+        most, why = len(numbers), f"the data set has {len(numbers)} blocks"
+    if n_train < FEW_ROWS:
+        in_flight = max(1, int(MOST_IN_FLIGHT * n_train) // options.minibatch_size)
+        if in_flight < most:
+            most, why = in_flight, f"mini-batches in flight would be over 1 % of {n_train} rows"
+    if most < wanted and options.n_workers is not None:
+        notice(f"{dataset.name}: {most} of {wanted} workers are used, since {why}")
+    return [numbers[worker::most] for worker in range(most)]

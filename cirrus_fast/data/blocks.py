@@ -1,0 +1,236 @@
+"""Shard blocks: some thousand rows as compact bytes, and the dictionary a data set's blocks share.
+
+The format is in docs/shard-format.md. Values, labels, weights (float32) and ids (uint32) survive
+bit for bit, and rows keep their order. Everything here releases the GIL while it works and may be
+called from many threads at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from mmap import mmap
+
+import numpy as np
+import numpy.typing as npt
+
+from cirrus_fast import _kernels
+from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
+
+Buffer = bytes | bytearray | memoryview | mmap | npt.NDArray[np.uint8]
+
+MAX_DICTIONARY_IDS = 1 << 16
+
+
+class Dictionary:
+    """Popular ids of a data set and their usual values, which its blocks refer to.
+
+    Made from a sample of the rows: ids and values it does not know are written out by the blocks.
+    Immutable; any number of threads may use one.
+    """
+
+    __slots__ = ("_bytes", "_memory", "_n_ids", "identity")
+
+    identity: str
+    """Hash of the contents in 16 hex digits; every block names its dictionary by it."""
+
+    def __init__(self, serialised: bytes) -> None:
+        self._bytes = serialised
+        self._memory = np.empty(_kernels.dictionary_measure(serialised), np.uint64)
+        identity, self._n_ids = _kernels.dictionary_parse(serialised, self._memory)
+        self.identity = f"{identity:016x}"
+
+    @classmethod
+    def build(cls, rows: CSR, *, max_ids: int = MAX_DICTIONARY_IDS) -> Dictionary:
+        """The dictionary of these rows, ids as written.
+
+        max_ids : at most so many ids; ids seen only once are left out in any case.
+            65,536 is past the point where a longer list saves more than it takes.
+
+        Takes about as long as encoding the rows; 100,000 rows are a good sample.
+        """
+        if not 0 <= max_ids <= 1 << 20:
+            raise ValueError(f"max_ids must lie between 0 and {1 << 20}, not {max_ids}")
+        _check_rows(rows.labels, rows.indptr, rows.indices, rows.data, rows.weights)
+        nnz = int(rows.indptr[-1] - rows.indptr[0])
+        n_words, n_bytes = _kernels.dictionary_build_sizes(nnz, max_ids)
+        scratch, out = np.empty(n_words, np.uint64), np.empty(n_bytes, np.uint8)
+        n = _kernels.dictionary_build(rows.indptr, rows.indices, rows.data, max_ids, scratch, out)
+        return cls(out[:n].tobytes())
+
+    def to_bytes(self) -> bytes:
+        return self._bytes
+
+    @classmethod
+    def from_bytes(cls, buf: Buffer) -> Dictionary:
+        """Reads what to_bytes wrote; BlockError if it is damaged."""
+        return cls(bytes(buf))
+
+    def __len__(self) -> int:
+        """How many ids it knows."""
+        return self._n_ids
+
+    def __repr__(self) -> str:
+        return f"<Dictionary {self.identity}: {self._n_ids} ids, {len(self._bytes)} bytes>"
+
+    def __reduce__(self) -> tuple[type[Dictionary], tuple[bytes]]:
+        return Dictionary, (self._bytes,)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockHeader:
+    """What the first bytes of a block say.
+
+    Attributes
+    ----------
+    n_rows, nnz : int, sizes of the arrays the block decodes into
+    has_weights : bool
+    n_bytes : int, of the whole block
+    dictionary_identity : str in hex, or None if the block needs no dictionary
+    """
+
+    n_rows: int
+    nnz: int
+    has_weights: bool
+    n_bytes: int
+    dictionary_identity: str | None
+
+
+def encode_block(
+    labels: Float32Array,
+    indptr: Int64Array,
+    indices: UInt32Array,
+    data: Float32Array,
+    weights: Float32Array | None = None,
+    dictionary: Dictionary | None = None,
+) -> bytes:
+    """Encodes rows as one block.
+
+    Parameters
+    ----------
+    labels : float32[n_rows]        indptr : int64[n_rows + 1]
+    indices : uint32, strictly increasing within a row      data : float32
+    weights : float32[n_rows] or None
+
+    indptr need not start at 0: slices of a larger CSR's labels and indptr go with its whole
+    indices and data, and nothing is copied.
+
+    Raises
+    ------
+    ValueError : the arrays are no CSR
+    """
+    _check_rows(labels, indptr, indices, data, weights)
+    nnz = int(indptr[-1] - indptr[0])
+    scratch = np.empty(_kernels.block_encode_scratch(len(labels), nnz), np.uint64)
+    return _kernels.block_encode(
+        labels, indptr, indices, data, weights, _memory(dictionary), scratch
+    )
+
+
+def read_header(buf: Buffer) -> BlockHeader:
+    """Reads the header of the block at the start of `buf`; its first 72 bytes suffice.
+
+    The header's claims are checked against each other (n_rows and nnz are at most 8 n_bytes), not
+    against the checksum.
+    """
+    n_rows, nnz, has_weights, n_bytes, identity, _ = _kernels.block_read_header(_view(buf))
+    return BlockHeader(n_rows, nnz, has_weights, n_bytes, f"{identity:016x}" if identity else None)
+
+
+def decode_block(
+    buf: Buffer, dictionary: Dictionary | None = None, *, base: int = 0, ordered: bool = True
+) -> CSR:
+    """Decodes the block at the start of `buf`.
+
+    Parameters
+    ----------
+    dictionary : the one the block names; a block without takes any, or None
+    base : subtracted from every id, 1 for one-based data
+    ordered : indices increase within a row. Without, entries come in the order they are stored
+        in, which is faster.
+
+    Raises
+    ------
+    BlockError : truncated, damaged or contradictory bytes, an id below base, another dictionary
+    """
+    header = read_header(buf)
+    labels = np.empty(header.n_rows, np.float32)
+    indptr = np.empty(header.n_rows + 1, np.int64)
+    indices = np.empty(header.nnz, np.uint32)
+    data = np.empty(header.nnz, np.float32)
+    weights = np.empty(header.n_rows, np.float32) if header.has_weights else None
+    n_features = decode_block_into(
+        buf, dictionary, labels, indptr, indices, data, weights, base=base, ordered=ordered
+    )
+    return CSR(labels, indptr, indices, data, n_features, weights)
+
+
+def decode_block_into(
+    buf: Buffer,
+    dictionary: Dictionary | None,
+    labels: Float32Array,
+    indptr: Int64Array,
+    indices: UInt32Array,
+    data: Float32Array,
+    weights: Float32Array | None,
+    *,
+    base: int = 0,
+    ordered: bool = True,
+    entry_offset: int = 0,
+) -> int:
+    """Decodes into slices of larger arrays, so that many blocks form one CSR without a copy.
+
+    Every array has exactly the length the header asks for (indptr: n_rows + 1); indptr gets
+    positions that start at entry_offset, where the slices of indices and data begin in the whole.
+    weights may be None, which leaves them out; a block without weights fills in 1.
+
+    Returns
+    -------
+    n_features : 1 + the largest index of the block
+    """
+    block = _view(buf)
+    _, _, has_weights, _, _, n_words = _kernels.block_read_header(block)
+    if not 0 <= base < 1 << 32:
+        raise ValueError(f"base must lie between 0 and 2**32 - 1, not {base}")
+    if weights is not None and not has_weights:
+        weights.fill(1)
+    scratch = np.empty(n_words, np.uint64) if ordered else None
+    return _kernels.block_decode(
+        block,
+        _memory(dictionary),
+        labels,
+        indptr,
+        indices,
+        data,
+        weights,
+        scratch,
+        base,
+        entry_offset,
+    )
+
+
+def _memory(dictionary: Dictionary | None) -> npt.NDArray[np.uint64] | None:
+    return None if dictionary is None else dictionary._memory
+
+
+def _view(buf: Buffer) -> memoryview:
+    view = memoryview(buf)
+    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+
+
+def _check_rows(
+    labels: Float32Array,
+    indptr: Int64Array,
+    indices: UInt32Array,
+    data: Float32Array,
+    weights: Float32Array | None,
+) -> None:
+    """What the core cannot see: that the arrays are as long as indptr says."""
+    if len(indptr) != len(labels) + 1:
+        raise ValueError(f"indptr has {len(indptr)} positions for {len(labels)} labels")
+    if not 0 <= indptr[0] <= indptr[-1] <= min(len(indices), len(data)):
+        raise ValueError(
+            f"indptr runs from {indptr[0]} to {indptr[-1]}, but there are {len(indices)} indices "
+            f"and {len(data)} values"
+        )
+    if weights is not None and len(weights) != len(labels):
+        raise ValueError(f"{len(weights)} weights for {len(labels)} rows")

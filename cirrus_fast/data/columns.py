@@ -1,0 +1,220 @@
+"""Statistics of the columns of a data set, and the scalings made from them.
+
+Both are sparse: only columns that were stored somewhere appear, by 0-based id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cirrus_fast import _kernels
+from cirrus_fast.data.csr import CSR, Float32Array, UInt32Array
+from cirrus_fast.errors import DatasetError, OptionError
+
+MIN_MAX_SCALING = "min_max"
+MAX_ABS_SCALING = "max_abs"
+STANDARD_SCALING = "standard"
+SCALINGS = (MIN_MAX_SCALING, MAX_ABS_SCALING, STANDARD_SCALING)
+
+COLUMN = np.dtype(
+    [("count", np.uint64), ("min", np.float32), ("max", np.float32), ("sum_squares", np.float64)],
+    align=True,
+)
+assert COLUMN.itemsize == _kernels.COLUMN_BYTES
+
+# Up to this width a column's id is its place in a table; beyond, ids are renumbered first.
+_DENSE_WIDTH = 1 << 26
+
+
+def _as_bytes(columns: npt.NDArray[np.void]) -> npt.NDArray[np.uint8]:
+    return columns.view(np.uint8)
+
+
+def _empty_columns(n: int) -> npt.NDArray[np.void]:
+    columns = np.empty(n, COLUMN)
+    _kernels.columns_clear(_as_bytes(columns))
+    return columns
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ColumnStatistics:
+    """What is known of each stored column.
+
+    Attributes
+    ----------
+    ids : uint32[k], increasing
+    columns : record[k] of count, min, max, sum_squares over the stored entries
+    """
+
+    ids: UInt32Array
+    columns: npt.NDArray[np.void]
+
+    @classmethod
+    def empty(cls) -> ColumnStatistics:
+        return cls(np.empty(0, np.uint32), _empty_columns(0))
+
+    @classmethod
+    def scan(cls, indices: UInt32Array, data: Float32Array, width: int) -> ColumnStatistics:
+        """Statistics of entries whose indices are below `width`."""
+        if width <= _DENSE_WIDTH:
+            columns = _empty_columns(width)
+            _kernels.columns_scan(indices, data, _as_bytes(columns))
+            ids = np.flatnonzero(columns["count"]).astype(np.uint32)
+            return cls(ids, columns[ids])
+        ids, local = np.unique(indices, return_inverse=True)
+        columns = _empty_columns(len(ids))
+        _kernels.columns_scan(local.astype(np.uint32), data, _as_bytes(columns))
+        return cls(ids, columns)
+
+    def merge(self, other: ColumnStatistics) -> ColumnStatistics:
+        """Statistics of both sets of rows together."""
+        room = len(self.ids) + len(other.ids)
+        ids, columns = np.empty(room, np.uint32), np.empty(room, COLUMN)
+        n = _kernels.columns_merge(
+            self.ids,
+            _as_bytes(self.columns),
+            other.ids,
+            _as_bytes(other.columns),
+            ids,
+            _as_bytes(columns),
+        )
+        return ColumnStatistics(ids[:n].copy(), columns[:n].copy())
+
+    def shifted(self, base: int) -> ColumnStatistics:
+        """The same columns with `base` taken off every id."""
+        return replace(self, ids=self.ids - np.uint32(base))
+
+    @property
+    def root_mean_square(self) -> Float32Array:
+        """float32[k], root mean square of each column's stored entries."""
+        mean = self.columns["sum_squares"] / np.maximum(self.columns["count"], 1)
+        return np.asarray(np.sqrt(mean), np.float32)
+
+    def to_bytes(self) -> bytes:
+        """An .npz file. Most columns of hashed categories hold nothing but ones: for those the
+        count says it all, and only the others' extremes are kept."""
+        c = self.columns
+        plain = (c["min"] == 1) & (c["max"] == 1) & (c["sum_squares"] == c["count"])
+        other = np.flatnonzero(~plain)
+        largest = int(c["count"].max()) if len(c) else 0
+        count_type = np.uint32 if largest < 1 << 32 else np.uint64
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            id_steps=np.diff(self.ids, prepend=np.uint32(0)),
+            count=c["count"].astype(count_type),
+            other=other.astype(np.uint32),
+            min=c["min"][other],
+            max=c["max"][other],
+            sum_squares=c["sum_squares"][other],
+        )
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, raw: bytes, name: str) -> ColumnStatistics:
+        arrays = load_npz(raw, name)
+        try:
+            ids = np.cumsum(arrays["id_steps"], dtype=np.uint32)
+            columns = np.zeros(len(ids), COLUMN)
+            columns["count"] = arrays["count"]
+            columns["min"] = columns["max"] = 1
+            columns["sum_squares"] = columns["count"]
+            for field in ("min", "max", "sum_squares"):
+                columns[field][arrays["other"]] = arrays[field]
+        except (KeyError, ValueError, IndexError) as error:
+            raise DatasetError(f"{name}: not column statistics ({error})") from error
+        return cls(ids, columns)
+
+
+def load_npz(raw: bytes, name: str) -> dict[str, npt.NDArray[Any]]:
+    """All arrays of an .npz file; zip's own checksums are checked on the way."""
+    try:
+        with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError) as error:
+        raise DatasetError(f"{name}: damaged or not an .npz file ({error})") from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scaling:
+    """value -> (value - shift) / divisor, column by column; other columns are left alone.
+
+    Attributes
+    ----------
+    method : one of SCALINGS
+    ids : uint32[k], increasing; shift, divisor : float32[k]
+    """
+
+    method: str
+    ids: UInt32Array
+    shift: Float32Array
+    divisor: Float32Array
+
+    @classmethod
+    def fit(cls, method: str, statistics: ColumnStatistics, n_rows: int) -> Scaling:
+        """The scaling of a data set of n_rows rows with these statistics.
+
+        Absent entries are zeros, so a column not stored in every row has a minimum of at most 0
+        and a maximum of at least 0. Such a column is never shifted (an absent entry must stay
+        absent); what the shift would add is a constant that the intercept absorbs.
+        """
+        c = statistics.columns
+        low, high = c["min"].astype(np.float32), c["max"].astype(np.float32)
+        shift = np.zeros(len(c), np.float32)
+        if method == MIN_MAX_SCALING:
+            full = c["count"] == n_rows
+            low = np.where(full, low, np.minimum(low, 0))
+            high = np.where(full, high, np.maximum(high, 0))
+            shift = np.where(full, low, np.float32(0)).astype(np.float32)
+            divisor = high - low
+        elif method == MAX_ABS_SCALING:
+            divisor = np.maximum(np.abs(low), np.abs(high))
+        elif method == STANDARD_SCALING:
+            divisor = statistics.root_mean_square
+        else:
+            raise OptionError(f"unknown scaling {method!r}: choose one of {', '.join(SCALINGS)}")
+        divisor = usable_divisor(divisor)
+        return cls(method, statistics.ids, shift, divisor)
+
+    @property
+    def id(self) -> str:
+        """16 hex digits that are equal for equal scalings and (in practice) only for them."""
+        digest = hashlib.blake2b(self.method.encode(), digest_size=8)
+        for array in (self.ids, self.shift, self.divisor):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def apply(self, indices: UInt32Array, data: Float32Array) -> Float32Array:
+        """The scaled values of entries with 0-based indices; a new array."""
+        out = np.empty_like(data)
+        width = int(self.ids[-1]) + 1 if len(self.ids) else 0
+        if width <= _DENSE_WIDTH:
+            _kernels.columns_scale(indices, data, self._pairs(width), out)
+            return out
+        place = np.minimum(np.searchsorted(self.ids, indices), len(self.ids) - 1)
+        known = self.ids[place] == indices
+        scaled = (data - self.shift[place]) / self.divisor[place]
+        return np.where(known, scaled, data)
+
+    def apply_rows(self, rows: CSR) -> CSR:
+        return replace(rows, data=self.apply(rows.indices, rows.data))
+
+    def _pairs(self, width: int) -> Float32Array:
+        pairs = np.empty((width, 2), np.float32)
+        pairs[:] = (0, 1)
+        pairs[self.ids, 0] = self.shift
+        pairs[self.ids, 1] = self.divisor
+        return pairs
+
+
+def usable_divisor(divisor: npt.NDArray[np.float32]) -> Float32Array:
+    """1 in place of what nothing can be divided by: a constant column, or one with infinities."""
+    usable = np.isfinite(divisor) & (divisor > 0)
+    return np.where(usable, divisor, np.float32(1)).astype(np.float32)

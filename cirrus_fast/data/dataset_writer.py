@@ -1,0 +1,144 @@
+"""Writing a data set: shards as blocks come, everything else at the end, the manifest last."""
+
+from __future__ import annotations
+
+import io
+import secrets
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from cirrus_fast.data.blocks import Dictionary
+from cirrus_fast.data.columns import ColumnStatistics, Scaling
+from cirrus_fast.data.dataset import (
+    MANIFEST,
+    SHARD_BYTES,
+    Block,
+    Manifest,
+    scaling_to_arrays,
+    sweep,
+)
+from cirrus_fast.data.labels import LabelMap
+from cirrus_fast.data.storage import ObjectWriter, open_storage
+
+
+class DatasetWriter:
+    """Use as a context manager: leaving it without `finish` removes what was written.
+
+    Objects carry a token of this writer in their names, so a data set that is being replaced stays
+    readable until the new manifest takes its place.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._storage = open_storage(uri)
+        self._token = secrets.token_hex(4)
+        self._written: list[str] = []
+        self._shard: ObjectWriter | None = None
+        self._shard_bytes = 0
+        self._blocks: list[Block] = []
+        self._sizes: dict[str, int] = {}
+        self._n_rows = 0
+        self._nnz = 0
+        self._finished = False
+
+    def __enter__(self) -> DatasetWriter:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._finished:
+            return
+        if self._shard is not None:
+            self._shard.abort()
+        for name in self._written:
+            self._storage.delete(name)
+        if not self._storage.names():
+            self._storage.remove_folder()
+
+    @property
+    def n_rows(self) -> int:
+        return self._n_rows
+
+    def add_block(self, raw: bytes, n_rows: int, nnz: int) -> None:
+        """Appends one encoded block."""
+        if self._shard is None:
+            name = f"shard-{self._token}-{len(self._sizes):05d}.cfs"
+            self._shard = self._storage.writer(name)
+            self._shard_name = name
+            self._shard_bytes = 0
+        self._shard.write(raw)
+        self._blocks.append(
+            Block(self._shard_name, self._shard_bytes, len(raw), n_rows, nnz, self._n_rows)
+        )
+        self._shard_bytes += len(raw)
+        self._n_rows += n_rows
+        self._nnz += nnz
+        if self._shard_bytes >= SHARD_BYTES:
+            self._close_shard()
+
+    def _close_shard(self) -> None:
+        if self._shard is not None:
+            self._shard.commit()
+            self._written.append(self._shard_name)
+            self._sizes[self._shard_name] = self._shard_bytes
+            self._shard = None
+
+    def _write(self, stem: str, raw: bytes) -> str:
+        name = stem.replace(".", f"-{self._token}.")
+        self._storage.write(name, raw)
+        self._written.append(name)
+        return name
+
+    def finish(
+        self,
+        *,
+        n_features: int,
+        n_positive: int,
+        weight: float,
+        positive_weight: float,
+        index_base: int,
+        hash_bits: int | None,
+        label_map: LabelMap,
+        has_weights: bool,
+        dictionary: Dictionary | None,
+        columns: ColumnStatistics,
+        lineage: Mapping[str, Any],
+        scaling: Scaling | None = None,
+    ) -> None:
+        """Writes the rest, then the manifest, then removes what an earlier data set left here."""
+        self._close_shard()
+        scaling_name = None
+        if scaling is not None:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **scaling_to_arrays(scaling))
+            scaling_name = self._write("scaling.npz", buffer.getvalue())
+        manifest = Manifest(
+            n_rows=self._n_rows,
+            n_features=n_features,
+            nnz=self._nnz,
+            n_positive=n_positive,
+            weight=weight,
+            positive_weight=positive_weight,
+            index_base=index_base,
+            hash_bits=hash_bits,
+            label_map=label_map,
+            has_weights=has_weights,
+            blocks=tuple(self._blocks),
+            dictionary=(
+                None if dictionary is None else self._write("dictionary.cfd", dictionary.to_bytes())
+            ),
+            columns=self._write("columns.npz", columns.to_bytes()),
+            lineage=lineage,
+            scaling=scaling_name,
+            scaling_id=None if scaling is None else scaling.id,
+            shard_sizes=self._sizes,
+        )
+        self._storage.write(MANIFEST, manifest.to_json())
+        self._finished = True
+        sweep(self._storage, keep=self._written)

@@ -1,0 +1,104 @@
+"""What a training run gives back."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cirrus_fast.data.model import LinearModel, npz_bytes, read_npz
+from cirrus_fast.data.storage import write_file
+from cirrus_fast.errors import ModelError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PHASES = ("start_up", "storage_read", "decode", "pull", "compute", "push", "other")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One evaluation.
+
+    Attributes
+    ----------
+    seconds : since the first step; starting up is a phase of its own
+    rows, updates : rows learnt from and optimiser steps so far, over all workers
+    train_loss : mean over the rows since the last record, each before it was learnt from
+    test_loss, auc : on the test rows; None without any
+    cost : dollars so far; 0 where nothing is rented
+    """
+
+    seconds: float
+    rows: int
+    updates: int
+    train_loss: float
+    test_loss: float | None
+    auc: float | None
+    cost: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainResult:
+    """A trained model and how it came about.
+
+    Attributes
+    ----------
+    model : LinearModel, the best seen on the test rows; the last one without test rows
+    history : list of Record
+    test_loss, auc : of `model` on the test rows; None without any
+    breakdown : seconds summed over workers, by phase (start_up, storage_read, decode, pull,
+        compute, push, other)
+    seconds : from the first step to the last
+    cost : dollars
+    rows_processed : int, over all workers and epochs
+    stop_reason : "epochs", "converged", "timeout", "threshold_loss", "callback", "stopped" or
+        "interrupted"
+    n_workers, executor, param_store : what it ran on
+    """
+
+    model: LinearModel
+    history: list[Record]
+    test_loss: float | None
+    auc: float | None
+    breakdown: Mapping[str, float]
+    seconds: float
+    cost: float
+    rows_processed: int
+    stop_reason: str
+    n_workers: int
+    executor: str
+    param_store: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes one .npz file, whole or not at all; `LinearModel.load` reads it too."""
+        summary = {
+            name: getattr(self, name) for name in self.__slots__ if name not in ("model", "history")
+        }
+        summary["history"] = [asdict(record) for record in self.history]
+        arrays = self.model.to_arrays() | {"result": json.dumps(summary)}
+        write_file(path, npz_bytes(arrays))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> TrainResult:
+        arrays, where = read_npz(path), os.fspath(path)
+        if "result" not in arrays:
+            raise ModelError(f"{where}: holds a model but no result; use LinearModel.load")
+        try:
+            summary = json.loads(str(arrays["result"]))
+            history = [Record(**record) for record in summary.pop("history")]
+            model = LinearModel.from_arrays(arrays, where)
+            return cls(model=model, history=history, **summary)
+        except (ValueError, TypeError, KeyError) as error:
+            if isinstance(error, ModelError):
+                raise
+            raise ModelError(f"{where}: damaged result ({error})") from error
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
+        """The loss over time; saved to `path` if given. Needs the extra "plot"."""
+        from cirrus_fast.plots import plot_history
+
+        return plot_history({"": self}, path)

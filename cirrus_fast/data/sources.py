@@ -1,0 +1,140 @@
+"""LibSVM text as a stream of chunks that end on row boundaries."""
+
+from __future__ import annotations
+
+import bz2
+import glob
+import gzip
+import io
+import mmap
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from cirrus_fast.data.storage import check_scheme, local_path
+from cirrus_fast.errors import DatasetError, StorageError
+
+CHUNK_BYTES = 16 << 20
+STDIN = "-"
+_OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Text whose rows begin in [begin, end) of `buffer`.
+
+    `offset` and `line` place the buffer's first byte in its source: bytes and lines before it.
+    """
+
+    buffer: bytes | mmap.mmap
+    begin: int
+    end: int
+    source: str
+    offset: int = 0
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Files (or standard input) to read one after another."""
+
+    paths: tuple[str, ...]
+
+    @classmethod
+    def find(cls, source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Source:
+        """A path, file:// URI, glob pattern, "-" for standard input, or a list of these."""
+        given = [source] if isinstance(source, str | os.PathLike) else list(source)
+        paths: list[str] = []
+        for item in given:
+            name = os.fspath(item)
+            if name == STDIN:
+                paths.append(name)
+                continue
+            check_scheme(name)
+            path = str(local_path(name))
+            matches = [path] if Path(path).exists() else sorted(glob.glob(path))  # noqa: PTH207
+            if not matches:
+                raise StorageError(f"{name}: no such file")
+            paths += matches
+        if not paths:
+            raise StorageError("no source was given")
+        for path in paths:
+            if path != STDIN and Path(path).is_dir():
+                raise StorageError(f"{path}: is a folder; name its files, or a pattern such as /*")
+        return cls(tuple(paths))
+
+    @property
+    def is_stdin(self) -> bool:
+        return STDIN in self.paths
+
+    def lineage(self) -> list[dict[str, Any]]:
+        """What tells one version of the source from another."""
+        found: list[dict[str, Any]] = []
+        for path in self.paths:
+            if path == STDIN:
+                found.append({"path": path})
+            else:
+                stat = Path(path).stat()
+                found.append(
+                    {
+                        "path": str(Path(path).resolve()),
+                        "bytes": stat.st_size,
+                        "mtime_ns": stat.st_mtime_ns,
+                    }
+                )
+        return found
+
+    def n_bytes(self) -> int | None:
+        """Bytes as stored, or None if standard input is among them."""
+        if self.is_stdin:
+            return None
+        return sum(Path(path).stat().st_size for path in self.paths)
+
+    def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
+        """All the text in order, in pieces of about chunk_bytes."""
+        for path in self.paths:
+            opener = _OPENERS.get(Path(path).suffix.lower())
+            try:
+                if path == STDIN:
+                    yield from _stream(sys.stdin.buffer, "standard input", chunk_bytes)
+                elif opener is not None:
+                    with opener(path, "rb") as file:
+                        yield from _stream(file, path, chunk_bytes)
+                else:
+                    yield from _mapped(path, chunk_bytes)
+            except (OSError, EOFError) as error:
+                if isinstance(error, StorageError):
+                    raise
+                raise StorageError(f"{path}: {error}") from error
+
+
+def _mapped(path: str, chunk_bytes: int) -> Iterator[Chunk]:
+    with Path(path).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            return
+        text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    for begin in range(0, size, chunk_bytes):
+        yield Chunk(text, begin, min(begin + chunk_bytes, size), path)
+
+
+def _stream(file: IO[bytes] | io.BufferedIOBase, source: str, chunk_bytes: int) -> Iterator[Chunk]:
+    """A stream cannot be looked back into, so what follows the last line end waits for more."""
+    held = b""
+    offset = line = 0
+    while True:
+        piece = file.read(chunk_bytes)
+        text = held + piece
+        cut = text.rfind(b"\n") + 1 if piece else len(text)
+        held = text[cut:]
+        if cut:
+            yield Chunk(text[:cut], 0, cut, source, offset, line)
+            offset += cut
+            line += text.count(b"\n", 0, cut)
+        if not piece:
+            return
+        if len(held) > 64 * chunk_bytes:
+            raise DatasetError(f"{source}: no line end in {len(held)} bytes; is this LibSVM text?")

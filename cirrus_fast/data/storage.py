@@ -1,0 +1,210 @@
+"""Where data sets live: a folder of objects behind one small interface.
+
+A plain path or ``file://`` URI is a folder on disk. A bare name (no slash) lies under the storage
+root: what `configure` set, else the environment's CIRRUS_FAST_STORAGE, else ./cirrus_data.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Protocol
+from urllib.parse import unquote, urlsplit
+
+from cirrus_fast.errors import StorageError
+
+ENVIRONMENT_ROOT = "CIRRUS_FAST_STORAGE"
+DEFAULT_ROOT = "cirrus_data"
+
+_configured_root: str | None = None
+
+
+class ObjectWriter(Protocol):
+    """An object being written; it appears under its name, whole, at `commit` and not before."""
+
+    def write(self, data: bytes) -> None: ...
+    def commit(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+class Storage(Protocol):
+    """A folder of named objects. Every failure is a StorageError that names the object."""
+
+    uri: str
+
+    def read(self, name: str) -> bytes: ...
+    def read_range(self, name: str, offset: int, n_bytes: int) -> bytes: ...
+    def write(self, name: str, data: bytes) -> None: ...
+    def writer(self, name: str) -> ObjectWriter: ...
+    def names(self) -> list[str]: ...
+    def folders(self) -> list[str]: ...
+    def exists(self, name: str) -> bool: ...
+    def delete(self, name: str) -> None: ...
+    def remove_folder(self) -> None: ...
+
+
+def configure(*, storage: str | None) -> None:
+    """Sets the storage root that bare data set names lie under; None goes back to the default."""
+    global _configured_root
+    if storage is not None:
+        check_scheme(storage)
+    _configured_root = storage
+
+
+def storage_root() -> str:
+    """URI or path of the folder that bare data set names lie under."""
+    return _configured_root or os.environ.get(ENVIRONMENT_ROOT) or DEFAULT_ROOT
+
+
+def check_scheme(uri: str) -> None:
+    """Refuses a URI that no storage here can serve."""
+    scheme = urlsplit(uri).scheme
+    if scheme == "s3":
+        raise StorageError(f"{uri}: s3:// storage is not in this version; use a path or file://")
+    if scheme not in ("", "file"):
+        raise StorageError(f"{uri}: unknown storage scheme {scheme}://; use a path or file://")
+
+
+def resolve(name: str) -> str:
+    """The full URI or path of a data set given by URI, path or bare name."""
+    if not name or name in (".", ".."):
+        raise StorageError(f"{name!r} is not a data set name")
+    check_scheme(name)
+    if "/" in name:
+        return name
+    return f"{storage_root().rstrip('/')}/{name}"
+
+
+def open_storage(uri: str) -> Storage:
+    """The folder at a full URI or path; it need not exist yet."""
+    check_scheme(uri)
+    return FileStorage(local_path(uri))
+
+
+def local_path(uri: str) -> Path:
+    """The path behind a plain path or file:// URI."""
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost"):
+            raise StorageError(f"{uri}: file:// of another host")
+        return Path(unquote(parts.path))
+    return Path(uri)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(error.errno, f"{error.strerror or error}", str(path)) from error
+
+
+class FileStorage:
+    """Objects are files in one folder, written beside their place and renamed into it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.uri = str(folder)
+
+    def read(self, name: str) -> bytes:
+        path = self.folder / name
+        with _naming(path):
+            return path.read_bytes()
+
+    def read_range(self, name: str, offset: int, n_bytes: int) -> bytes:
+        path = self.folder / name
+        with _naming(path), path.open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), n_bytes, offset)
+        if len(data) != n_bytes:
+            raise StorageError(
+                f"{path}: {n_bytes} bytes at {offset} were asked for, {len(data)} are there; "
+                "the file has been cut short"
+            )
+        return data
+
+    def write(self, name: str, data: bytes) -> None:
+        writer = self.writer(name)
+        try:
+            writer.write(data)
+            writer.commit()
+        except BaseException:
+            writer.abort()
+            raise
+
+    def writer(self, name: str) -> ObjectWriter:
+        return _FileWriter(self.folder / name)
+
+    def names(self) -> list[str]:
+        with _naming(self.folder):
+            try:
+                return sorted(entry.name for entry in self.folder.iterdir() if entry.is_file())
+            except FileNotFoundError:
+                return []
+
+    def folders(self) -> list[str]:
+        with _naming(self.folder):
+            try:
+                return sorted(entry.name for entry in self.folder.iterdir() if entry.is_dir())
+            except FileNotFoundError:
+                return []
+
+    def exists(self, name: str) -> bool:
+        return (self.folder / name).is_file()
+
+    def delete(self, name: str) -> None:
+        path = self.folder / name
+        with _naming(path):
+            path.unlink(missing_ok=True)
+
+    def remove_folder(self) -> None:
+        with _naming(self.folder):
+            shutil.rmtree(self.folder)
+
+
+class _FileWriter:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with _naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, self._temporary = tempfile.mkstemp(
+                prefix=f"{path.name}.", suffix=TEMPORARY_SUFFIX, dir=path.parent
+            )
+            # mkstemp is private to the user; a data set is as readable as any file they make.
+            os.fchmod(descriptor, 0o666 & ~_umask())
+            self._file: IO[bytes] = os.fdopen(descriptor, "wb")
+
+    def write(self, data: bytes) -> None:
+        with _naming(self._path):
+            self._file.write(data)
+
+    def commit(self) -> None:
+        with _naming(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            Path(self._temporary).replace(self._path)
+
+    def abort(self) -> None:
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            Path(self._temporary).unlink(missing_ok=True)
+
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+def write_file(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes one file of the user's choosing, whole or not at all."""
+    target = Path(path)
+    FileStorage(target.parent).write(target.name, data)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

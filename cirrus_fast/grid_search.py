@@ -1,0 +1,133 @@
+"""Training many models that differ in some options."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cirrus_fast.data.model import LinearModel
+from cirrus_fast.data.result import TrainResult
+from cirrus_fast.errors import OptionError, TrainingError
+from cirrus_fast.logistic_regression import LogisticRegression
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """One model of a search.
+
+    Attributes
+    ----------
+    params : the options that were varied, with this model's values
+    result : TrainResult, or None if the run failed
+    error : why it failed, or None
+    """
+
+    params: Mapping[str, Any]
+    result: TrainResult | None
+    error: str | None = None
+
+    @property
+    def loss(self) -> float:
+        """What trials are sorted by: the test loss, else the last training loss; inf if failed."""
+        if self.result is None:
+            return math.inf
+        if self.result.test_loss is not None:
+            return self.result.test_loss
+        last = self.result.history[-1].train_loss
+        return last if math.isfinite(last) else math.inf
+
+
+class GridResults(list[Trial]):
+    """Trials, best first."""
+
+    @property
+    def best(self) -> Trial:
+        """The trial with the lowest loss; an error if every run failed."""
+        if not self or self[0].result is None:
+            raise TrainingError("every run of the search failed")
+        return self[0]
+
+    @property
+    def best_params_(self) -> Mapping[str, Any]:
+        return self.best.params
+
+    @property
+    def best_model_(self) -> LinearModel:
+        result = self.best.result
+        assert result is not None
+        return result.model
+
+
+class GridSearch:
+    """Every combination of some options' values.
+
+    Parameters
+    ----------
+    task : LogisticRegression
+    param_base : options that all models share
+    hyper_vars : names of the options that vary
+    hyper_params : for each of them, its values
+
+    Raises
+    ------
+    OptionError : at once, for unknown or repeated names, lengths that differ, no values, or a
+        value that its option refuses
+    """
+
+    def __init__(
+        self,
+        task: type[LogisticRegression] = LogisticRegression,
+        param_base: Mapping[str, Any] | None = None,
+        hyper_vars: Sequence[str] = (),
+        hyper_params: Sequence[Iterable[Any]] = (),
+    ) -> None:
+        if not (isinstance(task, type) and issubclass(task, LogisticRegression)):
+            raise OptionError(f"task={task!r}: must be LogisticRegression")
+        names, values = list(hyper_vars), [list(choices) for choices in hyper_params]
+        if isinstance(hyper_vars, str) or not names:
+            raise OptionError("hyper_vars: must be a list of option names")
+        if len(names) != len(values):
+            raise OptionError(
+                f"hyper_vars names {len(names)} options but hyper_params has values for "
+                f"{len(values)}"
+            )
+        for name, choices in zip(names, values, strict=True):
+            if not choices:
+                raise OptionError(f"hyper_params: no values for {name}")
+            if names.count(name) > 1:
+                raise OptionError(f"hyper_vars: {name} is named twice")
+        self._points = [
+            dict(zip(names, point, strict=True)) for point in itertools.product(*values)
+        ]
+        # All are checked before the first is trained.
+        self._tasks = [task({**(param_base or {}), **point}) for point in self._points]
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def run(self, on_trial: Callable[[Trial], object] | None = None) -> GridResults:
+        """Trains one model after another; `on_trial` is called after each.
+
+        A run whose loss is no longer finite counts as failed and does not end the search. Ctrl-C
+        ends it with what there is.
+        """
+        results = GridResults()
+        for point, task in zip(self._points, self._tasks, strict=True):
+            trial = _trial(point, task)
+            results.append(trial)
+            if on_trial is not None:
+                on_trial(trial)
+            if trial.result is not None and trial.result.stop_reason == "interrupted":
+                break
+        results.sort(key=lambda trial: trial.loss)
+        return results
+
+
+def _trial(point: Mapping[str, Any], task: LogisticRegression) -> Trial:
+    try:
+        return Trial(point, task.run())
+    except TrainingError as error:
+        return Trial(point, None, str(error))

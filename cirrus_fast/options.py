@@ -1,0 +1,312 @@
+"""The training options: the one table that validation, command line and documentation come from.
+
+Every option is wired or refused. A name that is not here raises with the nearest one that is; an
+option that means nothing beside the others raises too.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from numbers import Integral, Real
+from typing import Any, Literal
+
+from cirrus_fast.errors import OptionError
+
+
+def _option(
+    help: str,
+    *,
+    default: Any = MISSING,
+    kind: type | tuple[type, ...],
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: Sequence[Any] = (),
+    flag: bool = True,
+) -> Any:
+    """One row of the table. `low` and `high` are inclusive, `above` and `below` exclusive."""
+    row = {
+        "help": help,
+        "kind": kind,
+        "unit": unit,
+        "low": low,
+        "high": high,
+        "above": above,
+        "below": below,
+        "choices": tuple(choices),
+        "flag": flag,
+    }
+    return field(default=default, metadata=row)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Options of one training run, checked. None means "decided from the data", as `help` says."""
+
+    dataset: str = _option("data set to train on: bare name, path or URI", kind=str)
+    test_dataset: str | None = _option(
+        "data set to evaluate on, instead of held-out rows", default=None, kind=str
+    )
+    test_fraction: float | None = _option(
+        "share of the rows held out for evaluation; without test_dataset and with epsilon > 0, "
+        "5 %, at most 100,000 rows",
+        default=None,
+        kind=float,
+        above=0,
+        below=1,
+    )
+    model_size: int | None = _option(
+        "number of weights; by default the data set's number of features",
+        default=None,
+        kind=int,
+        unit="weights",
+        low=1,
+        high=2**32 - 2,
+    )
+    fit_intercept: bool = _option("learn an intercept", default=True, kind=bool)
+    optimizer: str = _option(
+        "how weights learn",
+        default="adagrad",
+        kind=str,
+        choices=("adagrad", "ftrl", "sgd"),
+    )
+    learning_rate: float | None = _option(
+        "step size (ftrl: alpha); by default 0.6 / sqrt(stored entries a row) for adagrad, 0.15 "
+        "for ftrl, 0.7 / stored entries a row for sgd, whose rate also falls with "
+        "the square root of the epochs done",
+        default=None,
+        kind=float,
+        above=0,
+        high=1e6,
+    )
+    minibatch_size: int = _option(
+        "rows whose gradients are summed for one step",
+        default=1,
+        kind=int,
+        unit="rows",
+        low=1,
+        high=1_000_000,
+    )
+    l1: float = _option("strength of |w|_1 in the objective", default=0.0, kind=float, low=0)
+    l2: float = _option("strength of |w|^2 / 2 in the objective", default=0.0, kind=float, low=0)
+    class_weight: str | tuple[float, float] | None = _option(
+        'weights of (negative, positive) rows, or "balanced" for n / (2 n_class)',
+        default=None,
+        kind=(str, tuple),
+    )
+    epochs: int = _option(
+        "passes over the training rows, at most", default=10, kind=int, low=1, high=1_000_000
+    )
+    epsilon: float = _option(
+        "stop when the test loss has not fallen by this much over `patience` evaluations; "
+        "0 trains all epochs",
+        default=1e-4,
+        kind=float,
+        unit="nats per row",
+        low=0,
+    )
+    patience: int = _option(
+        "evaluations without progress before stopping", default=3, kind=int, low=1
+    )
+    eval_interval: float = _option(
+        "how often to evaluate", default=0.1, kind=float, unit="epochs", above=0
+    )
+    threshold_loss: float | None = _option(
+        "stop when the test loss is at or below this",
+        default=None,
+        kind=float,
+        unit="nats per row",
+        above=0,
+    )
+    timeout: float | None = _option(
+        "stop after this long", default=None, kind=float, unit="seconds", above=0
+    )
+    consistency: str = _option(
+        "async: workers update the model as they come; bsp: deterministic (one worker)",
+        default="async",
+        kind=str,
+        choices=("async", "bsp"),
+    )
+    n_workers: int | None = _option(
+        "workers; by default one per core, fewer for small data",
+        default=None,
+        kind=int,
+        low=1,
+        high=10_000,
+    )
+    n_ps: int = _option(
+        "parameter servers; the model in memory is one", default=1, kind=int, low=1, high=1
+    )
+    worker_size: int = _option(
+        "memory of a worker, which bounds the rows it holds decoded",
+        default=2048,
+        kind=int,
+        unit="MB",
+        low=128,
+        high=10_240,
+    )
+    executor: str = _option(
+        "where workers run: threads of this process", default="local", kind=str, choices=("local",)
+    )
+    param_store: str = _option(
+        "who holds the model: memory of this process",
+        default="memory",
+        kind=str,
+        choices=("memory",),
+    )
+    seed: int = _option(
+        "decides hold-out and shuffling", default=0, kind=int, low=0, high=2**63 - 1
+    )
+    progress: bool | None = _option(
+        "report progress on standard error; by default if that is a terminal",
+        default=None,
+        kind=bool,
+    )
+    callbacks: tuple[Callable[[Any], Any], ...] = _option(
+        "functions called with each history record; a true result stops the run",
+        default=(),
+        kind=tuple,
+        flag=False,
+    )
+
+    def to_json(self) -> dict[str, Any]:
+        """Every option that JSON can carry; `parse_options` takes it back."""
+        return {row.name: getattr(self, row.name) for row in table() if row.name != "callbacks"}
+
+
+# What the design has and this version does not: refused by name, with the reason.
+_LATER = {
+    "max_cost": "costs are known only where workers are rented, and none are in this version",
+    "checkpoint_interval": "checkpoints are not in this version",
+    "resume_from": "checkpoints are not in this version",
+    "staleness": 'it belongs to consistency="ssp", which is not in this version',
+    "sync_rows": "it belongs to parameter stores that are not in this version",
+    "pipeline_depth": "it belongs to parameter stores that are not in this version",
+}
+_LATER_VALUES = {
+    ("executor", "processes"),
+    ("executor", "lambda"),
+    ("consistency", "ssp"),
+}
+
+
+def table() -> tuple[Field[Any], ...]:
+    """The rows of the table, in order; a row's metadata has help, kind, unit, range, choices."""
+    return fields(Options)
+
+
+def parse_options(given: Mapping[str, Any]) -> Options:
+    """Checks options given by name.
+
+    Raises
+    ------
+    OptionError : unknown name (the nearest is suggested), wrong type, out of range, or two options
+        that contradict each other
+    """
+    rows = {row.name: row for row in table()}
+    checked = {}
+    for name, value in given.items():
+        if name in _LATER:
+            raise OptionError(f"{name}: {_LATER[name]}")
+        if name not in rows:
+            near = difflib.get_close_matches(str(name), [*rows, *_LATER], n=1)
+            hint = f": did you mean {near[0]}?" if near else f"; options are {', '.join(rows)}"
+            raise OptionError(f"{name}: unknown option{hint}")
+        checked[name] = _check(rows[name], value)
+    if "dataset" not in checked:
+        raise OptionError("dataset: missing; name the data set to train on")
+    options = Options(**checked)
+    _check_together(options, checked)
+    return options
+
+
+def _check(row: Field[Any], value: Any) -> Any:
+    name, meta = row.name, row.metadata
+    if name == "class_weight":
+        return _class_weight(value)
+    if name == "callbacks":
+        return _callbacks(value)
+    if value is None:
+        if row.default is None:
+            return None
+        raise OptionError(f"{name}: must be given a value, not None")
+    value = _typed(name, meta["kind"], value)
+    if (name, value) in _LATER_VALUES:
+        raise OptionError(f"{name}={value!r} is not in this version")
+    if meta["choices"] and value not in meta["choices"]:
+        near = difflib.get_close_matches(str(value), meta["choices"], n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose {' or '.join(meta['choices'])}"
+        raise OptionError(f"{name}={value!r} is not known: {hint}")
+    for bad, text in (
+        (meta["low"] is not None and value < meta["low"], f"at least {meta['low']}"),
+        (meta["high"] is not None and value > meta["high"], f"at most {meta['high']}"),
+        (meta["above"] is not None and value <= meta["above"], f"above {meta['above']}"),
+        (meta["below"] is not None and value >= meta["below"], f"below {meta['below']}"),
+    ):
+        if bad:
+            unit = f" {meta['unit']}" if meta["unit"] else ""
+            raise OptionError(f"{name}={value}: must be {text}{unit}")
+    return value
+
+
+def _typed(name: str, kind: type, value: Any) -> Any:
+    """The value as the plain Python type of its option; NumPy's scalars are welcome."""
+    if kind is bool:
+        if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
+            return bool(value)
+    elif kind is int:
+        if isinstance(value, Integral) and not isinstance(value, bool):
+            return int(value)
+    elif kind is float:
+        if isinstance(value, Real) and not isinstance(value, bool):
+            number = float(value)
+            if number != number or number in (float("inf"), float("-inf")):
+                raise OptionError(f"{name}={number}: must be a finite number")
+            return number
+    elif isinstance(value, str):
+        return value
+    wanted = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}[kind]
+    raise OptionError(f"{name}={value!r}: must be {wanted}")
+
+
+def _class_weight(value: Any) -> Literal["balanced"] | tuple[float, float] | None:
+    if value is None:
+        return None
+    if value == "balanced":
+        return "balanced"
+    if isinstance(value, list | tuple) and len(value) == 2:
+        negative, positive = (_typed("class_weight", float, item) for item in value)
+        if negative > 0 and positive > 0:
+            return negative, positive
+    raise OptionError(
+        f'class_weight={value!r}: must be "balanced" or two numbers above 0, '
+        "of the negative and the positive class"
+    )
+
+
+def _callbacks(value: Any) -> tuple[Callable[[Any], Any], ...]:
+    if value is None:
+        return ()
+    if callable(value):
+        return (value,)
+    if isinstance(value, list | tuple) and all(map(callable, value)):
+        return tuple(value)
+    raise OptionError(f"callbacks={value!r}: must be functions")
+
+
+def _check_together(options: Options, given: Mapping[str, Any]) -> None:
+    if options.test_dataset is not None and options.test_fraction is not None:
+        raise OptionError("test_dataset and test_fraction: give only one of them")
+    tests = options.test_dataset is not None or options.test_fraction or options.epsilon > 0
+    if options.threshold_loss is not None and not tests:
+        raise OptionError(
+            "threshold_loss: needs test rows; give test_dataset or test_fraction, or epsilon > 0"
+        )
+    if given.get("patience") is not None and options.epsilon == 0:
+        raise OptionError("patience: means nothing with epsilon=0, which trains all epochs")
+    if options.consistency == "bsp" and (options.n_workers or 1) > 1:
+        raise OptionError('consistency="bsp" with n_workers > 1 is not in this version')
