@@ -82,10 +82,10 @@ static double count_bits(double mean) { return (double)cf_bit_length((uint32_t)(
 /* Tries all sets of up to five widths (about 10,000) and keeps the one with the fewest bits. Each
  * id of the dictionary is charged a byte, its usual size there, so rare ids stay outside.
  *
- * mass[i] is how often the i most frequent ids occur together; raw_bits what an id outside takes.
- */
+ * mass[i] is how often the i most frequent ids occur together, raw_bits what an id outside takes,
+ * plain_bits what all ids of the sample take without a dictionary. */
 static tier_plan choose_tiers(const uint64_t *mass, uint32_t n, uint64_t total, uint64_t n_rows,
-                              unsigned raw_bits) {
+                              unsigned raw_bits, uint64_t plain_bits) {
     tier_plan best = {{0}, 0};
     const double rows = n_rows != 0 ? (double)n_rows : 1;
     /* A bit in every row beats a code of some 8 bits for ids in more than an eighth of the rows. */
@@ -115,7 +115,21 @@ static tier_plan choose_tiers(const uint64_t *mass, uint32_t n, uint64_t total, 
             best = plan;
         }
     }
-    return best;
+    const tier_plan none = {{0}, 0};
+    return best_bits < 0.97 * (double)plain_bits ? best : none;
+}
+
+/* What the ids take as gaps. */
+static uint64_t plain_bits(size_t n_rows, const int64_t *indptr, const uint32_t *indices) {
+    uint64_t gaps[33] = {0};
+    for (size_t row = 0; row < n_rows; row++) {
+        uint32_t next = 0;
+        for (int64_t e = indptr[row]; e < indptr[row + 1]; e++) {
+            gaps[cf_bit_length(indices[e] - next)]++;
+            next = indices[e] + 1;
+        }
+    }
+    return cf_gap_code_cost(cf_gap_code_choose(gaps), gaps);
 }
 
 /* Distinct ids and how often each occurs: sorted[] becomes count << 32 | id in the order of ids. */
@@ -232,6 +246,9 @@ cf_status cf_dictionary_build(const cf_kernels *kernels, size_t n_rows, const in
     const size_t begin = (size_t)indptr[0], nnz = (size_t)(indptr[n_rows] - indptr[0]);
     if (indptr[0] < 0 || indptr[n_rows] < indptr[0] || nnz >= UINT32_MAX)
         return cf_fail(CF_E_INDPTR, 0);
+    for (size_t row = 0; row < n_rows; row++)
+        if (indptr[row + 1] < indptr[row] || indptr[row + 1] > indptr[n_rows])
+            return cf_fail(CF_E_INDPTR, row);
     uint64_t *ranked = scratch, *pairs = ranked + nnz;
     uint64_t *sort = pairs + nnz + 1, *mass = sort + nnz + 2, *prefix = mass + nnz + 2;
     uint32_t *counts = (uint32_t *)(void *)(prefix + nnz + 2);
@@ -261,7 +278,8 @@ cf_status cf_dictionary_build(const cf_kernels *kernels, size_t n_rows, const in
         mass[n_ids + 1] = mass[n_ids] + count;
         n_ids++;
     }
-    const tier_plan plan = choose_tiers(mass, n_ids, nnz, n_rows, cf_bit_length(largest | 1));
+    const tier_plan plan = choose_tiers(mass, n_ids, nnz, n_rows, cf_bit_length(largest | 1),
+                                        plain_bits(n_rows, indptr, indices));
     n_ids = 0;
     for (unsigned t = 0; t <= plan.n_tiers; t++) { /* within a tier: id << 32 | count, by id */
         for (uint32_t i = n_ids; i < n_ids + plan.size[t]; i++)
