@@ -55,9 +55,7 @@ class Dictionary:
         nnz = int(rows.indptr[-1] - rows.indptr[0])
         n_words, n_bytes = _kernels.dictionary_build_sizes(nnz, max_ids)
         scratch, out = np.empty(n_words, np.uint64), np.empty(n_bytes, np.uint8)
-        n = _kernels.dictionary_build(
-            rows.indptr, rows.indices, rows.data, max_ids, scratch, out
-        )
+        n = _kernels.dictionary_build(rows.indptr, rows.indices, rows.data, max_ids, scratch, out)
         return cls(out[:n].tobytes())
 
     def to_bytes(self) -> bytes:
@@ -231,7 +229,7 @@ def _memory(dictionary: Dictionary | None) -> npt.NDArray[np.uint64] | None:
 
 
 def _view(buf: Buffer) -> memoryview:
-    view = memoryview(buf)
+    view = memoryview(buf)  # type: ignore[arg-type]  # numpy's stubs say it from 3.12 on
     return view if view.format == "B" and view.ndim == 1 else view.cast("B")
 
 
