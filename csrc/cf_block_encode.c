@@ -134,6 +134,8 @@ static cf_status classify_ids(const cf_block_input *rows, const cf_dictionary *d
         for (int64_t e = begin; e < end; e++) {
             if (e != begin && ids[e] <= ids[e - 1])
                 return cf_fail(CF_E_ORDER, (size_t)e);
+            if (e + 16 < h->nnz) /* the hash is larger than the nearest cache */
+                __builtin_prefetch(cf_dictionary_slot(dictionary, ids[e + 16]));
             const uint64_t slot = cf_dictionary_find(dictionary, ids[e]);
             const uint32_t tier = slot == CF_NO_SLOT ? OUTSIDE : (uint32_t)(slot >> 60);
             w.slot[e] = tier << 28 | ((uint32_t)(slot >> 32) & 0x0fffffff);

@@ -68,7 +68,7 @@ def make_rows() -> Callable[..., CSR]:
         elif kind in ("reals", "wide", "dense"):
             data = rng.random(len(data))
         elif kind == "exceptions":
-            data[rng.random(len(data)) < 0.01] = np.float32(np.nan)
+            data[rng.random(len(data)) < 0.003] = np.float32(np.nan)
         return CSR(
             (rng.integers(0, 2, n_rows) if kind != "reals" else rng.random(n_rows)).astype("f4"),
             np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),

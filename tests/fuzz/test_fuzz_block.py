@@ -29,7 +29,7 @@ def test_block_fuzzer_finds_nothing(
     seeds = []
     for kind in ("ones", "numbers", "counts", "reals", "exceptions", "wide", "dense", "long"):
         dictionary = Dictionary.build(make_rows(kind, 2000))
-        for n_rows in (0, 1, 5, 40):
+        for n_rows in (0, 1, 5, 60):
             rows = make_rows(kind, n_rows, seed=7, weights=n_rows == 5)
             for used in (None, dictionary):
                 block = encode_block(
