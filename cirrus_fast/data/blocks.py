@@ -20,6 +20,8 @@ from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
 Buffer = bytes | bytearray | memoryview | mmap | npt.NDArray[np.uint8]
 
 MAX_DICTIONARY_IDS = 1 << 16
+MAX_BLOCK_ENTRIES = 1 << 27
+"""Most rows, and most entries, of one block."""
 
 
 class Dictionary:
@@ -117,10 +119,12 @@ def encode_block(
 
     Raises
     ------
-    ValueError : the arrays are no CSR
+    ValueError : the arrays are no CSR, or are more than MAX_BLOCK_ENTRIES rows or entries
     """
     _check_rows(labels, indptr, indices, data, weights)
     nnz = int(indptr[-1] - indptr[0])
+    if max(nnz, len(labels)) > MAX_BLOCK_ENTRIES:
+        raise ValueError(f"{len(labels)} rows with {nnz} entries are too many for one block")
     scratch = _scratch(_kernels.block_encode_scratch(len(labels), nnz))
     return _kernels.block_encode(
         labels, indptr, indices, data, weights, _memory(dictionary), scratch

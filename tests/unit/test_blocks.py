@@ -283,6 +283,14 @@ def test_refuses_rows_that_are_no_csr(
             Dictionary.build(CSR(n_features=9, **change(rows)))
 
 
+def test_refuses_more_rows_than_a_block_holds() -> None:
+    n = 2**27 + 1
+    labels = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (n,), (0,))
+    indptr = np.lib.stride_tricks.as_strided(np.zeros(1, np.int64), (n + 1,), (0,))
+    with pytest.raises(ValueError, match="too many for one block"):
+        encode_block(labels, indptr, np.empty(0, np.uint32), np.empty(0, np.float32))
+
+
 def test_refuses_every_truncation(make_rows: Callable[..., CSR]) -> None:
     block, dictionary = small_block(make_rows)
     for n in range(len(block)):
