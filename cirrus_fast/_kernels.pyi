@@ -190,3 +190,41 @@ class TrainModel:
         rows_seen: float = 0.0,
         rate: float = 1.0,
     ) -> None: ...
+
+# block.pxi
+
+def crc32c(data: _Bytes, crc: int = 0) -> int: ...
+def dictionary_build_sizes(nnz: int, max_ids: int) -> tuple[int, int]: ...
+def dictionary_build(
+    indptr: _I64,
+    indices: _U32,
+    data: _F32,
+    max_ids: int,
+    scratch: _U64,
+    out: _U8,
+) -> int: ...
+def dictionary_measure(data: _Bytes) -> int: ...
+def dictionary_parse(data: _Bytes, memory: _U64) -> tuple[int, int]: ...
+def block_read_header(block: _Bytes) -> tuple[int, int, bool, int, int, int]: ...
+def block_decode(
+    block: _Bytes,
+    dictionary: _U64 | None,
+    labels: _F32,
+    indptr: _I64,
+    indices: _U32,
+    data: _F32,
+    weights: _F32 | None,
+    scratch: _U64 | None,
+    base: int = 0,
+    first_entry: int = 0,
+) -> int: ...
+def block_encode_scratch(n_rows: int, nnz: int) -> int: ...
+def block_encode(
+    labels: _F32,
+    indptr: _I64,
+    indices: _U32,
+    data: _F32,
+    weights: _F32 | None,
+    dictionary: _U64 | None,
+    scratch: _U64,
+) -> bytes: ...
