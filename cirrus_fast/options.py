@@ -161,7 +161,7 @@ class Options:
         high=10_000,
     )
     n_ps: int = _option(
-        "parameter servers; the model in memory is one", default=1, kind=int, low=1, high=1
+        "parameter servers; the model in memory is one, so only 1", default=1, kind=int, low=1
     )
     worker_size: int = _option(
         "memory of a worker, which bounds the rows it holds decoded",
@@ -346,6 +346,11 @@ def _check_together(options: Options, given: Mapping[str, Any]) -> None:
         )
     if given.get("patience") is not None and options.epsilon == 0:
         raise OptionError("patience: means nothing with epsilon=0, which trains all epochs")
+    if options.n_ps > 1:
+        raise OptionError(
+            f"n_ps={options.n_ps}: means nothing with param_store={options.param_store!r}, "
+            "which is one server"
+        )
     if options.staleness is not None and options.consistency != "ssp":
         raise OptionError(f'staleness: means nothing with consistency="{options.consistency}"')
 
@@ -369,8 +374,9 @@ def options_markdown() -> str:
         elif row.default is None:
             default = "see meaning" if "by default" in meta["help"] else "none"
         else:
-            default = f"`{row.default!r}`" if isinstance(row.default, str) else f"{row.default}"
-        lines.append(f"| `{row.name}` | {default} | {_values(row)} | {meta['help']} |")
+            default = f"`{row.default}`" if row.default != () else "none"
+        text = meta["help"].replace("|", "\\|")
+        lines.append(f"| `{row.name}` | {default} | {_values(row)} | {text} |")
     return "\n".join(lines) + "\n"
 
 
