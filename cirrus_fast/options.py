@@ -360,9 +360,9 @@ def options_markdown() -> str:
     lines = [
         "# Training options",
         "",
-        "Given to `LogisticRegression` by name, and to `cirrus-fast train` as `--name-with-dashes`.",
-        "An unknown name, a value out of range, or an option that means nothing beside the others",
-        "is refused. This page is generated from the table that checks them.",
+        "Given to `LogisticRegression` by name, to `cirrus-fast train` as `--name-with-dashes`.",
+        "An unknown name, a value out of range, or an option that means nothing beside the",
+        "others is refused. This page is generated from the table that checks them.",
         "",
         "| option | default | values | meaning |",
         "|---|---|---|---|",

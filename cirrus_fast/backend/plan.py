@@ -18,7 +18,7 @@ from cirrus_fast.data.model import LinearModel
 from cirrus_fast.data.parallel import available_cores
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.errors import DatasetError
-from cirrus_fast.notices import notice
+from cirrus_fast.notices import notice_once
 from cirrus_fast.options import Options
 from cirrus_fast.runtime.minibatches import held_out_rows
 from cirrus_fast.runtime.params.local import LocalStore
@@ -253,5 +253,5 @@ def _shares(options: Options, dataset: Dataset, holdout: HoldOut, n_train: int) 
         if in_flight < most:
             most, why = in_flight, f"mini-batches in flight would be over 1 % of {n_train} rows"
     if most < wanted and options.n_workers is not None:
-        notice(f"{dataset.name}: {most} of {wanted} workers are used, since {why}")
+        notice_once(f"{dataset.name}: {most} of {wanted} workers are used, since {why}")
     return [numbers[worker::most] for worker in range(most)]

@@ -32,6 +32,7 @@ _SLOT = np.dtype(
         ("rows", np.int64),  # learnt from, reported
         ("granted", np.int64),  # begun, not yet reported: learnt from twice if the worker dies
         ("updates", np.int64),
+        ("first_step", np.float64),  # when the first grant was given, by the monotonic clock
         ("loss_sum", np.float64),
         ("weight_sum", np.float64),
         # One mini-batch of a bsp round (bsp.py)
@@ -176,6 +177,12 @@ class LocalStore:
         """(loss sum, weight sum) of all rows so far, each measured before it was learnt from."""
         return float(self.slots["loss_sum"].sum()), float(self.slots["weight_sum"].sum())
 
+    @property
+    def first_step(self) -> float | None:
+        """When the first worker began to learn, by the monotonic clock; None before that."""
+        times = self.slots["first_step"]
+        return float(times[times > 0].min()) if (times > 0).any() else None
+
     def allow(self, rows: float) -> None:
         """Workers pause once this many rows are done in all."""
         self.control["allowed_rows"] = rows
@@ -204,7 +211,7 @@ class LocalStore:
             done = self.rows
             if done >= rows or time.monotonic() >= until:
                 return done
-            time.sleep(5 * NAP_S)
+            time.sleep(NAP_S)
 
     def snapshot(self) -> tuple[Float32Array, float]:
         """Weights for the data as given, float32[n_ids], and the intercept."""
@@ -255,6 +262,8 @@ class Port:
             if room > 0:
                 granted = wanted if whole else int(min(wanted, room))
                 self._slot["granted"] = granted
+                if not self._slot["first_step"]:
+                    self._slot["first_step"] = time.monotonic()
                 return granted
             time.sleep(NAP_S)
         return 0
