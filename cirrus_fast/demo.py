@@ -85,16 +85,13 @@ class Demo:
         return -share * math.log(p) - (1 - share) * math.log(1 - p)
 
 
-def run_demo(
-    folder: str | Path, rows: int = DEFAULT_ROWS, on_step: Callable[[Step], object] = lambda _: None
-) -> Demo:
-    """Makes data, loads, scales, trains, evaluates and searches; leaves model, picture, report.
+def prepare_demo(folder: str | Path, rows: int = DEFAULT_ROWS) -> Demo:
+    """Checks that there is room: nothing that somebody else made may be replaced.
 
     Parameters
     ----------
-    folder : made if it is not there; files in it that the demonstration did not make are left
+    folder : made if it is not there; files in it that no demonstration made are left alone
     rows : training rows; a quarter as many test rows
-    on_step : called after each step
 
     Raises
     ------
@@ -104,8 +101,15 @@ def run_demo(
         raise OptionError(f"rows={rows}: must be at least {FEWEST_ROWS}")
     demo = Demo(Path(folder), n_train=rows, n_test=max(rows // 4, FEWEST_ROWS))
     _claim(demo.folder)
-    began = time.perf_counter()
+    return demo
 
+
+def run_demo(demo: Demo, on_step: Callable[[Step], object] = lambda _: None) -> None:
+    """Makes data, loads, scales, trains, evaluates and searches; leaves model, picture, report.
+
+    `on_step` is called after each step.
+    """
+    began = time.perf_counter()
     for name, work in _STEPS.items():
         start = time.perf_counter()
         did = work(demo)
@@ -113,7 +117,6 @@ def run_demo(
         on_step(demo.steps[-1])
     demo.seconds = time.perf_counter() - began
     _report(demo)
-    return demo
 
 
 def _claim(folder: Path) -> None:

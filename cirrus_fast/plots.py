@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cirrus_fast.errors import CirrusFastError
@@ -33,6 +34,19 @@ def require_matplotlib() -> None:
         raise CirrusFastError("plots need matplotlib: pip install 'cirrus-fast[plot]'") from error
 
 
+def check_picture(path: str | os.PathLike[str]) -> None:
+    """Refuses, before the work, a picture that could not be drawn after it."""
+    require_matplotlib()
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds, kind = FigureCanvasBase.get_supported_filetypes(), Path(path).suffix[1:].lower()
+    if kind and kind not in kinds:
+        raise CirrusFastError(
+            f"{os.fspath(path)}: no picture can be written as .{kind}; "
+            f"choose one of {', '.join(sorted(kinds))}"
+        )
+
+
 def plot_history(
     results: Mapping[str, TrainResult], path: str | os.PathLike[str] | None = None
 ) -> Figure:
@@ -42,6 +56,8 @@ def plot_history(
     there are no others. A single result shows both.
     """
     require_matplotlib()
+    if path is not None:
+        check_picture(path)
     from matplotlib.figure import Figure
 
     # A Figure of its own, not pyplot's: nothing global changes, and no display is needed.
@@ -67,7 +83,7 @@ def plot_history(
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, loc="outside lower center", ncols=3)
     if path is not None:
-        _save(figure, path)
+        figure.savefig(path, dpi=150)
     return figure
 
 
@@ -158,10 +174,3 @@ def _title(results: Mapping[str, TrainResult]) -> str:
         result.stop_reason, result.stop_reason
     )
     return f"Test loss {result.test_loss:.4f}{auc}: {stopped} after {took}"
-
-
-def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    try:
-        figure.savefig(path, dpi=150)
-    except ValueError as error:  # a suffix that matplotlib has no writer for
-        raise CirrusFastError(f"{os.fspath(path)}: {error}") from error

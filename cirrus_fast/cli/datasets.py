@@ -176,9 +176,10 @@ def normalize_command(
     n_threads: int | None,
     as_json: bool,
 ) -> None:
-    """Make a data set DST with the scaled columns of SRC; sparsity is kept.
+    """Make a data set with scaled columns.
 
-    A model trained on DST carries the scaling, so it scores raw rows too.
+    DST gets the rows of SRC; sparsity is kept. A model trained on DST carries the scaling, so it
+    scores raw rows too.
     """
     from cirrus_fast.data.dataset import Dataset
     from cirrus_fast.preprocessing import normalize
@@ -262,7 +263,10 @@ def _scaling(dataset: Dataset) -> str | None:
 @command("info")
 @click.argument("dataset")
 def info_command(dataset: str, as_json: bool) -> None:
-    """Show what a data set is: rows, columns, labels, size, and where it came from."""
+    """Show what a data set is.
+
+    Its rows, labels, columns, size, and where it came from.
+    """
     from cirrus_fast.data.dataset import Dataset
 
     found = Dataset(dataset)
@@ -392,9 +396,9 @@ def _row(dataset: Dataset) -> list[str]:
 @click.argument("datasets", nargs=-1, required=True, metavar="DATASET...")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def rm_command(datasets: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Delete data sets, incomplete ones included.
+    """Delete data sets.
 
-    Asks first; where there is no terminal to ask on, --yes is needed.
+    Incomplete ones too. Asks first; where there is no terminal to ask on, --yes is needed.
     """
     from cirrus_fast.data.dataset import Dataset, remove
     from cirrus_fast.data.storage import open_storage, resolve

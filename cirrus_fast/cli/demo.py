@@ -41,14 +41,15 @@ def demo_command(folder: str, rows: int, as_json: bool) -> None:
     """
     from cirrus_fast._kernels import active_impl
     from cirrus_fast.data.parallel import available_cores
-    from cirrus_fast.demo import run_demo
+    from cirrus_fast.demo import prepare_demo, run_demo
 
+    demo = prepare_demo(folder, rows)
     click.echo(
         f"cirrus_fast on {output.number_of(available_cores(), 'core')}, {active_impl()} kernels; "
         f"everything goes to {folder}/\n",
         err=as_json,
     )
-    demo = run_demo(folder, rows, lambda step: click.echo(_line(step), err=as_json))
+    run_demo(demo, lambda step: click.echo(_line(step), err=as_json))
     if as_json:
         output.show_json(_facts(demo))
     else:

@@ -50,7 +50,9 @@ def train_command(
     output.check_folder(model_file)
     output.check_folder(plot)
     if plot is not None:
-        from cirrus_fast.plots import plot_history  # what is missing is said before training
+        from cirrus_fast.plots import check_picture, plot_history
+
+        check_picture(plot)
     result = task.run()
     if model_file is not None:
         result.save(model_file)
