@@ -123,25 +123,108 @@ class Optimizer:
 # train.pxi
 
 class TrainScratch:
-    def __init__(self, table: _U32, local: _U32, distinct: _U32, values: _F32) -> None: ...
+    table: _U32
+    local: _U32
+    distinct: _U32
+    weights: _F32
+    gradient: _F32
+    touches: _F32
+    def __init__(
+        self,
+        table: _U32,
+        local: _U32,
+        distinct: _U32,
+        weights: _F32,
+        gradient: _F32,
+        touches: _F32,
+    ) -> None: ...
     @property
-    def n_ids(self) -> int: ...
+    def room(self) -> int: ...
 
-def train(
-    optimizer: Optimizer,
-    state: _F32,
-    penalties: _F32 | None,
+class TrainModel:
+    optimizer: Optimizer
+    state: _F32
+    penalties: _F32 | None
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        state: _F32,
+        penalties: _F32 | None,
+        *,
+        fit_intercept: bool = True,
+        negative_weight: float = 1.0,
+        positive_weight: float = 1.0,
+    ) -> None: ...
+    def train(
+        self,
+        labels: _F32,
+        indptr: _I64,
+        indices: _U32,
+        data: _F32,
+        weights: _F32 | None,
+        order: _U32,
+        minibatch_size: int,
+        scratch: TrainScratch | None,
+        *,
+        rows_seen: float = 0.0,
+        rate: float = 1.0,
+    ) -> tuple[int, int, float, float]: ...
+    def gradient(
+        self,
+        labels: _F32,
+        indptr: _I64,
+        indices: _U32,
+        data: _F32,
+        weights: _F32 | None,
+        order: _U32,
+        scratch: TrainScratch,
+    ) -> tuple[int, float, float, float]: ...
+    def apply(
+        self,
+        ids: _U32,
+        gradient: _F32,
+        touches: _F32,
+        intercept_gradient: float,
+        scratch: TrainScratch,
+        *,
+        rows_seen: float = 0.0,
+        rate: float = 1.0,
+    ) -> None: ...
+
+# block.pxi
+
+def crc32c(data: _Bytes, crc: int = 0) -> int: ...
+def dictionary_build_sizes(nnz: int, max_ids: int) -> tuple[int, int]: ...
+def dictionary_build(
+    indptr: _I64,
+    indices: _U32,
+    data: _F32,
+    max_ids: int,
+    scratch: _U64,
+    out: _U8,
+) -> int: ...
+def dictionary_measure(data: _Bytes) -> int: ...
+def dictionary_parse(data: _Bytes, memory: _U64) -> tuple[int, int]: ...
+def block_read_header(block: _Bytes) -> tuple[int, int, bool, int, int, int]: ...
+def block_decode(
+    block: _Bytes,
+    dictionary: _U64 | None,
     labels: _F32,
     indptr: _I64,
     indices: _U32,
     data: _F32,
     weights: _F32 | None,
-    order: _U32,
-    minibatch_size: int,
-    scratch: TrainScratch | None,
-    *,
-    fit_intercept: bool = True,
-    negative_weight: float = 1.0,
-    positive_weight: float = 1.0,
-    rows_seen: float = 0.0,
-) -> tuple[int, int, float, float]: ...
+    scratch: _U64 | None,
+    base: int = 0,
+    first_entry: int = 0,
+) -> int: ...
+def block_encode_scratch(n_rows: int, nnz: int) -> int: ...
+def block_encode(
+    labels: _F32,
+    indptr: _I64,
+    indices: _U32,
+    data: _F32,
+    weights: _F32 | None,
+    dictionary: _U64 | None,
+    scratch: _U64,
+) -> bytes: ...

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import MISSING, Field, dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -122,14 +123,35 @@ class Options:
         unit="nats per row",
         above=0,
     )
+    checkpoint_interval: float | None = _option(
+        "write a checkpoint this often, and at the end",
+        default=None,
+        kind=float,
+        unit="seconds",
+        above=0,
+    )
+    resume_from: str | None = _option(
+        "checkpoint file to go on from, of a run with the same data and options but for the ones "
+        "that say when to stop",
+        default=None,
+        kind=str,
+    )
     timeout: float | None = _option(
         "stop after this long", default=None, kind=float, unit="seconds", above=0
     )
     consistency: str = _option(
-        "async: workers update the model as they come; bsp: deterministic (one worker)",
+        "async: workers update the model as they come; ssp: none is more than `staleness` "
+        "mini-batches ahead; bsp: all step together, which is deterministic for a seed",
         default="async",
         kind=str,
-        choices=("async", "bsp"),
+        choices=("async", "ssp", "bsp"),
+    )
+    staleness: int | None = _option(
+        "how far a worker may be ahead of the slowest, with ssp; by default 100",
+        default=None,
+        kind=int,
+        unit="mini-batches",
+        low=0,
     )
     n_workers: int | None = _option(
         "workers; by default one per core, fewer for small data",
@@ -149,11 +171,15 @@ class Options:
         low=128,
         high=10_240,
     )
-    executor: str = _option(
-        "where workers run: threads of this process", default="local", kind=str, choices=("local",)
+    executor: str | Executor = _option(
+        "where workers run: local: threads of this process; processes: other processes of this "
+        "machine; in Python also any concurrent.futures.Executor on this machine",
+        default="local",
+        kind=(str, Executor),
+        choices=("local", "processes"),
     )
     param_store: str = _option(
-        "who holds the model: memory of this process",
+        "who holds the model: this machine's memory",
         default="memory",
         kind=str,
         choices=("memory",),
@@ -175,22 +201,23 @@ class Options:
 
     def to_json(self) -> dict[str, Any]:
         """Every option that JSON can carry; `parse_options` takes it back."""
-        return {row.name: getattr(self, row.name) for row in table() if row.name != "callbacks"}
+        values = {row.name: getattr(self, row.name) for row in table() if row.name != "callbacks"}
+        return values | {"executor": self.executor_name}
+
+    @property
+    def executor_name(self) -> str:
+        """What to call the executor in results."""
+        return self.executor if isinstance(self.executor, str) else type(self.executor).__name__
 
 
 # What the design has and this version does not: refused by name, with the reason.
 _LATER = {
     "max_cost": "costs are known only where workers are rented, and none are in this version",
-    "checkpoint_interval": "checkpoints are not in this version",
-    "resume_from": "checkpoints are not in this version",
-    "staleness": 'it belongs to consistency="ssp", which is not in this version',
     "sync_rows": "it belongs to parameter stores that are not in this version",
     "pipeline_depth": "it belongs to parameter stores that are not in this version",
 }
 _LATER_VALUES = {
-    ("executor", "processes"),
     ("executor", "lambda"),
-    ("consistency", "ssp"),
 }
 
 
@@ -230,6 +257,8 @@ def _check(row: Field[Any], value: Any) -> Any:
         return _class_weight(value)
     if name == "callbacks":
         return _callbacks(value)
+    if name == "executor" and not isinstance(value, str):
+        return _executor(value)
     if value is None:
         if row.default is None:
             return None
@@ -288,6 +317,15 @@ def _class_weight(value: Any) -> Literal["balanced"] | tuple[float, float] | Non
     )
 
 
+def _executor(value: Any) -> Executor:
+    if isinstance(value, Executor):
+        return value
+    raise OptionError(
+        f"executor={value!r}: must be a name or a concurrent.futures.Executor, such as "
+        "ProcessPoolExecutor() or a Dask client's get_executor()"
+    )
+
+
 def _callbacks(value: Any) -> tuple[Callable[[Any], Any], ...]:
     if value is None:
         return ()
@@ -308,5 +346,5 @@ def _check_together(options: Options, given: Mapping[str, Any]) -> None:
         )
     if given.get("patience") is not None and options.epsilon == 0:
         raise OptionError("patience: means nothing with epsilon=0, which trains all epochs")
-    if options.consistency == "bsp" and (options.n_workers or 1) > 1:
-        raise OptionError('consistency="bsp" with n_workers > 1 is not in this version')
+    if options.staleness is not None and options.consistency != "ssp":
+        raise OptionError(f'staleness: means nothing with consistency="{options.consistency}"')

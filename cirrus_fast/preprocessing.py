@@ -64,6 +64,7 @@ class _Encoded:
     columns: ColumnStatistics
     min_index: int | None
     max_index: int | None
+    longest_row: int
     has_weights: bool
     n_skipped: int
     first_skipped: LibsvmParseError | None
@@ -349,6 +350,7 @@ class _Total:
         self.columns = ColumnStatistics.empty()
         self.min_index: int | None = None
         self.max_index: int | None = None
+        self.longest_row = 0
         self.has_weights = False
         self.n_skipped = 0
         self.first_skipped: LibsvmParseError | None = None
@@ -363,6 +365,7 @@ class _Total:
             low, high = self.min_index, self.max_index
             self.min_index = part.min_index if low is None else min(low, part.min_index)
             self.max_index = part.max_index if high is None else max(high, part.max_index)
+        self.longest_row = max(self.longest_row, part.longest_row)
         self.has_weights |= part.has_weights
         self.n_skipped += part.n_skipped
         self.first_skipped = self.first_skipped or part.first_skipped
@@ -408,6 +411,7 @@ class _Total:
             label_map = LabelMap.decide(self.labels, positive_labels)
         writer.finish(
             n_features=n_features,
+            longest_row=self.longest_row,
             n_positive=sum(self.labels[label] for label in label_map.positive),
             weight=sum(self.label_weights.values()),
             positive_weight=sum(self.label_weights[label] for label in label_map.positive),
@@ -447,6 +451,7 @@ def _encode(rows: CSR, dictionary: Dictionary | None, text: ParsedText | None = 
         columns=columns,
         min_index=int(columns.ids[0]) if len(columns.ids) else None,
         max_index=int(columns.ids[-1]) if len(columns.ids) else None,
+        longest_row=int(np.diff(rows.indptr).max(initial=0)),
         has_weights=rows.weights is not None,
         n_skipped=0 if text is None else text.n_skipped,
         first_skipped=None if text is None else text.first_skipped,
@@ -530,11 +535,15 @@ def _existing(name: str, lineage: dict[str, Any] | None, overwrite: bool) -> Dat
     """The data set to reuse, or None if there is room for a new one."""
     if not datasets.exists(name):
         return None
-    if lineage is not None:
+    try:
         there = Dataset(name)
-        if there.manifest.lineage == lineage:
-            notice(f"{name}: reused, it was made of the same source with the same options")
-            return there
+    except DatasetError:
+        if overwrite:
+            return None
+        raise
+    if lineage is not None and there.manifest.lineage == lineage:
+        notice(f"{name}: reused, it was made of the same source with the same options")
+        return there
     if not overwrite:
         raise DatasetError(
             f"{name}: a data set of this name was made of something else; "

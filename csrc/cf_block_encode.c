@@ -3,9 +3,11 @@
 
 enum {
     OUTSIDE = CF_TIERS, /* the "tier" of ids outside the dictionary */
-    OWN_VALUES = 4096,  /* most values looked at for the block's own table */
+    RUNS = CF_TIERS + 1,
+    OWN_VALUES = 4096, /* most values looked at for the block's own table */
     OWN_SLOTS = 4 * OWN_VALUES,
     LONG_COUNT = 1023, /* counts of this and above are not told apart */
+    PLAIN_EVERY = 16,  /* one row of so many is looked at for what it takes without dictionary */
     MAX_LABELS = 255,
     ONE_BITS = 0x3f800000
 };
@@ -19,32 +21,38 @@ typedef struct {
     cf_value_table shape;
 } own_table;
 
+/* Entries are written in another order than they came in: i counts in the order of writing. A row
+ * writes the members of tier 0, 1, ... and then the ids outside, each run by increasing id. */
 typedef struct {
     own_table *own;
-    uint32_t *rank;  /* [nnz] in the order of the rows given */
-    uint32_t *place; /* [nnz] of the value in its table, where the id has one */
-    uint32_t *order; /* [nnz] which entry is written when; entries are counted from 0 */
-    uint8_t *tier;   /* [nnz] */
+    uint32_t *order;  /* [nnz] which entry is the i-th written, counted from the block's first */
+    uint32_t *rank;   /* [nnz] of the i-th written; of no meaning outside */
+    uint32_t *place;  /* [nnz] of its value in the table of its id, if that has one */
+    uint32_t *counts; /* [n_rows][RUNS] how long the row's runs are */
+    uint32_t *slot;   /* [nnz] tier << 28 | rank of the entries as they came */
 } workspace;
 
 static size_t words_of(size_t bytes) { return (bytes + 7) / 8; }
 
 size_t cf_block_encode_scratch(size_t n_rows, size_t nnz) {
-    (void)n_rows;
-    return words_of(sizeof(own_table)) + 3 * words_of(4 * nnz) + words_of(nnz);
+    return words_of(sizeof(own_table)) + 4 * words_of(4 * nnz) + words_of(4 * RUNS * n_rows);
 }
 
-static workspace carve(uint64_t *scratch, size_t nnz) {
+static uint32_t *take_u32(uint64_t **scratch, size_t n) {
+    uint32_t *taken = (uint32_t *)(void *)*scratch;
+    *scratch += words_of(4 * n);
+    return taken;
+}
+
+static workspace carve(uint64_t *scratch, size_t n_rows, size_t nnz) {
     workspace w;
     w.own = (own_table *)(void *)scratch;
     scratch += words_of(sizeof(own_table));
-    w.rank = (uint32_t *)(void *)scratch;
-    scratch += words_of(4 * nnz);
-    w.place = (uint32_t *)(void *)scratch;
-    scratch += words_of(4 * nnz);
-    w.order = (uint32_t *)(void *)scratch;
-    scratch += words_of(4 * nnz);
-    w.tier = (uint8_t *)scratch;
+    w.order = take_u32(&scratch, nnz);
+    w.rank = take_u32(&scratch, nnz);
+    w.place = take_u32(&scratch, nnz);
+    w.slot = take_u32(&scratch, nnz);
+    w.counts = take_u32(&scratch, RUNS * n_rows);
     return w;
 }
 
@@ -92,40 +100,60 @@ static void choose_labels(const cf_block_input *rows, cf_block_header *h) {
 typedef struct {
     uint64_t histogram[CF_TIERS][LONG_COUNT + 1]; /* rows by how many ids of a tier they have */
     uint32_t most[CF_TIERS];
-    uint64_t plain_gaps[33]; /* of all ids of a row, as a block without dictionary writes them */
+    uint64_t plain_bits; /* of all ids, estimated, if there were no dictionary */
     uint32_t largest;
 } id_statistics;
+
+/* Puts the entries [begin, end) of a row, whose slots and counts are known, into runs. */
+static void order_row(workspace w, uint32_t begin, uint32_t end, const uint32_t *counts) {
+    uint32_t at[RUNS], to = begin;
+    for (unsigned t = 0; t < RUNS; t++) {
+        at[t] = to;
+        to += counts[t];
+    }
+    for (uint32_t e = begin; e < end; e++) {
+        const uint32_t i = at[w.slot[e] >> 28]++;
+        w.order[i] = e;
+        w.rank[i] = w.slot[e] & 0x0fffffff;
+    }
+}
 
 /* Finds rank and tier of every id, and checks that the rows are rows. */
 static cf_status classify_ids(const cf_block_input *rows, const cf_dictionary *dictionary,
                               workspace w, cf_block_header *h, id_statistics *s) {
     memset(s, 0, sizeof *s);
+    uint64_t gaps[33] = {0};
     const int64_t first = rows->indptr[0];
     for (size_t row = 0; row < rows->n_rows; row++) {
         const int64_t begin = rows->indptr[row] - first, end = rows->indptr[row + 1] - first;
         if (begin < 0 || end < begin || end > h->nnz)
             return cf_fail(CF_E_INDPTR, row);
-        uint32_t count[CF_TIERS + 1] = {0};
-        uint64_t next = 0;
+        const uint32_t *ids = rows->indices + first;
+        uint32_t *counts = w.counts + RUNS * row;
+        memset(counts, 0, RUNS * sizeof *counts);
         for (int64_t e = begin; e < end; e++) {
-            const uint32_t id = rows->indices[first + e];
-            if (id < next)
+            if (e != begin && ids[e] <= ids[e - 1])
                 return cf_fail(CF_E_ORDER, (size_t)e);
-            s->plain_gaps[cf_bit_length(id - (uint32_t)next)]++;
-            next = (uint64_t)id + 1;
-            const uint64_t slot = cf_dictionary_find(dictionary, id);
-            const uint8_t tier = slot == CF_NO_SLOT ? OUTSIDE : (uint8_t)(slot >> 60);
-            w.tier[e] = tier;
-            w.rank[e] = (uint32_t)(slot >> 32) & 0x0fffffff;
-            count[tier]++;
+            if (e + 16 < h->nnz) /* the hash is larger than the nearest cache */
+                __builtin_prefetch(cf_dictionary_slot(dictionary, ids[e + 16]));
+            const uint64_t slot = cf_dictionary_find(dictionary, ids[e]);
+            const uint32_t tier = slot == CF_NO_SLOT ? OUTSIDE : (uint32_t)(slot >> 60);
+            w.slot[e] = tier << 28 | ((uint32_t)(slot >> 32) & 0x0fffffff);
+            counts[tier]++;
         }
-        s->largest = next > s->largest ? (uint32_t)(next - 1) : s->largest;
+        order_row(w, (uint32_t)begin, (uint32_t)end, counts);
+        for (int64_t e = begin; row % PLAIN_EVERY == 0 && e < end; e++)
+            gaps[cf_bit_length(e == begin ? ids[e] : ids[e] - ids[e - 1] - 1)]++;
+        if (begin != end && ids[end - 1] > s->largest)
+            s->largest = ids[end - 1];
         h->max_row = end - begin > h->max_row ? (uint32_t)(end - begin) : h->max_row;
         for (unsigned t = 1; t <= dictionary->n_tiers; t++) {
-            s->histogram[t][count[t] < LONG_COUNT ? count[t] : LONG_COUNT]++;
-            s->most[t] = count[t] > s->most[t] ? count[t] : s->most[t];
+            s->histogram[t][counts[t] < LONG_COUNT ? counts[t] : LONG_COUNT]++;
+            s->most[t] = counts[t] > s->most[t] ? counts[t] : s->most[t];
         }
     }
+    s->plain_bits = PLAIN_EVERY * cf_gap_code_cost(cf_gap_code_choose(gaps), gaps) +
+                    (uint64_t)h->n_rows * cf_bit_length(h->max_row);
     return cf_ok();
 }
 
@@ -154,36 +182,46 @@ static void choose_count_bits(const cf_dictionary *dictionary, const id_statisti
     }
 }
 
-/* Fixes the tier of every id and the order of writing; returns the bits of the id stream. */
-static uint64_t order_ids(const cf_block_input *rows, const cf_dictionary *dictionary, workspace w,
-                          cf_block_header *h) {
+/* Makes a row whose tiers have more members than their counts can say fit. */
+static void move_surplus_outside(const cf_block_header *h, workspace w, uint32_t begin,
+                                 uint32_t end, uint32_t *counts) {
+    uint32_t kept[RUNS] = {0};
+    for (uint32_t e = begin; e < end; e++) {
+        uint32_t tier = w.slot[e] >> 28;
+        if (tier != 0 && tier != OUTSIDE && kept[tier] == cf_code_limit(h->count_bits[tier])) {
+            tier = OUTSIDE;
+            w.slot[e] = (uint32_t)OUTSIDE << 28;
+        }
+        kept[tier]++;
+    }
+    memcpy(counts, kept, sizeof kept);
+    order_row(w, begin, end, counts);
+}
+
+/* Fixes the runs of every row; returns the bits of the id stream. */
+static uint64_t fix_runs(const cf_block_input *rows, const cf_dictionary *dictionary, workspace w,
+                         cf_block_header *h) {
+    const uint32_t *ids = rows->indices + rows->indptr[0];
     uint64_t gaps[33] = {0}, member_bits = 0;
-    uint32_t most_outside = 0;
-    for (size_t row = 0; row < rows->n_rows; row++) {
-        const uint32_t begin = (uint32_t)(rows->indptr[row] - rows->indptr[0]);
+    uint32_t most_outside = 0, begin = 0;
+    for (uint32_t row = 0; row < h->n_rows; row++) {
         const uint32_t end = (uint32_t)(rows->indptr[row + 1] - rows->indptr[0]);
-        const uint32_t *ids = rows->indices + rows->indptr[0];
-        uint32_t count[CF_TIERS + 1] = {0}, next = 0;
-        for (uint32_t e = begin; e < end; e++) {
-            unsigned t = w.tier[e];
-            if (t != 0 && t != OUTSIDE && count[t] == cf_code_limit(h->count_bits[t]))
-                t = w.tier[e] = OUTSIDE;
-            if (t == OUTSIDE) {
-                gaps[cf_bit_length(ids[e] - next)]++;
-                next = ids[e] + 1;
-            }
-            count[t]++;
+        uint32_t *counts = w.counts + RUNS * (size_t)row;
+        int surplus = 0;
+        for (unsigned t = 1; t <= dictionary->n_tiers; t++)
+            surplus |= counts[t] > cf_code_limit(h->count_bits[t]);
+        if (surplus)
+            move_surplus_outside(h, w, begin, end, counts);
+        for (unsigned t = 1; t <= dictionary->n_tiers; t++)
+            member_bits += (uint64_t)counts[t] * dictionary->tier_bits[t];
+        uint32_t next = 0;
+        for (uint32_t i = end - counts[OUTSIDE]; i < end; i++) {
+            const uint32_t id = ids[w.order[i]];
+            gaps[cf_bit_length(id - next)]++;
+            next = id + 1;
         }
-        most_outside = count[OUTSIDE] > most_outside ? count[OUTSIDE] : most_outside;
-        uint32_t at[CF_TIERS + 1], to = begin;
-        for (unsigned t = 0; t <= OUTSIDE; t++) {
-            at[t] = to;
-            to += count[t];
-            if (t != OUTSIDE)
-                member_bits += (uint64_t)count[t] * dictionary->tier_bits[t];
-        }
-        for (uint32_t e = begin; e < end; e++)
-            w.order[at[w.tier[e]]++] = e;
+        most_outside = counts[OUTSIDE] > most_outside ? counts[OUTSIDE] : most_outside;
+        begin = end;
     }
     h->count_bits[0] = (uint8_t)cf_bit_length(most_outside);
     h->gaps = cf_gap_code_choose(gaps);
@@ -216,12 +254,12 @@ static void put_value(cf_bit_writer *w, cf_value_table table, uint32_t place, ui
     cf_bits_put(w, bits, 32);
 }
 
-/* The table of an entry's id, or NULL. */
-static const cf_value_table *table_of(const cf_dictionary *dictionary, workspace w, uint32_t e) {
-    if (w.tier[e] == OUTSIDE || !dictionary->tier_has_tables[w.tier[e]])
-        return NULL;
-    const uint32_t number = dictionary->table_of[w.rank[e]];
-    return number != 0 ? &dictionary->tables[number - 1] : NULL;
+/* Place of a value of which the id has no table: no value of a table has it. */
+#define NO_TABLE UINT32_MAX
+
+/* The table of the i-th entry written, whose place is not NO_TABLE. */
+static cf_value_table table_of(const cf_dictionary *dictionary, workspace w, uint32_t i) {
+    return dictionary->tables[dictionary->table_of[w.rank[i]] - 1];
 }
 
 /* Index of a value in own->values, counting from 1; 0 if it is not there. */
@@ -239,17 +277,17 @@ static uint32_t own_place(own_table *own, uint32_t bits) {
 
 /* Counts the values without a table in the dictionary and shapes the block's own table. The first
  * OWN_VALUES distinct values are looked at: what is frequent is among them. Returns its bits. */
-static uint64_t build_own_table(const cf_block_input *rows, const cf_dictionary *dictionary,
-                                workspace w, uint32_t nnz) {
+static uint64_t build_own_table(const cf_block_input *rows, workspace w, uint32_t nnz) {
+    const float *data = rows->data + rows->indptr[0];
     own_table *own = w.own;
     memset(own->slots, 0, sizeof own->slots);
     own->n = 0;
     uint64_t total = 0;
-    for (uint32_t e = 0; e < nnz; e++) {
-        if (table_of(dictionary, w, e) != NULL)
+    for (uint32_t i = 0; i < nnz; i++) {
+        if (w.place[i] != NO_TABLE)
             continue;
         total++;
-        const uint32_t bits = cf_float_bits(rows->data[rows->indptr[0] + e]);
+        const uint32_t bits = cf_float_bits(data[w.order[i]]);
         uint16_t *slot = find_own_slot(own, bits);
         if (*slot == 0) {
             if (own->n == OWN_VALUES)
@@ -284,23 +322,30 @@ static uint64_t place_values(const cf_block_input *rows, const cf_dictionary *di
     const float *data = rows->data + rows->indptr[0];
     uint64_t coded_bits = 0;
     uint32_t n_plain = 0, n_others = 0; /* values without table; of them, those not 1.0 */
-    for (uint32_t e = 0; e < h->nnz; e++) {
-        const cf_value_table *table = table_of(dictionary, w, e);
-        const uint32_t bits = cf_float_bits(data[e]);
-        if (table == NULL) {
-            n_plain++;
-            n_others += bits != ONE_BITS;
-        } else {
-            const uint32_t number = (uint32_t)(table - dictionary->tables);
-            w.place[e] = cf_dictionary_find_value(dictionary, number, bits);
-            coded_bits += value_bits(*table, w.place[e]);
+    uint32_t i = 0;
+    for (uint32_t row = 0; row < h->n_rows; row++) {
+        const uint32_t *counts = w.counts + RUNS * (size_t)row;
+        for (unsigned t = 0; t < RUNS; t++) {
+            const int has_tables = t != OUTSIDE && dictionary->tier_has_tables[t];
+            for (const uint32_t end = i + counts[t]; i < end; i++) {
+                const uint32_t bits = cf_float_bits(data[w.order[i]]);
+                const uint32_t number = has_tables ? dictionary->table_of[w.rank[i]] : 0;
+                if (number == 0) {
+                    w.place[i] = NO_TABLE;
+                    n_plain++;
+                    n_others += bits != ONE_BITS;
+                } else {
+                    w.place[i] = cf_dictionary_find_value(dictionary, number - 1, bits);
+                    coded_bits += value_bits(dictionary->tables[number - 1], w.place[i]);
+                }
+            }
         }
     }
     h->flags |= CF_BLOCK_ONES;
     h->n_exceptions = n_others;
     if (64 * (uint64_t)n_others <= n_plain) /* any table takes a bit an entry or more */
         return coded_bits;
-    const uint64_t own_bits = build_own_table(rows, dictionary, w, h->nnz);
+    const uint64_t own_bits = build_own_table(rows, w, h->nnz);
     if (64 * (uint64_t)n_others <= own_bits)
         return coded_bits;
     h->flags &= ~(unsigned)CF_BLOCK_ONES;
@@ -323,10 +368,8 @@ static cf_status measure_with(const cf_block_input *rows, const cf_dictionary *d
     if (status.code != CF_OK)
         return status;
     choose_count_bits(dictionary, &statistics, h);
-    *id_bits = order_ids(rows, dictionary, w, h);
-    *plain_bits =
-        cf_gap_code_cost(cf_gap_code_choose(statistics.plain_gaps), statistics.plain_gaps) +
-        (uint64_t)h->n_rows * cf_bit_length(h->max_row);
+    *id_bits = fix_runs(rows, dictionary, w, h);
+    *plain_bits = statistics.plain_bits;
     const uint64_t values_bits = place_values(rows, dictionary, w, h);
     choose_labels(rows, h);
     if (dictionary->identity != 0)
@@ -353,11 +396,11 @@ cf_status cf_block_measure(const cf_block_input *rows, const cf_dictionary *dict
         return cf_fail(CF_E_INDPTR, rows->n_rows);
     if (rows->n_rows > CF_BLOCK_MAX_ENTRIES || nnz > CF_BLOCK_MAX_ENTRIES)
         return cf_fail(CF_E_ROOM, 0);
-    const workspace w = carve(scratch, (size_t)nnz);
+    const workspace w = carve(scratch, rows->n_rows, (size_t)nnz);
     cf_block_header start = {0};
     start.n_rows = (uint32_t)rows->n_rows;
     start.nnz = (uint32_t)nnz;
-    if (dictionary == NULL)
+    if (dictionary == NULL || dictionary->n_ids == 0)
         dictionary = &cf_no_dictionary;
     uint64_t n_bytes, id_bits, plain_bits;
     *header = start;
@@ -416,12 +459,12 @@ static uint8_t *write_labels(const cf_block_input *rows, const cf_block_header *
     return end_of_stream(w);
 }
 
-static uint8_t *write_exceptions(const cf_block_input *rows, const cf_dictionary *dictionary,
-                                 workspace w, const cf_block_header *h, uint8_t *out) {
+static uint8_t *write_exceptions(const cf_block_input *rows, workspace w, const cf_block_header *h,
+                                 uint8_t *out) {
+    const float *data = rows->data + rows->indptr[0];
     for (uint32_t i = 0; h->n_exceptions != 0 && i < h->nnz; i++) {
-        const uint32_t e = w.order[i];
-        const uint32_t bits = cf_float_bits(rows->data[rows->indptr[0] + e]);
-        if (bits == ONE_BITS || table_of(dictionary, w, e) != NULL)
+        const uint32_t bits = cf_float_bits(data[w.order[i]]);
+        if (bits == ONE_BITS || w.place[i] != NO_TABLE)
             continue;
         cf_store_u32(out, i);
         cf_store_u32(out + 4, bits);
@@ -434,32 +477,30 @@ static uint8_t *write_ids(const cf_block_input *rows, const cf_dictionary *dicti
                           const cf_block_header *h, uint8_t *out) {
     const uint32_t *ids = rows->indices + rows->indptr[0];
     cf_bit_writer bits = {out, 0, 0};
-    for (size_t row = 0; row < rows->n_rows; row++) {
-        const uint32_t begin = (uint32_t)(rows->indptr[row] - rows->indptr[0]);
-        const uint32_t end = (uint32_t)(rows->indptr[row + 1] - rows->indptr[0]);
-        uint32_t count[CF_TIERS + 1] = {0};
-        for (uint32_t e = begin; e < end; e++)
-            count[w.tier[e]]++;
-        cf_bits_put(&bits, count[OUTSIDE], h->count_bits[0]);
+    uint32_t i = 0;
+    for (uint32_t row = 0; row < h->n_rows; row++) {
+        const uint32_t *counts = w.counts + RUNS * (size_t)row;
+        cf_bits_put(&bits, counts[OUTSIDE], h->count_bits[0]);
         for (unsigned t = 1; t <= dictionary->n_tiers; t++)
-            cf_bits_put(&bits, count[t], h->count_bits[t]);
-        const uint32_t *e = w.order + begin;
-        const uint32_t *const bitmap_end = e + count[0];
+            cf_bits_put(&bits, counts[t], h->count_bits[t]);
+        uint32_t end = i + counts[0];
         for (uint32_t first = 0; first < dictionary->tier_size[0]; first += 32) {
             const uint32_t left = dictionary->tier_size[0] - first;
             uint32_t members = 0;
-            for (; e < bitmap_end && w.rank[*e] - first < 32; e++)
-                members |= UINT32_C(1) << (w.rank[*e] - first);
+            for (; i < end && w.rank[i] - first < 32; i++)
+                members |= UINT32_C(1) << (w.rank[i] - first);
             cf_bits_put(&bits, members, left < 32 ? left : 32);
         }
-        for (unsigned t = 1; t <= dictionary->n_tiers; t++)
-            for (uint32_t i = 0; i < count[t]; i++, e++)
-                cf_bits_put(&bits, w.rank[*e] - dictionary->tier_begin[t],
-                            dictionary->tier_bits[t]);
+        for (unsigned t = 1; t <= dictionary->n_tiers; t++) {
+            const uint32_t begin = dictionary->tier_begin[t];
+            for (end = i + counts[t]; i < end; i++)
+                cf_bits_put(&bits, w.rank[i] - begin, dictionary->tier_bits[t]);
+        }
         uint32_t next = 0;
-        for (uint32_t i = 0; i < count[OUTSIDE]; i++, e++) {
-            cf_gap_put(&bits, h->gaps, ids[*e] - next);
-            next = ids[*e] + 1;
+        for (end = i + counts[OUTSIDE]; i < end; i++) {
+            const uint32_t id = ids[w.order[i]];
+            cf_gap_put(&bits, h->gaps, id - next);
+            next = id + 1;
         }
     }
     return end_of_stream(bits);
@@ -467,15 +508,16 @@ static uint8_t *write_ids(const cf_block_input *rows, const cf_dictionary *dicti
 
 static uint8_t *write_values(const cf_block_input *rows, const cf_dictionary *dictionary,
                              workspace w, const cf_block_header *h, uint8_t *out) {
+    const float *data = rows->data + rows->indptr[0];
     cf_bit_writer writer = {out, 0, 0};
     for (uint32_t i = 0; i < h->nnz; i++) {
-        const uint32_t e = w.order[i];
-        const uint32_t bits = cf_float_bits(rows->data[rows->indptr[0] + e]);
-        const cf_value_table *table = table_of(dictionary, w, e);
-        if (table != NULL)
-            put_value(&writer, *table, w.place[e], bits);
-        else if (!(h->flags & CF_BLOCK_ONES))
+        if (w.place[i] != NO_TABLE) {
+            put_value(&writer, table_of(dictionary, w, i), w.place[i],
+                      cf_float_bits(data[w.order[i]]));
+        } else if (!(h->flags & CF_BLOCK_ONES)) {
+            const uint32_t bits = cf_float_bits(data[w.order[i]]);
             put_value(&writer, w.own->shape, own_place(w.own, bits), bits);
+        }
     }
     return end_of_stream(writer);
 }
@@ -483,7 +525,7 @@ static uint8_t *write_values(const cf_block_input *rows, const cf_dictionary *di
 void cf_block_fill(const cf_kernels *kernels, const cf_block_input *rows,
                    const cf_dictionary *dictionary, uint64_t *scratch, const cf_block_header *h,
                    uint8_t *out) {
-    const workspace w = carve(scratch, h->nnz);
+    const workspace w = carve(scratch, h->n_rows, h->nnz);
     if (!(h->flags & CF_BLOCK_DICTIONARY))
         dictionary = &cf_no_dictionary;
     write_header(h, out);
@@ -494,7 +536,7 @@ void cf_block_fill(const cf_kernels *kernels, const cf_block_input *rows,
     }
     memcpy(at, w.own->values, 4 * (size_t)h->n_table);
     at += 4 * (size_t)h->n_table;
-    at = write_exceptions(rows, dictionary, w, h, at);
+    at = write_exceptions(rows, w, h, at);
     at = write_ids(rows, dictionary, w, h, at);
     at = write_values(rows, dictionary, w, h, at);
     memset(at, 0, CF_BITS_PAD);

@@ -4,7 +4,7 @@
 #include "cf_bits.h"
 
 static const uint64_t NO_ID_SLOTS[2] = {CF_NO_SLOT, CF_NO_SLOT};
-static const uint32_t NO_VALUE_SLOTS[2] = {0, 0};
+static const uint64_t NO_VALUE_SLOTS[2] = {0, 0};
 
 const cf_dictionary cf_no_dictionary = {
     .id_slots = NO_ID_SLOTS,
@@ -29,9 +29,7 @@ static size_t words_of(size_t bytes) { return (bytes + 7) / 8; }
 
 static size_t id_slots_words(const header *h) { return (size_t)1 << slot_bits(h->n_ids); }
 
-static size_t value_slots_words(const header *h) {
-    return words_of(((size_t)1 << slot_bits(h->n_values)) * sizeof(uint32_t));
-}
+static size_t value_slots_words(const header *h) { return (size_t)1 << slot_bits(h->n_values); }
 
 static size_t memory_words(const header *h) {
     return words_of(sizeof(cf_dictionary)) + words_of(8 * (size_t)h->n_ids) +
@@ -136,19 +134,9 @@ static cf_status read_ids(const uint8_t *data, const header *h, cf_dictionary *d
     return cf_ok();
 }
 
-static uint64_t value_hash(uint32_t table, uint32_t bits) {
-    return ((uint64_t)bits << 32 ^ table) * UINT64_C(0x9e3779b97f4a7c15);
-}
-
-static uint64_t first_value_slot(const cf_dictionary *d, uint32_t table, uint32_t bits) {
-    uint64_t hash = value_hash(table, bits);
-    hash ^= hash >> 32; /* bits stands in the upper half: bring it down and mix again */
-    return (hash * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - d->value_slot_bits);
-}
-
 static cf_status read_tables(const uint8_t *data, const header *h, cf_dictionary *d,
                              uint32_t *table_of, cf_value_table *tables, uint32_t *values,
-                             uint32_t *slots) {
+                             uint64_t *slots) {
     const size_t tables_at = CF_DICTIONARY_HEADER + (size_t)h->ids_bytes;
     uint32_t next_rank = 0, begin = 0;
     for (uint32_t i = 0; i < h->n_tables; i++) {
@@ -182,10 +170,10 @@ static cf_status read_tables(const uint8_t *data, const header *h, cf_dictionary
     memset(slots, 0, (size_t)(mask + 1) * sizeof *slots);
     for (uint32_t i = 0; i < h->n_tables; i++)
         for (uint32_t v = tables[i].begin; v < tables[i].begin + tables[i].n; v++) {
-            uint64_t s = first_value_slot(d, i, values[v]);
+            uint64_t s = cf_dictionary_value_slot(d, i, values[v]);
             while (slots[s] != 0)
                 s = (s + 1) & mask;
-            slots[s] = v + 1;
+            slots[s] = (uint64_t)values[v] << 32 | (v + 1);
         }
     return cf_ok();
 }
@@ -208,7 +196,7 @@ cf_status cf_dictionary_parse(const cf_kernels *kernels, const uint8_t *data, si
     at += id_slots_words(&h);
     cf_value_table *tables = (cf_value_table *)(void *)at;
     at += words_of(sizeof *tables * (size_t)h.n_tables);
-    uint32_t *value_slots = (uint32_t *)(void *)at;
+    uint64_t *value_slots = at;
     at += value_slots_words(&h);
     uint32_t *values = (uint32_t *)(void *)at;
     at += words_of(4 * (size_t)h.n_values);
@@ -239,16 +227,4 @@ cf_status cf_dictionary_parse(const cf_kernels *kernels, const uint8_t *data, si
     if (status.code != CF_OK)
         return status;
     return read_tables(data, &h, d, table_of, tables, values, value_slots);
-}
-
-uint32_t cf_dictionary_find_value(const cf_dictionary *d, uint32_t table, uint32_t bits) {
-    const cf_value_table *t = &d->tables[table];
-    const uint64_t mask = ((uint64_t)1 << d->value_slot_bits) - 1;
-    for (uint64_t s = first_value_slot(d, table, bits); d->value_slots[s] != 0;
-         s = (s + 1) & mask) {
-        const uint32_t place = d->value_slots[s] - 1 - t->begin; /* huge if another table's */
-        if (place < t->n && d->values[t->begin + place] == bits)
-            return place;
-    }
-    return t->n;
 }

@@ -50,14 +50,14 @@ typedef struct {
     const cf_value_table *tables; /* [n_tables] */
     const uint32_t *values;       /* [n_values], bits of float32 */
     const uint64_t *id_slots;     /* hash: id | rank << 32 | tier << 60, or CF_NO_SLOT */
-    const uint32_t *value_slots;  /* hash: 1 + index into values, or 0 */
+    const uint64_t *value_slots;  /* hash: (1 + index into values) | bits << 32, or 0 */
     unsigned id_slot_bits, value_slot_bits;
 } cf_dictionary;
 
 #define CF_NO_SLOT UINT64_MAX
 
 /* How many 8-byte words cf_dictionary_parse needs, read from the header: at most 40 bytes an id, of
- * which there are at most 2^20, 8 for each other serialised byte, and 512. On failure *n_words is
+ * which there are at most 2^20, 16 for each other serialised byte, and 512. On failure *n_words is
  * untouched. */
 cf_status cf_dictionary_measure(const uint8_t *data, size_t n, size_t *n_words);
 
@@ -76,10 +76,15 @@ cf_status cf_dictionary_build(const cf_kernels *kernels, size_t n_rows, const in
                               const uint32_t *indices, const float *data, uint32_t max_ids,
                               uint64_t *scratch, uint8_t *out, size_t *n_out);
 
+/* Where the search for an id begins. */
+static inline const uint64_t *cf_dictionary_slot(const cf_dictionary *d, uint32_t id) {
+    return d->id_slots + ((id * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - d->id_slot_bits));
+}
+
 /* The slot of an id: id | rank << 32 | tier << 60, or CF_NO_SLOT. */
 static inline uint64_t cf_dictionary_find(const cf_dictionary *d, uint32_t id) {
     const uint64_t mask = ((uint64_t)1 << d->id_slot_bits) - 1;
-    uint64_t i = (id * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - d->id_slot_bits);
+    uint64_t i = (uint64_t)(cf_dictionary_slot(d, id) - d->id_slots);
     for (;; i = (i + 1) & mask) {
         const uint64_t slot = d->id_slots[i];
         if ((uint32_t)slot == id || slot == CF_NO_SLOT)
@@ -87,8 +92,27 @@ static inline uint64_t cf_dictionary_find(const cf_dictionary *d, uint32_t id) {
     }
 }
 
-/* A value's place in its table, most frequent first; table->n if it is not there. */
-uint32_t cf_dictionary_find_value(const cf_dictionary *d, uint32_t table, uint32_t bits);
+/* Where the search for a value begins. */
+static inline uint64_t cf_dictionary_value_slot(const cf_dictionary *d, uint32_t table,
+                                                uint32_t bits) {
+    const uint32_t key = bits ^ table * 0x85ebca6bu;
+    return (key * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - d->value_slot_bits);
+}
+
+/* A value's place in its table, most frequent first; the table's n if it is not there. */
+static inline uint32_t cf_dictionary_find_value(const cf_dictionary *d, uint32_t table,
+                                                uint32_t bits) {
+    const cf_value_table t = d->tables[table];
+    const uint64_t mask = ((uint64_t)1 << d->value_slot_bits) - 1;
+    for (uint64_t s = cf_dictionary_value_slot(d, table, bits);; s = (s + 1) & mask) {
+        const uint64_t slot = d->value_slots[s];
+        const uint32_t place = (uint32_t)slot - 1 - t.begin; /* huge if another table's */
+        if (slot == 0)
+            return t.n;
+        if (slot >> 32 == bits && place < t.n)
+            return place;
+    }
+}
 
 /* The dictionary of a block that has none. */
 extern const cf_dictionary cf_no_dictionary;

@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <string.h>
 
 #include "cf_number_table.h"
 
@@ -326,14 +327,19 @@ size_t cf_number_format(float value, uint8_t *out) {
         if (tens + step <= 38 && (double)size >= times_ten_to(1.0, tens + step))
             tens += step;
     /* More and more digits until they read back. The scaling is not exact, but every candidate is
-     * checked; with 9 digits the decimals lie six times closer than the floats, so one passes. */
+     * checked; with 9 digits the decimals lie six times closer than the floats, so one passes.
+     * Above a power of two the gap is twice the one below, and the next decimal may fit too. */
+    const bool power_of_two = (bits & 0x7fffff) == 0;
     uint64_t digits = 0;
     int n = 0;
-    do {
+    for (bool found = false; !found;) {
         n++;
         assert(n <= 9);
         digits = (uint64_t)(times_ten_to((double)size, n - 1 - tens) + 0.5);
-    } while ((float)cf_number_scale(digits, tens + 1 - n) != size);
+        found = (float)cf_number_scale(digits, tens + 1 - n) == size;
+        if (!found && power_of_two)
+            found = (float)cf_number_scale(++digits, tens + 1 - n) == size;
+    }
     int last = tens + 1 - n; /* digits * 10^last */
     for (; digits % 10 == 0; digits /= 10)
         last++;

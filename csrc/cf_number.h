@@ -12,7 +12,6 @@
 #include <stdint.h>
 
 #include "cf_bits.h"
-#include <string.h>
 
 typedef enum {
     CF_NUMBER_NONE,   /* no number starts here */

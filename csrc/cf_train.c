@@ -149,57 +149,73 @@ static cf_status localize_batch(const cf_train_model *model, const cf_csr *rows,
                        n_distinct);
 }
 
+/* Pulls the weights of a localised mini-batch and sums its gradient; returns the intercept's. */
+static float sum_gradient(const cf_train_model *model, size_t width, const cf_csr *rows,
+                          const uint32_t *batch, size_t n, const cf_train_scratch *scratch,
+                          size_t n_distinct, loss_sum *loss, cf_train_total *total) {
+    enum { AHEAD = 16 };
+    float *const w = scratch->weights, *const gradient = scratch->gradient;
+    float *const touches = scratch->touches;
+    for (size_t j = 0; j < n_distinct; j++) {
+        if (j + AHEAD < n_distinct)
+            __builtin_prefetch(model->state + scratch->distinct[j + AHEAD] * width, 1);
+        w[j] = cf_shared_read(model->state + scratch->distinct[j] * width);
+        gradient[j] = touches[j] = 0.0f;
+    }
+    const float intercept = cf_shared_read(model->state + model->n_ids * width);
+    float intercept_gradient = 0.0f;
+    const uint32_t *local = scratch->local;
+    for (size_t i = 0; i < n; i++) {
+        const size_t begin = (size_t)rows->indptr[batch[i]];
+        const size_t length = (size_t)rows->indptr[batch[i] + 1] - begin;
+        const float *const data = rows->data + begin;
+        float margin = intercept;
+        for (size_t k = 0; k < length; k++)
+            margin += data[k] * w[local[k]];
+        const float error = row_error(model, rows, batch[i], margin, loss, total);
+        intercept_gradient += error;
+        for (size_t k = 0; k < length; k++) {
+            gradient[local[k]] += error * data[k];
+            touches[local[k]] += 1.0f;
+        }
+        local += length;
+    }
+    total->n_rows += n;
+    return intercept_gradient;
+}
+
+/* One optimiser step with a summed gradient. */
+static inline void apply(cf_optimizer_kind kind, const cf_train_model *model, const uint32_t *ids,
+                         const float *gradient, const float *touches, size_t n,
+                         float intercept_gradient, double rows_seen) {
+    const size_t width = cf_optimizer_width(kind);
+    cf_optimizer optimizer = model->optimizer;
+    optimizer.kind = kind;
+    for (size_t j = 0; j < n; j++)
+        cf_optimizer_update(optimizer, model->state + ids[j] * width, gradient[j],
+                            charge(model, ids[j], touches[j], rows_seen));
+    if (model->fit_intercept)
+        cf_optimizer_update(optimizer, model->state + model->n_ids * width, intercept_gradient,
+                            (cf_penalty){0, 0});
+}
+
 /* Mini-batches of several rows: pull the distinct weights, sum the gradient, push it. */
 static inline cf_status train_batched(cf_optimizer_kind kind, const cf_train_model *model,
                                       const cf_csr *rows, const uint32_t *order, size_t n_order,
                                       size_t minibatch_size, const cf_train_scratch *scratch,
                                       loss_sum *loss, cf_train_total *total) {
-    const size_t width = cf_optimizer_width(kind);
-    cf_optimizer optimizer = model->optimizer;
-    optimizer.kind = kind;
-    float *const intercept = model->state + model->n_ids * width;
-    float *const w = scratch->values, *const gradient = w + scratch->room;
-    float *const touches = gradient + scratch->room;
     for (size_t first = 0; first < n_order; first += minibatch_size) {
         const size_t n = n_order - first < minibatch_size ? n_order - first : minibatch_size;
-        const uint32_t *const batch = order + first;
         size_t n_distinct;
-        const cf_status status = localize_batch(model, rows, batch, n, scratch, &n_distinct);
+        const cf_status status =
+            localize_batch(model, rows, order + first, n, scratch, &n_distinct);
         if (status.code != CF_OK)
             return cf_fail(status.code, first);
-        for (size_t j = 0; j < n_distinct; j++) {
-            if (j + 16 < n_distinct)
-                __builtin_prefetch(model->state + scratch->distinct[j + 16] * width, 1);
-            w[j] = cf_shared_read(model->state + scratch->distinct[j] * width);
-            gradient[j] = touches[j] = 0.0f;
-        }
-        const float b = cf_shared_read(intercept);
-        float intercept_gradient = 0.0f;
-        const uint32_t *local = scratch->local;
-        for (size_t i = 0; i < n; i++) {
-            const size_t begin = (size_t)rows->indptr[batch[i]];
-            const size_t length = (size_t)rows->indptr[batch[i] + 1] - begin;
-            const float *const data = rows->data + begin;
-            float margin = b;
-            for (size_t k = 0; k < length; k++)
-                margin += data[k] * w[local[k]];
-            const float error = row_error(model, rows, batch[i], margin, loss, total);
-            intercept_gradient += error;
-            for (size_t k = 0; k < length; k++) {
-                gradient[local[k]] += error * data[k];
-                touches[local[k]] += 1.0f;
-            }
-            local += length;
-        }
-        const double rows_seen = model->rows_seen + (double)(first + n);
-        for (size_t j = 0; j < n_distinct; j++) {
-            const size_t id = scratch->distinct[j];
-            cf_optimizer_update(optimizer, model->state + id * width, gradient[j],
-                                charge(model, id, touches[j], rows_seen));
-        }
-        if (model->fit_intercept)
-            cf_optimizer_update(optimizer, intercept, intercept_gradient, (cf_penalty){0, 0});
-        total->n_rows += n;
+        const float intercept_gradient =
+            sum_gradient(model, cf_optimizer_width(kind), rows, order + first, n, scratch,
+                         n_distinct, loss, total);
+        apply(kind, model, scratch->distinct, scratch->gradient, scratch->touches, n_distinct,
+              intercept_gradient, model->rows_seen + (double)(first + n));
         total->n_updates++;
     }
     return cf_ok();
@@ -234,5 +250,41 @@ cf_status cf_train(const cf_train_model *model, const cf_csr *rows, const uint32
     }
     loss_flush(&loss);
     total->loss_sum = loss.loss;
+    return status;
+}
+
+cf_status cf_train_gradient(const cf_train_model *model, const cf_csr *rows, const uint32_t *order,
+                            size_t n_order, const cf_train_scratch *scratch, size_t *n_distinct,
+                            float *intercept_gradient, cf_train_total *total) {
+    loss_sum loss = {1.0, 0.0};
+    *total = (cf_train_total){0, 0, 0, 0};
+    const cf_status status = localize_batch(model, rows, order, n_order, scratch, n_distinct);
+    if (status.code != CF_OK)
+        return status;
+    *intercept_gradient = sum_gradient(model, cf_optimizer_width(model->optimizer.kind), rows,
+                                       order, n_order, scratch, *n_distinct, &loss, total);
+    loss_flush(&loss);
+    total->loss_sum = loss.loss;
+    return status;
+}
+
+cf_status cf_train_apply(const cf_train_model *model, const uint32_t *ids, const float *gradient,
+                         const float *touches, size_t n, float intercept_gradient,
+                         const cf_train_scratch *scratch) {
+    size_t n_distinct;
+    if (n > scratch->room)
+        return cf_fail(CF_E_ROOM, n);
+    const cf_status status = cf_localize(ids, n, scratch->table, model->n_ids, scratch->local,
+                                         scratch->distinct, &n_distinct);
+    if (status.code != CF_OK)
+        return status;
+    for (size_t j = 0; j < n_distinct; j++)
+        scratch->gradient[j] = scratch->touches[j] = 0.0f;
+    for (size_t i = 0; i < n; i++) {
+        scratch->gradient[scratch->local[i]] += gradient[i];
+        scratch->touches[scratch->local[i]] += touches[i];
+    }
+    apply(model->optimizer.kind, model, scratch->distinct, scratch->gradient, scratch->touches,
+          n_distinct, intercept_gradient, model->rows_seen);
     return status;
 }

@@ -21,11 +21,11 @@ typedef struct {
 } cf_train_model;
 
 /* Scratch for mini-batches of more than one row; all may be NULL when minibatch_size is 1. With m
- * the most entries a mini-batch can have: local [m], distinct [m + 1], values [3 * m] and table
- * [n_ids] (any contents). */
+ * the most entries a mini-batch can have: distinct [m + 1], the others [m], and table [n_ids] with
+ * any contents. */
 typedef struct {
     uint32_t *table, *local, *distinct;
-    float *values;
+    float *weights, *gradient, *touches;
     size_t room; /* m */
 } cf_train_scratch;
 
@@ -44,5 +44,21 @@ typedef struct {
 cf_status cf_train(const cf_train_model *model, const cf_csr *rows, const uint32_t *order,
                    size_t n_order, size_t minibatch_size, const cf_train_scratch *scratch,
                    cf_train_total *total);
+
+/* The two halves of a step, for workers that wait for each other in between.
+ *
+ * cf_train_gradient takes all of order[n_order] as one mini-batch and leaves the model alone:
+ * scratch->distinct, gradient and touches hold the *n_distinct ids, the sums of their gradients and
+ * of their entries. */
+cf_status cf_train_gradient(const cf_train_model *model, const cf_csr *rows, const uint32_t *order,
+                            size_t n_order, const cf_train_scratch *scratch, size_t *n_distinct,
+                            float *intercept_gradient, cf_train_total *total);
+
+/* cf_train_apply takes n gradients, those of several workers one after another, sums the ones of
+ * equal id in that order, and makes one optimiser step. model->rows_seen counts this step's rows
+ * already. The arrays must not be the scratch's. */
+cf_status cf_train_apply(const cf_train_model *model, const uint32_t *ids, const float *gradient,
+                         const float *touches, size_t n, float intercept_gradient,
+                         const cf_train_scratch *scratch);
 
 #endif

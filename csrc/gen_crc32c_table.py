@@ -1,4 +1,4 @@
-"""Writes cf_crc32c_table.h to standard output: python csrc/gen_crc32c_table.py > csrc/cf_crc32c_table.h
+"""Writes cf_crc32c_table.h to standard output.
 
 TABLE[k][b] is the CRC-32C of byte b followed by k zero bytes (slice-by-8); a test regenerates the
 file and compares.

@@ -26,7 +26,6 @@ cdef extern from "cf_dictionary.h" nogil:
 cdef extern from "cf_block.h" nogil:
     enum:
         CF_BLOCK_WEIGHTS
-        CF_BLOCK_MAX_ENTRIES
     ctypedef struct cf_block_header:
         uint32_t n_bytes
         unsigned flags

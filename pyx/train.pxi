@@ -13,7 +13,9 @@ cdef extern from "cf_train.h" nogil:
         uint32_t *table
         uint32_t *local
         uint32_t *distinct
-        float *values
+        float *weights
+        float *gradient
+        float *touches
         size_t room
     ctypedef struct cf_train_total:
         size_t n_rows
@@ -23,67 +25,148 @@ cdef extern from "cf_train.h" nogil:
     cf_status cf_train(const cf_train_model *model, const cf_csr *rows, const uint32_t *order,
                        size_t n_order, size_t minibatch_size, const cf_train_scratch *scratch,
                        cf_train_total *total)
+    cf_status cf_train_gradient(const cf_train_model *model, const cf_csr *rows,
+                                const uint32_t *order, size_t n_order,
+                                const cf_train_scratch *scratch, size_t *n_distinct,
+                                float *intercept_gradient, cf_train_total *total)
+    cf_status cf_train_apply(const cf_train_model *model, const uint32_t *ids,
+                             const float *gradient, const float *touches, size_t n,
+                             float intercept_gradient, const cf_train_scratch *scratch)
 
 
 cdef class TrainScratch:
-    """Memory one thread needs for mini-batches of up to `room` entries over n_ids coordinates."""
+    """Memory one thread needs for mini-batches of up to `room` entries.
+
+    table : uint32[n_ids]; local : uint32[room]; distinct : uint32[room + 1]
+    weights, gradient, touches : float32[room]
+    """
 
     cdef cf_train_scratch _c
-    cdef object _arrays
+    cdef readonly object table, local, distinct, weights, gradient, touches
 
     def __init__(self, uint32_t[::1] table not None, uint32_t[::1] local not None,
-                 uint32_t[::1] distinct not None, float[::1] values not None):
+                 uint32_t[::1] distinct not None, float[::1] weights not None,
+                 float[::1] gradient not None, float[::1] touches not None):
         cdef size_t room = <size_t>local.shape[0]
         _need(<size_t>distinct.shape[0] == room + 1, "distinct must be one longer than local")
-        _need(<size_t>values.shape[0] == 3 * room, "values must be three times as long as local")
-        self._arrays = (table, local, distinct, values)
+        _need(<size_t>weights.shape[0] == room and <size_t>gradient.shape[0] == room
+              and <size_t>touches.shape[0] == room,
+              "weights, gradient and touches must be as long as local")
+        # The views keep the memory alive.
+        self.table, self.local, self.distinct = table, local, distinct
+        self.weights, self.gradient, self.touches = weights, gradient, touches
         self._c.table = _u32_out(table)
         self._c.local = _u32_out(local)
         self._c.distinct = &distinct[0]
-        self._c.values = _f32_out(values)
+        self._c.weights = _f32_out(weights)
+        self._c.gradient = _f32_out(gradient)
+        self._c.touches = _f32_out(touches)
         self._c.room = room
 
     @property
-    def n_ids(self):
-        return len(self._arrays[0])
+    def room(self):
+        return self._c.room
 
 
-def train(Optimizer optimizer not None, float[::1] state not None, const float[:, ::1] penalties,
-          const float[::1] labels not None, const int64_t[::1] indptr not None,
-          const uint32_t[::1] indices not None, const float[::1] data not None,
-          const float[::1] weights, const uint32_t[::1] order not None, size_t minibatch_size,
-          TrainScratch scratch, *, bint fit_intercept=True, float negative_weight=1.0,
-          float positive_weight=1.0, double rows_seen=0.0):
-    """One step per mini-batch over the rows named by `order`; several threads may share `state`.
+cdef class TrainModel:
+    """A model in memory as the kernels see it; several threads may train it at once.
 
-    labels : float32[n_rows], 1 or 0; scratch may be None if minibatch_size is 1
-    Returns (rows, updates, loss sum, weight sum).
+    state : float32[(n_ids + 1) * optimizer.width], the last coordinate the intercept's
+    penalties : float32[n_ids, 2] charges of l1 and l2 (csrc/cf_optimizer.h), or None
     """
-    cdef cf_csr rows
-    cdef cf_train_model model
-    cdef cf_train_total total
-    cdef cf_train_scratch none
-    cdef const cf_train_scratch *mine = &none
-    cdef cf_status status
-    cdef size_t n_order = <size_t>order.shape[0]
-    _csr(&rows, labels, indptr, indices, data, weights)
-    _need(minibatch_size >= 1, "minibatch_size must be at least 1")
-    model.optimizer = optimizer._c
-    model.n_ids = optimizer._coordinates(state)
-    _need(model.n_ids > 0, "state must hold the intercept at least")
-    model.n_ids -= 1
-    model.state = &state[0]
-    model.penalties = _penalties(penalties, model.n_ids)
-    model.fit_intercept = fit_intercept
-    model.class_weight[0] = negative_weight
-    model.class_weight[1] = positive_weight
-    model.rows_seen = rows_seen
-    if minibatch_size > 1:
+
+    cdef cf_train_model _c
+    cdef readonly Optimizer optimizer
+    cdef readonly object state, penalties
+
+    def __init__(self, Optimizer optimizer not None, float[::1] state not None,
+                 const float[:, ::1] penalties, *, bint fit_intercept=True,
+                 float negative_weight=1.0, float positive_weight=1.0):
+        cdef size_t n = optimizer._coordinates(state)
+        _need(n > 0, "state must hold the intercept at least")
+        self.optimizer, self.state, self.penalties = optimizer, state, penalties
+        self._c.optimizer = optimizer._c
+        self._c.n_ids = n - 1
+        self._c.state = &state[0]
+        self._c.penalties = _penalties(penalties, n - 1)
+        self._c.fit_intercept = fit_intercept
+        self._c.class_weight[0] = negative_weight
+        self._c.class_weight[1] = positive_weight
+
+    cdef const cf_train_scratch *_scratch(self, TrainScratch scratch) except NULL:
         _need(scratch is not None, "mini-batches of several rows need scratch")
-        _need(<size_t>scratch.n_ids >= model.n_ids, "scratch was made for a smaller model")
-        mine = &scratch._c
-    with nogil:
-        status = cf_train(&model, &rows, _u32(order), n_order, minibatch_size, mine, &total)
-    if status.code != CF_OK:
-        raise _array_error(status)
-    return total.n_rows, total.n_updates, total.loss_sum, total.weight_sum
+        _need(<size_t>len(scratch.table) >= self._c.n_ids, "scratch was made for a smaller model")
+        return &scratch._c
+
+    def train(self, const float[::1] labels not None, const int64_t[::1] indptr not None,
+              const uint32_t[::1] indices not None, const float[::1] data not None,
+              const float[::1] weights, const uint32_t[::1] order not None,
+              size_t minibatch_size, TrainScratch scratch, *, double rows_seen=0.0,
+              double rate=1.0):
+        """One step per mini-batch over the rows named by `order`.
+
+        labels : float32[n_rows], 1 or 0; scratch may be None if minibatch_size is 1
+        rows_seen : by all workers before; rate : multiplies the learning rate
+        Returns (rows, updates, loss sum, weight sum).
+        """
+        cdef cf_csr rows
+        cdef cf_train_model model = self._c
+        cdef cf_train_total total
+        cdef cf_train_scratch none
+        cdef const cf_train_scratch *mine = &none
+        cdef cf_status status
+        cdef size_t n_order = <size_t>order.shape[0]
+        _csr(&rows, labels, indptr, indices, data, weights)
+        _need(minibatch_size >= 1, "minibatch_size must be at least 1")
+        if minibatch_size > 1:
+            mine = self._scratch(scratch)
+        model.rows_seen = rows_seen
+        model.optimizer.learning_rate *= <float>rate
+        with nogil:
+            status = cf_train(&model, &rows, _u32(order), n_order, minibatch_size, mine, &total)
+        if status.code != CF_OK:
+            raise _array_error(status)
+        return total.n_rows, total.n_updates, total.loss_sum, total.weight_sum
+
+    def gradient(self, const float[::1] labels not None, const int64_t[::1] indptr not None,
+                 const uint32_t[::1] indices not None, const float[::1] data not None,
+                 const float[::1] weights, const uint32_t[::1] order not None,
+                 TrainScratch scratch not None):
+        """Sums the gradient of one mini-batch into scratch and leaves the model alone.
+
+        Returns (distinct ids k, intercept's gradient, loss sum, weight sum); the first k of
+        scratch.distinct, gradient and touches are the result.
+        """
+        cdef cf_csr rows
+        cdef cf_train_total total
+        cdef const cf_train_scratch *mine = self._scratch(scratch)
+        cdef cf_status status
+        cdef size_t n_distinct = 0, n_order = <size_t>order.shape[0]
+        cdef float intercept_gradient = 0
+        _csr(&rows, labels, indptr, indices, data, weights)
+        with nogil:
+            status = cf_train_gradient(&self._c, &rows, _u32(order), n_order, mine, &n_distinct,
+                                       &intercept_gradient, &total)
+        if status.code != CF_OK:
+            raise _array_error(status)
+        return n_distinct, intercept_gradient, total.loss_sum, total.weight_sum
+
+    def apply(self, const uint32_t[::1] ids not None, const float[::1] gradient not None,
+              const float[::1] touches not None, float intercept_gradient,
+              TrainScratch scratch not None, *, double rows_seen=0.0, double rate=1.0):
+        """One step with gradients of several workers, one after another; equal ids are summed in
+        that order. rows_seen counts this step's rows already."""
+        cdef cf_train_model model = self._c
+        cdef const cf_train_scratch *mine = self._scratch(scratch)
+        cdef cf_status status
+        cdef size_t n = <size_t>ids.shape[0]
+        _need(<size_t>gradient.shape[0] == n and <size_t>touches.shape[0] == n,
+              "ids, gradient and touches must be equally long")
+        model.rows_seen = rows_seen
+        model.optimizer.learning_rate *= <float>rate
+        with nogil:
+            status = cf_train_apply(&model, _u32(ids), _f32(gradient), _f32(touches), n,
+                                    intercept_gradient, mine)
+        if status.code != CF_OK:
+            raise _array_error(status)
+

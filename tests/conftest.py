@@ -1,18 +1,76 @@
-"""Fixtures that tests of every kind share."""
+"""Fixtures that several test files share."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cirrus_fast
+from cirrus_fast.data.csr import CSR
 
-DATA = Path(__file__).parent / "data"
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+
+
+@pytest.fixture(scope="session")
+def repository():
+    """The source tree, for tests of the C sources themselves."""
+    if not (ROOT / "csrc").is_dir():
+        pytest.skip("needs the source tree")
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def data_dir():
+    return TESTS / "data"
+
+
+@pytest.fixture(scope="session")
+def run_python(tmp_path_factory):
+    """Run a script in a fresh interpreter that imports the package under test; its output."""
+    package_parent = str(Path(cirrus_fast.__file__).parents[1])
+
+    def run(script, *args, **environment):
+        path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
+        result = subprocess.run(
+            [sys.executable, "-c", script, *map(str, args)],
+            cwd=tmp_path_factory.mktemp("cwd"),
+            env={**os.environ, "PYTHONPATH": path, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return run
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """script(code, *arguments): the same in a temporary folder, with warnings as errors; the
+    outcome, whatever it is."""
+    package_parent = str(Path(cirrus_fast.__file__).parents[1])
+
+    def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-c", code, *arguments],
+            env={**os.environ, "PYTHONPATH": package_parent},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run
 
 
 @pytest.fixture
@@ -25,33 +83,90 @@ def storage_root(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def data_folder() -> Path:
-    """The public data sets that come with the tests."""
-    return DATA
+def assert_same_rows():
+    """Compare two CSR or ParsedText by dtype and bits."""
+
+    def check(actual, expected):
+        for name in ("labels", "indptr", "indices", "data", "weights"):
+            ours, theirs = getattr(actual, name), getattr(expected, name)
+            assert (ours is None) == (theirs is None), name
+            if ours is None:
+                continue
+            assert ours.dtype == theirs.dtype, name
+            assert len(ours) == len(theirs), name
+            if ours.tobytes() != theirs.tobytes():
+                as_bits = f"u{ours.dtype.itemsize}"
+                (where,) = np.nonzero(ours.view(as_bits) != theirs.view(as_bits))
+                at = where[0]
+                pytest.fail(f"{name}[{at}] is {ours[at]!r}, not {theirs[at]!r}")
+        for name in ("n_features", "min_index", "max_index", "n_skipped"):
+            if hasattr(expected, name):
+                assert getattr(actual, name) == getattr(expected, name), name
+
+    return check
 
 
-@pytest.fixture
-def python_environment() -> dict[str, str]:
-    """Environment in which a fresh interpreter imports the package that is under test."""
-    home = str(Path(cirrus_fast.__file__).parents[1])
-    return os.environ | {"PYTHONPATH": home, "PYTHONDONTWRITEBYTECODE": "1"}
+@pytest.fixture(scope="session")
+def compile_core(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """compile_core(name, *sources, flags=()): a program of these sources and the whole core."""
+    folder = tmp_path_factory.mktemp("core")
+
+    def build(name: str, *sources: str, flags: tuple[str, ...] = ()) -> Path:
+        compiler = shutil.which("cc") or shutil.which("gcc")
+        if compiler is None:
+            pytest.skip("no C compiler")
+        program = folder / name
+        strict = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
+        core = sorted(str(path) for path in (ROOT / "csrc").glob("*.c"))
+        files = [*(str(ROOT / source) for source in sources), *core]
+        command = [compiler, *strict, *flags, f"-I{ROOT / 'csrc'}", *files, "-lm", "-o", program]
+        subprocess.run(command, check=True)
+        return program
+
+    return build
 
 
-@pytest.fixture
-def run_python(
-    python_environment: dict[str, str], tmp_path: Path
-) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs code in a fresh interpreter, in a temporary folder."""
+@pytest.fixture(scope="session")
+def make_rows() -> Callable[..., CSR]:
+    """make_rows(kind, n_rows, seed=0, weights=False): rows with some popular ids and a long tail.
 
-    def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-W", "error", "-c", code, *arguments],
-            env=python_environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
+    Kinds say what the values are: "ones"; "numbers": a few columns with values that repeat;
+    "counts": small numbers everywhere; "reals": floats; "exceptions": ones with rare others;
+    "wide": floats and ids over the whole of uint32; "dense": eleven columns in every row;
+    "long": ones, in every ninth row some hundred of them.
+    """
+
+    def make(kind: str, n_rows: int, seed: int = 0, weights: bool = False) -> CSR:
+        rng = np.random.default_rng([seed, n_rows])
+        tail = np.random.default_rng(5).choice(1 << 22, 4000, replace=False)
+        popular = np.concatenate([np.arange(1, 40), tail + 40])
+        rows = []
+        for row in range(n_rows):
+            n = int(rng.integers(0, 24)) * (20 if kind == "long" and row % 9 == 8 else 1)
+            ids = popular[np.minimum(rng.zipf(1.25, n), len(popular)) - 1]
+            if kind == "wide":
+                ids = rng.integers(0, 1 << 32, n)
+            elif kind == "dense":
+                ids = np.arange(11)
+            rows.append(np.unique(ids))
+        lengths = np.array([len(ids) for ids in rows], np.int64)
+        indices = np.concatenate([np.empty(0), *rows]).astype(np.uint32)
+        data = np.ones(len(indices), np.float32)
+        if kind == "numbers":
+            data = np.where(indices < 12, rng.geometric(0.3, len(data)) / 7, 1)
+        elif kind == "counts":
+            data = rng.geometric(0.6, len(data))
+        elif kind in ("reals", "wide", "dense"):
+            data = rng.random(len(data))
+        elif kind == "exceptions":
+            data[rng.random(len(data)) < 0.003] = np.float32(np.nan)
+        return CSR(
+            (rng.integers(0, 2, n_rows) if kind != "reals" else rng.random(n_rows)).astype("f4"),
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            indices,
+            data.astype(np.float32),
+            1 << 32,
+            rng.random(n_rows, np.float32) if weights else None,
         )
 
-    return run
+    return make

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -21,12 +22,13 @@ from cirrus_fast.notices import notice
 from cirrus_fast.options import Options
 from cirrus_fast.runtime.minibatches import held_out_rows
 from cirrus_fast.runtime.params.local import LocalStore
-from cirrus_fast.runtime.worker import WorkerSpec
+from cirrus_fast.runtime.worker import WorkerSpec, most_entries
 
 # Below this many rows more than one worker costs quality: a mini-batch in flight is then a
 # noticeable part of the data.
 FEW_ROWS = 100_000
 MOST_IN_FLIGHT = 0.01
+DEFAULT_STALENESS = 100
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,48 +108,61 @@ class Plan:
         return max(1, round(self.options.eval_interval * self.n_train))
 
     def create_store(self) -> LocalStore:
-        manifest, (negative, positive) = self.dataset.manifest, self.class_weight
+        options, manifest = self.options, self.dataset.manifest
+        negative, positive = self.class_weight
         positive_mass = positive * manifest.positive_weight
         mass = positive_mass + negative * (manifest.weight - manifest.positive_weight)
         scale = TrainingScale.of(
             self.dataset.columns,
             self.model_size,
             self.dataset.n_rows,
-            optimizer=self.options.optimizer,
-            l1=self.options.l1,
-            l2=self.options.l2,
+            optimizer=options.optimizer,
+            l1=options.l1,
+            l2=options.l2,
             mean_weight=mass / self.dataset.n_rows,
         )
         intercept = 0.0
-        if self.options.fit_intercept and 0 < positive_mass < mass:  # start at the base rate
+        if options.fit_intercept and 0 < positive_mass < mass:  # start at the base rate
             intercept = math.log(positive_mass / (mass - positive_mass))
-        optimizer = _kernels.Optimizer(self.options.optimizer, self.learning_rate)
-        return LocalStore.create(optimizer, scale, intercept)
+        exchange = 0
+        if options.consistency == "bsp" and self.n_workers > 1:
+            size = options.minibatch_size
+            exchange = max(most_entries(self.dataset, share, size) for share in self.shares)
+        return LocalStore.create(
+            options.optimizer,
+            self.learning_rate,
+            scale,
+            n_workers=self.n_workers,
+            intercept=intercept,
+            room=exchange,
+            shared=options.executor != "local",
+        )
 
-    def specs(self, task: str, param_store: str) -> list[WorkerSpec]:
+    def spec(self, task: str, worker: int, generation: int, param_store: str) -> WorkerSpec:
         options = self.options
-        return [
-            WorkerSpec(
-                task=task,
-                worker=worker,
-                dataset=self.dataset.uri,
-                dataset_id=self.dataset.id,
-                blocks=blocks,
-                holdout_seed=self.holdout.seed,
-                holdout_shares=list(self.holdout.shares),
-                param_store=param_store,
-                optimizer=options.optimizer,
-                learning_rate=self.learning_rate,
-                fit_intercept=options.fit_intercept,
-                class_weight=self.class_weight,
-                minibatch_size=options.minibatch_size,
-                epochs=options.epochs,
-                worker_size=options.worker_size,
-                seed=options.seed,
-                rows_per_epoch=self.n_train,
-            )
-            for worker, blocks in enumerate(self.shares)
-        ]
+        staleness = None
+        if options.consistency == "ssp":
+            staleness = DEFAULT_STALENESS if options.staleness is None else options.staleness
+        return WorkerSpec(
+            task=task,
+            worker=worker,
+            generation=generation,
+            dataset=str(Path(self.dataset.uri).resolve()),
+            dataset_id=self.dataset.id,
+            blocks=self.shares[worker],
+            holdout_seed=self.holdout.seed,
+            holdout_shares=list(self.holdout.shares),
+            param_store=param_store,
+            fit_intercept=options.fit_intercept,
+            class_weight=self.class_weight,
+            minibatch_size=options.minibatch_size,
+            epochs=options.epochs,
+            worker_size=options.worker_size,
+            seed=options.seed,
+            rows_per_epoch=self.n_train,
+            consistency=options.consistency,
+            staleness=staleness,
+        )
 
     def model(self, weights: Float32Array, intercept: float) -> LinearModel:
         manifest = self.dataset.manifest
@@ -228,9 +243,8 @@ def _shares(options: Options, dataset: Dataset, holdout: HoldOut, n_train: int) 
     numbers = [
         i for i, block in enumerate(dataset.blocks) if block.n_rows and holdout.shares[i] < 1
     ]
-    wanted = options.n_workers or (available_cores() if n_train >= FEW_ROWS else 1)
-    if options.consistency == "bsp":
-        wanted = 1
+    alone = n_train < FEW_ROWS or options.consistency == "bsp"
+    wanted = options.n_workers or (1 if alone else available_cores())
     most, why = wanted, ""
     if len(numbers) < most:
         most, why = len(numbers), f"the data set has {len(numbers)} blocks"

@@ -5,28 +5,38 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
 from threading import Event
 
+from cirrus_fast.backend.checkpoint import Best, Checkpoint
 from cirrus_fast.backend.plan import Plan
+from cirrus_fast.backend.processes import ProcessExecutor, WorkerDiedError
 from cirrus_fast.backend.progress import Reporter, reporter
-from cirrus_fast.data.csr import Float32Array
 from cirrus_fast.data.model import LinearModel
 from cirrus_fast.data.result import PHASES, Record, TrainResult
+from cirrus_fast.data.storage import local_path, storage_root
+from cirrus_fast.errors import TrainingError
+from cirrus_fast.notices import notice
 from cirrus_fast.options import Options
 from cirrus_fast.runtime.params import local
-from cirrus_fast.runtime.params.local import LocalStore
+from cirrus_fast.runtime.params.local import ACTIVE, WAITING, LocalStore
 from cirrus_fast.runtime.worker import run_worker
 
 # How soon a stop asked for, a timeout or a dead worker is seen.
 _POLL_S = 0.05
+# How often a worker's place is taken by another before the run is given up.
+_MOST_DEATHS = 5
+# How long an executor may take to start a worker that the others wait for.
+_START_S = 60.0
 
 
 class Supervisor:
     """One run. `run` may be called in any thread; `stop` and `last_record` from any other."""
 
     def __init__(self, options: Options) -> None:
-        self._began = time.perf_counter()
         self._options = options
         self._stop_asked = Event()
         self.last_record: Record | None = None
@@ -35,71 +45,118 @@ class Supervisor:
         """Asks the run to end soon, with the best model so far."""
         self._stop_asked.set()
 
+    @property
+    def stop_asked(self) -> bool:
+        return self._stop_asked.is_set()
+
     def run(self) -> TrainResult:
         """Trains until a reason to stop comes up.
 
         The first KeyboardInterrupt ends the run with what there is; a second one is raised.
         """
-        options = self._options
-        plan = Plan.make(options)
+        began = time.perf_counter()
+        plan = Plan.make(self._options)
         task = uuid.uuid4().hex[:12]
         store = plan.create_store()
-        url = local.publish(task, store)
-        total_rows = options.epochs * plan.n_train
         try:
             with (
-                ThreadPoolExecutor(plan.n_workers, thread_name_prefix="cirrus-worker") as executor,
-                reporter(options.progress, total_rows) as shown,
+                _executor(plan, task, store) as (executor, url),
+                reporter(self._options.progress, self._options.epochs * plan.n_train) as shown,
             ):
-                watch = _Watch(self, plan, store, shown)
-                return watch.follow(
-                    executor, [s.to_json() for s in plan.specs(task, url)], self._began
-                )
+                return _Watch(self, plan, task, store, url, executor, shown).follow(began)
         finally:
-            local.withdraw(task)
+            store.close()
 
-    @property
-    def stop_asked(self) -> bool:
-        return self._stop_asked.is_set()
+
+@contextmanager
+def _executor(plan: Plan, task: str, store: LocalStore) -> Iterator[tuple[Executor, str]]:
+    """Where workers run, and the store's URL for workers there."""
+    chosen = plan.options.executor
+    if chosen == "local":
+        pool = ThreadPoolExecutor(plan.n_workers, thread_name_prefix="cirrus-worker")
+        try:
+            yield pool, local.publish(task, store)
+        finally:
+            store.stop()
+            pool.shutdown()
+            local.withdraw(task)
+    elif chosen == "processes":
+        processes = ProcessExecutor(inherited=[store.descriptor])
+        try:
+            yield processes, local.shared_url(store, inherited=True)
+        finally:
+            store.stop()
+            processes.shutdown(cancel_futures=True)
+    else:  # the user's own, which stays open
+        assert isinstance(chosen, Executor)
+        try:
+            yield chosen, local.shared_url(store, inherited=False)
+        finally:
+            store.stop()
 
 
 class _Watch:
     """The supervisor's view of a run under way."""
 
     def __init__(
-        self, supervisor: Supervisor, plan: Plan, store: LocalStore, shown: Reporter
+        self,
+        supervisor: Supervisor,
+        plan: Plan,
+        task: str,
+        store: LocalStore,
+        url: str,
+        executor: Executor,
+        shown: Reporter,
     ) -> None:
         self._supervisor = supervisor
         self._plan = plan
         self._options = plan.options
+        self._task = task
         self._store = store
+        self._url = url
+        self._executor = executor
         self._shown = shown
         self._history: list[Record] = []
-        self._best: tuple[float, float | None, Float32Array, float] | None = None
+        self._best: Best | None = None
         self._reference = float("inf")
         self._stale = 0
-        self._paced = self._options.consistency == "bsp"
+        self._losses = (0.0, 0.0)
+        self._seconds_before = 0.0
+        self._futures: dict[int, Future[str]] = {}
+        self._reports: list[dict[str, float]] = []
+        self._deaths = 0
+        self._repeated = 0
+        self._checkpoint_path: str | None = None
+        self._checkpoint_due = float("inf")
 
-    def follow(self, executor: Executor, specs: list[str], began: float) -> TrainResult:
-        plan, store = self._plan, self._store
-        if self._paced:
-            store.allow(plan.eval_rows)
+    # The course of a run
+
+    def follow(self, began: float) -> TrainResult:
+        options, plan, store = self._options, self._plan, self._store
+        if options.resume_from is not None:
+            self._resume(options.resume_from)
+        self._due_rows = self._next_rows(store.rows)
+        if options.consistency == "bsp":
+            store.allow(self._due_rows)
         self._first_step = time.perf_counter()
-        self._deadline = began + (self._options.timeout or float("inf"))
-        futures = [executor.submit(run_worker, spec) for spec in specs]
+        self._deadline = began + (options.timeout or float("inf"))
+        if options.checkpoint_interval is not None:
+            self._checkpoint_path = _checkpoint_path(self._task)
+            self._checkpoint_due = self._first_step + options.checkpoint_interval
+        for worker in range(plan.n_workers):
+            self._launch(worker)
         try:
-            reason = self._watch(futures)
+            reason = self._watch()
         except KeyboardInterrupt:
             reason = "interrupted"
-        except BaseException:
-            store.stop()
-            raise
         store.stop()
-        wait(futures)
-        reports = [json.loads(future.result()) for future in futures]
-        if store.rows_seen > self._rows_measured or not self._history:
+        self._gather()
+        if store.rows > self._rows_measured or not self._history:
             self._measure()
-        breakdown = {phase: sum(report[phase] for report in reports) for phase in PHASES}
+        self._save_checkpoint()
+        breakdown = {
+            phase: sum(report.get(phase, 0.0) for report in self._reports) for phase in PHASES
+        }
         breakdown["start_up"] += self._first_step - began
         test_loss, auc, model = self._chosen()
         return TrainResult(
@@ -110,66 +167,116 @@ class _Watch:
             breakdown=breakdown,
             seconds=self._history[-1].seconds,
             cost=0.0,
-            rows_processed=sum(report["rows"] for report in reports),
+            rows_processed=store.rows,
+            rows_repeated=self._repeated,
             stop_reason=reason,
             n_workers=plan.n_workers,
-            executor=self._options.executor,
-            param_store=self._options.param_store,
-            params=self._options.to_json(),
+            executor=options.executor_name,
+            param_store=options.param_store,
+            checkpoint=self._checkpoint_path,
+            params=options.to_json(),
         )
 
-    @property
-    def _rows_measured(self) -> int:
-        return self._history[-1].rows if self._history else 0
-
-    def _watch(self, futures: list[Future[str]]) -> str:
+    def _watch(self) -> str:
         """Follows the run to its end; returns why it ended."""
-        next_rows = self._plan.eval_rows
         while True:
             left = self._deadline - time.perf_counter()
             if left <= 0:
                 return "timeout"
             if self._supervisor.stop_asked:
                 return "stopped"
-            rows = self._store.wait(next_rows, min(_POLL_S, left))
+            rows = self._store.wait(self._due_rows, min(_POLL_S, left))
             self._shown.rows(rows)
-            failed = [f for f in futures if f.done() and f.exception() is not None]
-            if failed:
-                raise failed[0].exception() or AssertionError
-            if rows >= next_rows:
+            self._look_after_workers()
+            if rows >= self._due_rows:
                 record = self._measure()
+                self._due_rows = self._next_rows(record.rows)
                 reason = self._reason_to_stop(record)
                 if reason:
                     return reason
-                while next_rows <= rows:
-                    next_rows += self._plan.eval_rows
-                if self._paced:
-                    self._store.allow(next_rows)
-            elif all(future.done() for future in futures):
+                if time.perf_counter() >= self._checkpoint_due:
+                    self._save_checkpoint()
+                if self._options.consistency == "bsp":
+                    self._store.allow(self._due_rows)
+            elif not self._futures:
                 return "epochs"
+
+    def _next_rows(self, rows: int) -> int:
+        """Rows at which the next evaluation is due, after these."""
+        every = self._plan.eval_rows
+        return (rows // every + 1) * every
+
+    @property
+    def _rows_measured(self) -> int:
+        return self._history[-1].rows if self._history else 0
+
+    # Workers
+
+    def _launch(self, worker: int) -> None:
+        generation = self._store.admit(worker)
+        spec = self._plan.spec(self._task, worker, generation, self._url)
+        self._launched = time.perf_counter()
+        self._futures[worker] = self._executor.submit(run_worker, spec.to_json())
+
+    def _look_after_workers(self) -> None:
+        """Takes the reports of those that are done; puts others in the place of the dead."""
+        for worker, future in list(self._futures.items()):
+            if not future.done():
+                continue
+            del self._futures[worker]
+            try:
+                self._reports.append(json.loads(future.result()))
+            except WorkerDiedError as error:
+                self._deaths += 1
+                if self._deaths > _MOST_DEATHS:
+                    raise TrainingError(f"given up after {self._deaths} deaths: {error}") from error
+                self._repeated += self._store.begun(worker)
+                notice(f"{error}; another takes its place")
+                self._launch(worker)
+        states = self._store.slots["state"]
+        late = time.perf_counter() - self._launched > _START_S
+        if self._options.consistency != "async" and late and (states == WAITING).any():
+            started = int((states != WAITING).sum())
+            raise TrainingError(
+                f"the executor has started {started} of {self._plan.n_workers} workers, and with "
+                f"consistency={self._options.consistency!r} they wait for each other; "
+                "give it as many processes, or lower n_workers"
+            )
+
+    def _gather(self) -> None:
+        """Waits for the workers to end. What dies now is not replaced."""
+        wait(self._futures.values())
+        for worker, future in self._futures.items():
+            try:
+                self._reports.append(json.loads(future.result()))
+            except WorkerDiedError:
+                self._repeated += self._store.begun(worker)
+
+    # Measuring and stopping
 
     def _measure(self) -> Record:
         """Takes a snapshot, measures it, keeps it if it is the best."""
         store = self._store
-        loss_sum, weight_sum, updates = store.take_losses()
-        rows, seconds = store.rows_seen, time.perf_counter() - self._first_step
+        loss_before, weight_before = self._losses
+        self._losses = store.losses()
+        loss, weight = self._losses[0] - loss_before, self._losses[1] - weight_before
+        rows, updates = store.rows, store.updates
+        seconds = self._seconds_before + time.perf_counter() - self._first_step
         weights, intercept = store.snapshot()
         test_loss = auc = None
         if self._plan.test is not None:
             test_loss, auc = self._plan.test.measure(weights, intercept)
+            if self._best is None or test_loss < self._best.test_loss:
+                self._best = Best(test_loss, auc, weights, intercept)
         record = Record(
             seconds=seconds,
             rows=rows,
             updates=updates,
-            train_loss=loss_sum / weight_sum if weight_sum else float("nan"),
+            train_loss=loss / weight if weight else float("nan"),
             test_loss=test_loss,
             auc=auc,
             cost=0.0,
         )
-        if test_loss is None:
-            self._best = None
-        elif self._best is None or test_loss < self._best[0]:
-            self._best = test_loss, auc, weights, intercept
         self._history.append(record)
         self._supervisor.last_record = record
         self._shown.record(record)
@@ -195,8 +302,53 @@ class _Watch:
         return None
 
     def _chosen(self) -> tuple[float | None, float | None, LinearModel]:
+        """The best model on the test rows, or the last one without any."""
         if self._best is not None:
-            test_loss, auc, weights, intercept = self._best
-            return test_loss, auc, self._plan.model(weights, intercept)
-        weights, intercept = self._store.snapshot()
-        return None, None, self._plan.model(weights, intercept)
+            best = self._best
+            return best.test_loss, best.auc, self._plan.model(best.weights, best.intercept)
+        return None, None, self._plan.model(*self._store.snapshot())
+
+    # Checkpoints
+
+    def _save_checkpoint(self) -> None:
+        if self._checkpoint_path is None:
+            return
+        store = self._store
+        # Positions first: a worker that moves on meanwhile repeats a few rows, and skips none.
+        slots, state = store.slots.copy(), store.state.copy()
+        Checkpoint(
+            options=self._options.to_json(),
+            dataset_id=self._plan.dataset.id,
+            state=state,
+            slots=slots,
+            round=int(store.control["round"]),
+            seconds=self._history[-1].seconds if self._history else 0.0,
+            history=self._history,
+            best=self._best,
+            reference=self._reference,
+            stale=self._stale,
+        ).save(self._checkpoint_path)
+        interval = self._options.checkpoint_interval or float("inf")
+        self._checkpoint_due = time.perf_counter() + interval
+
+    def _resume(self, path: str) -> None:
+        kept = Checkpoint.load(path)
+        store = self._store
+        kept.check(self._options.to_json(), self._plan.dataset.id, path)
+        if len(kept.slots) != len(store.slots) or len(kept.state) != len(store.state):
+            raise TrainingError(
+                f"{path}: has {len(kept.slots)} workers, this run {len(store.slots)}; "
+                "give the same n_workers"
+            )
+        store.state[:] = kept.state
+        store.slots[:] = kept.slots
+        store.slots["state"] = ACTIVE
+        store.control["round"] = kept.round
+        self._history = list(kept.history)
+        self._best, self._reference, self._stale = kept.best, kept.reference, kept.stale
+        self._seconds_before = kept.seconds
+        self._losses = store.losses()
+
+
+def _checkpoint_path(task: str) -> str:
+    return str(Path(local_path(storage_root())) / "checkpoints" / f"{task}.npz")

@@ -57,6 +57,7 @@ class Block:
 class Manifest:
     """What a data set is. Written as JSON, with `blocks` grouped by shard.
 
+    longest_row : entries of the row that has most
     weight, positive_weight : sums of the sample weights (1 a row where there are none) of all rows
     and of the positive ones; the other fields say what they are
     """
@@ -64,6 +65,7 @@ class Manifest:
     n_rows: int
     n_features: int
     nnz: int
+    longest_row: int
     n_positive: int
     weight: float
     positive_weight: float
@@ -94,6 +96,7 @@ class Manifest:
             "rows": self.n_rows,
             "features": self.n_features,
             "nnz": self.nnz,
+            "longest_row": self.longest_row,
             "positives": self.n_positive,
             "weight": self.weight,
             "positive_weight": self.positive_weight,
@@ -131,6 +134,7 @@ class Manifest:
                 n_rows=body["rows"],
                 n_features=body["features"],
                 nnz=body["nnz"],
+                longest_row=body["longest_row"],
                 n_positive=body["positives"],
                 weight=body["weight"],
                 positive_weight=body["positive_weight"],

@@ -53,10 +53,12 @@ class TrainResult:
         compute, push, other)
     seconds : from the first step to the last
     cost : dollars
-    rows_processed : int, over all workers and epochs
+    rows_processed : rows learnt from, over all workers and epochs
+    rows_repeated : rows that may have been learnt from once more, by workers that died
     stop_reason : "epochs", "converged", "timeout", "threshold_loss", "callback", "stopped" or
         "interrupted"
     n_workers, executor, param_store : what it ran on
+    checkpoint : file to give as resume_from, or None if none was asked for
     """
 
     model: LinearModel
@@ -67,10 +69,12 @@ class TrainResult:
     seconds: float
     cost: float
     rows_processed: int
+    rows_repeated: int
     stop_reason: str
     n_workers: int
     executor: str
     param_store: str
+    checkpoint: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike[str]) -> None:

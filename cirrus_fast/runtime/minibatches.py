@@ -63,18 +63,27 @@ class MiniBatches:
     times: ReadTimes = field(default_factory=ReadTimes)
     _held: tuple[CSR, UInt32Array] | None = None
 
-    def epoch(self, epoch: int) -> Iterator[Window]:
-        """Every training row once, in an order of this epoch's own."""
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Window]:
+        """Every training row once, in an order of this epoch's own; the first `skip` left out."""
         draw = np.random.default_rng([self.seed, 2, epoch, self.worker])
         if self._held is None and self._fits(self.numbers):
             self._held = self._decode(self.numbers)
         if self._held is not None:
             rows, training = self._held
-            yield Window(rows, draw.permutation(training))
+            yield Window(rows, draw.permutation(training)[skip:])
             return
-        for numbers in self._windows(draw.permutation(np.asarray(self.numbers)).tolist()):
-            rows, training = self._decode(numbers)
-            yield Window(rows, draw.permutation(training))
+        for part, numbers in enumerate(self._windows(draw.permutation(self.numbers).tolist())):
+            n_rows = self.count(numbers)
+            if skip < n_rows:
+                rows, training = self._decode(numbers)
+                within = np.random.default_rng([self.seed, 3, epoch, self.worker, part])
+                yield Window(rows, within.permutation(training)[skip:])
+            skip = max(0, skip - n_rows)
+
+    def count(self, numbers: Sequence[int]) -> int:
+        """Training rows in some blocks."""
+        blocks, holdout = self.dataset.blocks, self.holdout
+        return sum(blocks[i].n_rows - int(holdout.mask(i, blocks[i]).sum()) for i in numbers)
 
     def _budget(self) -> float:
         return self.worker_size_mb * 1e6 * _SHARE_FOR_ROWS

@@ -1,29 +1,40 @@
 """What a worker does: one function, a JSON text in, a JSON text out.
 
 `run_worker` is all that an executor is ever asked to run, so a thread, a process and a rented
-function are the same thing to the supervisor.
+function are the same thing to the supervisor. Run as a program, it reads the text from standard
+input and writes the answer to standard output (backend/processes.py).
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import sys
+import threading
 import time
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 
 from cirrus_fast import _kernels
-from cirrus_fast.data.csr import CSR
+from cirrus_fast.data.csr import CSR, UInt32Array
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.holdout import HoldOut
-from cirrus_fast.errors import TrainingError
-from cirrus_fast.runtime.minibatches import MiniBatches, Window
-from cirrus_fast.runtime.params.local import LocalStore, connect
+from cirrus_fast.errors import CirrusFastError, TrainingError
+from cirrus_fast.runtime.bsp import Rounds, make_scratch
+from cirrus_fast.runtime.minibatches import MiniBatches
+from cirrus_fast.runtime.params.local import Port, connect
 
 # Rows given to the kernel at once: some milliseconds, so that stopping and reporting are prompt
 # and the interpreter's lock is taken rarely.
 CHUNK_ROWS = 16_384
+
+
+def most_entries(dataset: Dataset, blocks: list[int], minibatch_size: int) -> int:
+    """No mini-batch of these blocks has more."""
+    all_entries = sum(dataset.blocks[i].nnz for i in blocks)
+    return min(dataset.manifest.longest_row * minibatch_size, all_entries)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,14 +43,13 @@ class WorkerSpec:
 
     task: str
     worker: int
+    generation: int
     dataset: str
     dataset_id: str
     blocks: list[int]
     holdout_seed: int
     holdout_shares: list[float]
     param_store: str
-    optimizer: str
-    learning_rate: float
     fit_intercept: bool
     class_weight: tuple[float, float]
     minibatch_size: int
@@ -47,6 +57,8 @@ class WorkerSpec:
     worker_size: int
     seed: int
     rows_per_epoch: int
+    consistency: str
+    staleness: int | None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -62,11 +74,9 @@ class WorkerSpec:
 
 @dataclass(slots=True)
 class WorkerReport:
-    """What a worker did, and where its seconds went."""
+    """Where a worker's seconds went."""
 
     worker: int
-    rows: int = 0
-    updates: int = 0
     start_up: float = 0.0
     storage_read: float = 0.0
     decode: float = 0.0
@@ -85,23 +95,34 @@ class _Worker:
     def __init__(self, spec: WorkerSpec) -> None:
         self._started = time.perf_counter()
         self._spec = spec
-        self._store: LocalStore = connect(spec.param_store)
+        self._store = connect(spec.param_store)
         dataset = Dataset(spec.dataset)
         if dataset.id != spec.dataset_id:
             raise TrainingError(f"{spec.dataset}: was replaced after the run began")
+        holdout = HoldOut(spec.holdout_seed, tuple(spec.holdout_shares))
         self._stream = MiniBatches(
             dataset,
             spec.blocks,
-            HoldOut(spec.holdout_seed, tuple(spec.holdout_shares)),
+            holdout,
             self._store.scale,
             spec.worker_size,
             spec.seed,
             spec.worker,
         )
-        # Whole mini-batches, so that only the last of a window is smaller.
-        self._chunk = max(1, CHUNK_ROWS // spec.minibatch_size) * spec.minibatch_size
-        self._scratch: _kernels.TrainScratch | None = None
-        self._scratch_room = 0
+        self._model = _kernels.TrainModel(
+            self._store.optimizer,
+            self._store.state,
+            self._store.scale.penalties,
+            fit_intercept=spec.fit_intercept,
+            negative_weight=spec.class_weight[0],
+            positive_weight=spec.class_weight[1],
+        )
+        room = most_entries(dataset, spec.blocks, spec.minibatch_size)
+        self._scratch = make_scratch(self._store.layout.n_ids, room)
+        self._port = Port(self._store, spec.worker, spec.generation, spec.staleness)
+        self._rounds = None
+        if spec.consistency == "bsp" and self._store.layout.n_workers > 1:
+            self._rounds = Rounds(self._port, self._model)
         self._report = WorkerReport(spec.worker)
         self._report.start_up = time.perf_counter() - self._started
 
@@ -109,74 +130,88 @@ class _Worker:
         try:
             self._epochs()
         finally:
-            self._store.notify()
+            self._port.finish()
         report, times = self._report, self._stream.times
         report.storage_read, report.decode = times.storage_read, times.decode
-        known = report.start_up + report.storage_read + report.decode + report.compute
+        known = report.start_up + report.storage_read + report.decode
+        known += report.pull + report.compute + report.push
         report.other = max(0.0, time.perf_counter() - self._started - known)
         return report
 
     def _epochs(self) -> None:
-        for epoch in range(self._spec.epochs):
-            for window in self._stream.epoch(epoch):
-                done = 0
-                while done < len(window.order):
-                    granted = self._store.grant(min(self._chunk, len(window.order) - done))
-                    if granted == 0:
-                        return
-                    self._train(window, done, granted)
-                    done += granted
+        """From where this worker, or the one whose place it took, stands to the last epoch."""
+        rows_an_epoch = self._stream.count(self._spec.blocks)
+        if rows_an_epoch == 0:
+            return
+        first, skip = divmod(self._port.rows, rows_an_epoch)
+        for epoch in range(first, self._spec.epochs):
+            for window in self._stream.epoch(epoch, skip):
+                if not self._window(window.rows, window.order):
+                    return
+            skip = 0
 
-    def _train(self, window: Window, begin: int, n_rows: int) -> None:
-        spec, store, rows = self._spec, self._store, window.rows
+    def _window(self, rows: CSR, order: UInt32Array) -> bool:
+        """Learns from the rows in order; False if the run is stopping."""
+        size = self._spec.minibatch_size
+        # Whole mini-batches, so that only the last of a window is smaller.
+        chunk = size if self._rounds else max(1, CHUNK_ROWS // size) * size
+        done = 0
+        while done < len(order):
+            wanted = min(chunk, len(order) - done)
+            granted = self._port.grant(wanted, size, whole=self._rounds is not None)
+            if granted == 0:
+                return False
+            part = order[done : done + granted]
+            if self._rounds is None:
+                self._train(rows, part)
+            elif not self._synchronous_step(self._rounds, rows, part):
+                return False
+            done += granted
+        return True
+
+    def _train(self, rows: CSR, order: UInt32Array) -> None:
         started = time.perf_counter()
-        seen = store.rows_seen
-        n, updates, loss, weight = _kernels.train(
-            self._optimizer(seen),
-            store.state,
-            store.scale.penalties,
+        seen = self._store.rows
+        n, updates, loss, weight = self._model.train(
             rows.labels,
             rows.indptr,
             rows.indices,
             rows.data,
             rows.weights,
-            window.order[begin : begin + n_rows],
-            spec.minibatch_size,
-            self._scratch_for(rows),
-            fit_intercept=spec.fit_intercept,
-            negative_weight=spec.class_weight[0],
-            positive_weight=spec.class_weight[1],
+            order,
+            self._spec.minibatch_size,
+            self._scratch,
             rows_seen=float(seen),
+            rate=self._rate(seen),
         )
         self._report.compute += time.perf_counter() - started
         if not math.isfinite(loss):
             raise TrainingError(self._blame(rows))
-        self._report.rows += n
-        self._report.updates += updates
-        store.report(n, updates, loss, weight)
+        self._port.report(n, updates, loss, weight)
 
-    def _optimizer(self, rows_seen: int) -> _kernels.Optimizer:
+    def _synchronous_step(self, rounds: Rounds, rows: CSR, order: UInt32Array) -> bool:
+        """One mini-batch, summed into the model together with the other workers'."""
+        started = time.perf_counter()
+        n, intercept, loss, weight = self._model.gradient(
+            rows.labels, rows.indptr, rows.indices, rows.data, rows.weights, order, self._scratch
+        )
+        self._report.compute += time.perf_counter() - started
+        if not math.isfinite(loss):
+            raise TrainingError(self._blame(rows))
+        started = time.perf_counter()
+        worker, store = self._spec.worker, self._store
+        store.exchange_ids[worker, :n] = self._scratch.distinct[:n]
+        store.exchange_values[worker, 0, :n] = self._scratch.gradient[:n]
+        store.exchange_values[worker, 1, :n] = self._scratch.touches[:n]
+        merged = rounds.step(len(order), n, intercept, loss, weight, self._rate(store.rows))
+        self._report.push += time.perf_counter() - started
+        return merged
+
+    def _rate(self, rows_seen: int) -> float:
         """sgd's rate falls with the square root of the epochs done; the others adapt theirs."""
-        if self._spec.optimizer != "sgd":
-            return self._store.optimizer
-        rate = self._spec.learning_rate / math.sqrt(1 + rows_seen / self._spec.rows_per_epoch)
-        return _kernels.Optimizer("sgd", rate)
-
-    def _scratch_for(self, rows: CSR) -> _kernels.TrainScratch | None:
-        size = self._spec.minibatch_size
-        if size == 1:
-            return None
-        longest = int(np.diff(rows.indptr).max(initial=0))
-        room = min(longest * size, rows.nnz)
-        if self._scratch is None or room > self._scratch_room:
-            self._scratch_room = room
-            self._scratch = _kernels.TrainScratch(
-                np.zeros(len(self._store.scale.divisor), np.uint32),
-                np.empty(room, np.uint32),
-                np.empty(room + 1, np.uint32),
-                np.empty(3 * room, np.float32),
-            )
-        return self._scratch
+        if self._store.optimizer.kind != "sgd":
+            return 1.0
+        return 1 / math.sqrt(1 + rows_seen / self._spec.rows_per_epoch)
 
     def _blame(self, rows: CSR) -> str:
         """Why the loss is no number: the column with the wildest values, and what to do."""
@@ -185,7 +220,29 @@ class _Worker:
         column = f"feature {rows.indices[worst]} (0-based)" if rows.nnz else "no feature"
         value = rows.data[worst] * self._store.scale.divisor[rows.indices[worst]]
         return (
-            f"the loss is no longer a finite number after {self._store.rows_seen} rows; the "
-            f"likely cause is {column}, with a value of {value:g}: lower learning_rate "
-            f"(now {self._spec.learning_rate:g}), or normalize the data set"
+            f"the loss is no longer a finite number after {self._store.rows} rows; the likely "
+            f"cause is {column}, with a value of {value:g}: lower learning_rate "
+            f"(now {self._store.layout.learning_rate:g}), or normalize the data set"
         )
+
+
+def main() -> int:
+    """One spec in, one answer out: {"report": ...} or {"error": [type, message]}."""
+    spec = sys.stdin.readline()
+    # The other end stays open as long as the supervisor lives: without it there is nothing to do.
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    try:
+        answer = {"report": json.loads(run_worker(spec))}
+    except (CirrusFastError, MemoryError) as error:
+        answer = {"error": [type(error).__name__, str(error)]}
+    print(json.dumps(answer), flush=True)
+    return 0
+
+
+def _exit_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -559,10 +559,10 @@ def test_a_full_disk_at_any_write_leaves_nothing_and_says_so(
 
 
 def test_a_limit_on_file_size_is_an_error_like_a_full_disk(
-    run_python: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     (tmp_path / "m.svm").write_bytes(many_rows(4000))
-    run = run_python(
+    run = script(
         "import resource, signal, cirrus_fast\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
@@ -595,12 +595,12 @@ load_libsvm("m.svm", sys.argv[1], overwrite=True)
 
 
 def test_a_killed_load_reads_as_incomplete_and_can_be_repeated(
-    run_python: Callable[..., subprocess.CompletedProcess[str]],
+    script: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path: Path,
     storage_root: Path,
 ) -> None:
     (tmp_path / "m.svm").write_bytes(many_rows(400))
-    run = run_python(_KILLED_WHILE_LOADING, str(storage_root / "m"))
+    run = script(_KILLED_WHILE_LOADING, str(storage_root / "m"))
     assert run.returncode == -signal.SIGKILL, run.stderr
     assert len(files_under(storage_root / "m")) >= 3
     with pytest.raises(DatasetError, match=r"m: incomplete data set \(no manifest\.json"):
@@ -612,14 +612,14 @@ def test_a_killed_load_reads_as_incomplete_and_can_be_repeated(
 
 
 def test_a_killed_load_does_not_touch_the_data_set_it_would_replace(
-    run_python: Callable[..., subprocess.CompletedProcess[str]],
+    script: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path: Path,
     storage_root: Path,
 ) -> None:
     (tmp_path / "old.svm").write_bytes(TEXT)
     old = load_libsvm(tmp_path / "old.svm", "m")
     (tmp_path / "m.svm").write_bytes(many_rows(400))
-    assert run_python(_KILLED_WHILE_LOADING, str(storage_root / "m")).returncode < 0
+    assert script(_KILLED_WHILE_LOADING, str(storage_root / "m")).returncode < 0
     assert Dataset("m").id == old.id
     assert_same_rows(rows_of(Dataset("m")), parse_libsvm(TEXT))
 

@@ -1,145 +1,335 @@
-"""The model in this process's memory, and the control of its run.
+"""The model in memory that all workers of one machine share, and the control of their run.
 
-Workers are threads that update one array without locks (csrc/cf_train.h); what they tell each other
-and their supervisor goes through one condition variable.
+One buffer holds everything: optimiser state, training scale, and a slot per worker. Between threads
+it is plain memory, between processes a memory file. Workers update the state without locks
+(csrc/cf_train.h). A slot is written by its worker alone and read by the supervisor, field by field,
+each an aligned 8-byte number, so nothing needs a lock; whoever waits looks again every so often.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, field
-from threading import Condition
-from typing import Literal
+import mmap
+import os
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cirrus_fast import _kernels
-from cirrus_fast.data.csr import Float32Array
+from cirrus_fast.data.csr import Float32Array, UInt32Array
 from cirrus_fast.data.training_scale import TrainingScale
+from cirrus_fast.errors import TrainingError
+
+# What a worker tells. `rows` is the truth of where it stands: its epoch and its place in it follow.
+_SLOT = np.dtype(
+    [
+        ("generation", np.int64),  # of the worker that may write here; older ones are twins
+        ("state", np.int64),  # WAITING, ACTIVE or FINISHED
+        ("rows", np.int64),  # learnt from, reported
+        ("granted", np.int64),  # begun, not yet reported: learnt from twice if the worker dies
+        ("updates", np.int64),
+        ("loss_sum", np.float64),
+        ("weight_sum", np.float64),
+        # One mini-batch of a bsp round (bsp.py)
+        ("ready", np.int64),
+        ("merged", np.int64),
+        ("batch_ids", np.int64),
+        ("batch_rows", np.int64),
+        ("batch_loss", np.float64),
+        ("batch_weight", np.float64),
+        ("batch_intercept", np.float64),
+    ]
+)
+_CONTROL = np.dtype(
+    [("stop", np.int64), ("allowed_rows", np.float64), ("round", np.int64), ("pad", np.int64)]
+)
+WAITING, ACTIVE, FINISHED = 0, 1, 2
+
+_HEADER_BYTES = 4096
+_MAGIC = "cirrus_fast shared model 1"
+# Long enough to leave the core to who works, short enough to be nothing beside a chunk of rows.
+NAP_S = 0.0002
 
 
-@dataclass(slots=True)
-class Progress:
-    """What all workers have done so far.
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What lies where; the header of a shared buffer, as JSON."""
 
-    loss_sum and weight_sum are of the rows since the last `take_losses`, each measured before it
-    was learnt from.
-    """
+    n_ids: int
+    optimizer: str
+    learning_rate: float
+    penalized: bool
+    n_workers: int
+    room: int  # entries of a mini-batch that workers exchange; 0 outside bsp
+    magic: str = _MAGIC
 
-    rows: int = 0
-    updates: int = 0
-    loss_sum: float = 0.0
-    weight_sum: float = 0.0
+    def sections(self) -> dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]]:
+        """name -> (offset, dtype, shape)"""
+        width = _kernels.Optimizer(self.optimizer, self.learning_rate).width
+        shapes: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
+            "control": (_CONTROL, (1,)),
+            "slots": (_SLOT, (self.n_workers,)),
+            "state": (np.dtype(np.float32), ((self.n_ids + 1) * width,)),
+            "divisor": (np.dtype(np.float32), (self.n_ids,)),
+            "penalties": (np.dtype(np.float32), (self.n_ids if self.penalized else 0, 2)),
+            "exchange_ids": (np.dtype(np.uint32), (self.n_workers, self.room)),
+            "exchange_values": (np.dtype(np.float32), (self.n_workers, 2, self.room)),
+        }
+        sections, offset = {}, _HEADER_BYTES
+        for name, (dtype, shape) in shapes.items():
+            sections[name] = (offset, dtype, shape)
+            offset += -(-dtype.itemsize * math.prod(shape) // 4096) * 4096
+        sections["end"] = (offset, np.dtype(np.uint8), (0,))
+        return sections
 
 
-@dataclass(slots=True)
 class LocalStore:
     """Model and control of one run.
 
     Attributes
     ----------
+    layout : Layout
     optimizer : kind and constants of the updates
     scale : column divisors and penalties that every worker uses
-    state : float32[(n_features + 1) * width]; the last coordinate is the intercept
+    state : float32[(n_ids + 1) * width]; the last coordinate is the intercept
     """
 
-    optimizer: _kernels.Optimizer
-    scale: TrainingScale
-    state: Float32Array
-    _changed: Condition = field(default_factory=Condition)
-    _progress: Progress = field(default_factory=Progress)
-    _allowed_rows: float = math.inf
-    _stopping: bool = False
+    def __init__(self, buffer: mmap.mmap, layout: Layout) -> None:
+        self.layout = layout
+        self.optimizer = _kernels.Optimizer(layout.optimizer, layout.learning_rate)
+        arrays = {}
+        for name, (offset, dtype, shape) in layout.sections().items():
+            flat = np.frombuffer(buffer, dtype, math.prod(shape), offset)
+            arrays[name] = flat.reshape(shape)
+        self.state: Float32Array = arrays["state"]
+        penalties = arrays["penalties"] if layout.penalized else None
+        self.scale = TrainingScale(arrays["divisor"], penalties)
+        self.exchange_ids: UInt32Array = arrays["exchange_ids"]
+        self.exchange_values: Float32Array = arrays["exchange_values"]
+        self.slots: npt.NDArray[np.void] = arrays["slots"]
+        self.control: np.void = arrays["control"][0]
+        self._descriptor: int | None = None
 
     @classmethod
     def create(
-        cls, optimizer: _kernels.Optimizer, scale: TrainingScale, intercept: float
+        cls,
+        optimizer: str,
+        learning_rate: float,
+        scale: TrainingScale,
+        *,
+        n_workers: int,
+        intercept: float = 0.0,
+        room: int = 0,
+        shared: bool = False,
     ) -> LocalStore:
-        state = np.empty((len(scale.divisor) + 1) * optimizer.width, np.float32)
-        optimizer.clear(state, intercept)
-        return cls(optimizer, scale, state)
-
-    # For workers
-
-    def grant(self, wanted: int) -> int:
-        """How many of the wanted rows may be taken now; waits while that is none. 0: stop."""
-        with self._changed:
-            while not self._stopping and self._progress.rows >= self._allowed_rows:
-                self._changed.wait()
-            if self._stopping:
-                return 0
-            return int(min(wanted, self._allowed_rows - self._progress.rows))
-
-    def report(self, rows: int, updates: int, loss_sum: float, weight_sum: float) -> None:
-        """Adds what a worker has just done."""
-        with self._changed:
-            self._progress.rows += rows
-            self._progress.updates += updates
-            self._progress.loss_sum += loss_sum
-            self._progress.weight_sum += weight_sum
-            self._changed.notify_all()
+        """A model at 0 but for the intercept. `shared` makes it reachable from other processes."""
+        layout = Layout(
+            n_ids=len(scale.divisor),
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            penalized=scale.penalties is not None,
+            n_workers=n_workers,
+            room=room,
+        )
+        n_bytes = layout.sections()["end"][0]
+        descriptor = _memory_file(n_bytes) if shared else -1
+        buffer = mmap.mmap(descriptor, n_bytes)
+        header = json.dumps(asdict(layout)).encode()
+        buffer[: len(header)] = header
+        store = cls(buffer, layout)
+        store._descriptor = descriptor if shared else None
+        store.scale.divisor[:] = scale.divisor
+        if store.scale.penalties is not None and scale.penalties is not None:
+            store.scale.penalties[:] = scale.penalties
+        store.optimizer.clear(store.state, intercept)
+        store.control["allowed_rows"] = math.inf
+        return store
 
     @property
-    def rows_seen(self) -> int:
-        return self._progress.rows
+    def descriptor(self) -> int:
+        """The file descriptor of a shared store, for a child process to inherit."""
+        assert self._descriptor is not None, "the store is not shared"
+        return self._descriptor
+
+    def close(self) -> None:
+        """Gives the memory file up; processes that have it keep their view."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     # For the supervisor
 
+    @property
+    def rows(self) -> int:
+        """Rows learnt from, by all workers."""
+        return int(self.slots["rows"].sum())
+
+    @property
+    def updates(self) -> int:
+        return int(self.slots["updates"].sum())
+
+    def losses(self) -> tuple[float, float]:
+        """(loss sum, weight sum) of all rows so far, each measured before it was learnt from."""
+        return float(self.slots["loss_sum"].sum()), float(self.slots["weight_sum"].sum())
+
     def allow(self, rows: float) -> None:
         """Workers pause once this many rows are done in all."""
-        with self._changed:
-            self._allowed_rows = rows
-            self._changed.notify_all()
+        self.control["allowed_rows"] = rows
 
     def stop(self) -> None:
         """Workers end at their next chunk."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
+        self.control["stop"] = 1
 
-    def notify(self) -> None:
-        """Wakes whoever waits: a worker has ended."""
-        with self._changed:
-            self._changed.notify_all()
+    def admit(self, worker: int) -> int:
+        """A new generation for a worker about to be started, which fences any older one; returns
+        it. What the older one had begun may be learnt from twice: see `begun`."""
+        slot = self.slots[worker]
+        slot["state"] = WAITING
+        slot["granted"] = 0
+        slot["generation"] += 1
+        return int(slot["generation"])
+
+    def begun(self, worker: int) -> int:
+        """Rows a worker has begun and not reported."""
+        return int(self.slots[worker]["granted"])
 
     def wait(self, rows: float, timeout: float) -> int:
-        """Waits until this many rows are done, or something changed; returns the rows done."""
-        with self._changed:
-            if self._progress.rows < rows:
-                self._changed.wait(timeout)
-            return self._progress.rows
-
-    def take_losses(self) -> tuple[float, float, int]:
-        """(loss sum, weight sum) since the last call, and the updates in all."""
-        with self._changed:
-            p = self._progress
-            taken = p.loss_sum, p.weight_sum, p.updates
-            p.loss_sum = p.weight_sum = 0.0
-            return taken
+        """Waits until this many rows are done, at most `timeout` seconds; returns the rows done."""
+        until = time.monotonic() + timeout
+        while True:
+            done = self.rows
+            if done >= rows or time.monotonic() >= until:
+                return done
+            time.sleep(5 * NAP_S)
 
     def snapshot(self) -> tuple[Float32Array, float]:
-        """Weights for the data as given, float32[n_features], and the intercept."""
-        weights = np.empty(len(self.scale.divisor), np.float32)
+        """Weights for the data as given, float32[n_ids], and the intercept."""
+        weights = np.empty(self.layout.n_ids, np.float32)
         intercept = self.optimizer.weights(
-            self.state, self.scale.penalties, float(self.rows_seen), weights
+            self.state, self.scale.penalties, float(self.rows), weights
         )
         weights /= self.scale.divisor
         return weights, intercept
 
 
-_stores: dict[str, LocalStore] = {}
-PREFIX: Literal["memory://"] = "memory://"
+class Port:
+    """A worker's side of the store."""
+
+    def __init__(self, store: LocalStore, worker: int, generation: int, staleness: int | None):
+        """staleness : mini-batches this worker may be ahead of the slowest, None for any"""
+        self.store = store
+        self.worker = worker
+        self._slot = store.slots[worker]
+        self._generation = generation
+        self._staleness = staleness
+        if not self.fenced:
+            self._slot["state"] = ACTIVE
+
+    @property
+    def fenced(self) -> bool:
+        """Whether a later generation has taken this worker's place."""
+        return int(self._slot["generation"]) != self._generation
+
+    @property
+    def stopping(self) -> bool:
+        return bool(self.store.control["stop"]) or self.fenced
+
+    @property
+    def rows(self) -> int:
+        """Rows this worker and its earlier generations have reported."""
+        return int(self._slot["rows"])
+
+    def grant(self, wanted: int, minibatch_size: int, *, whole: bool = False) -> int:
+        """How many of the wanted rows may be taken now; waits while that is none. 0: stop.
+
+        whole : all of them, or wait
+        """
+        while not self.stopping:
+            room = float(self.store.control["allowed_rows"]) - self.store.rows
+            if self._staleness is not None:
+                room = min(room, self._lead_left() * minibatch_size)
+            if room > 0:
+                granted = wanted if whole else int(min(wanted, room))
+                self._slot["granted"] = granted
+                return granted
+            time.sleep(NAP_S)
+        return 0
+
+    def _lead_left(self) -> int:
+        """Mini-batches this worker may still take before it is too far ahead of the slowest."""
+        assert self._staleness is not None
+        running = self.store.slots["state"] != FINISHED
+        slowest = int(self.store.slots["updates"][running].min())
+        return max(0, slowest + self._staleness + 1 - int(self._slot["updates"]))
+
+    def report(self, rows: int, updates: int, loss_sum: float, weight_sum: float) -> None:
+        """Adds what was done of the last grant."""
+        if self.fenced:
+            return
+        slot = self._slot
+        slot["loss_sum"] += loss_sum
+        slot["weight_sum"] += weight_sum
+        slot["updates"] += updates
+        slot["rows"] += rows
+        slot["granted"] = 0
+
+    def finish(self) -> None:
+        """Nobody need wait for this worker any more."""
+        if not self.fenced:
+            self._slot["state"] = FINISHED
+
+
+_MEMORY, _SHARED = "memory://", "shared:"
+_published: dict[str, LocalStore] = {}
 
 
 def publish(task: str, store: LocalStore) -> str:
-    """Makes a store reachable by the workers of this process; returns its URL."""
-    _stores[task] = store
-    return PREFIX + task
+    """Makes a store reachable by threads of this process; returns its URL."""
+    _published[task] = store
+    return _MEMORY + task
 
 
 def withdraw(task: str) -> None:
-    _stores.pop(task, None)
+    _published.pop(task, None)
+
+
+def shared_url(store: LocalStore, *, inherited: bool) -> str:
+    """URL of a shared store: for processes that inherit its descriptor, or any others of this
+    machine and user."""
+    owner = "self" if inherited else os.getpid()
+    return f"{_SHARED}/proc/{owner}/fd/{store.descriptor}"
 
 
 def connect(url: str) -> LocalStore:
-    return _stores[url.removeprefix(PREFIX)]
+    """The store at a URL that `publish` or `shared_url` gave."""
+    if url.startswith(_MEMORY):
+        return _published[url.removeprefix(_MEMORY)]
+    path = url.removeprefix(_SHARED)
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError as error:
+        raise TrainingError(
+            f"the model in the supervisor's memory cannot be reached from this worker ({error}): "
+            "workers of param_store=memory must run on the supervisor's machine, as its user"
+        ) from error
+    try:
+        buffer = mmap.mmap(descriptor, 0)
+    finally:
+        os.close(descriptor)
+    header = json.loads(buffer[:_HEADER_BYTES].rstrip(b"\0"))
+    if header.get("magic") != _MAGIC:
+        raise TrainingError(f"{path} is not a shared model of this version of cirrus-fast")
+    return LocalStore(buffer, Layout(**header))
+
+
+def _memory_file(n_bytes: int) -> int:
+    """A file in memory that is gone when the last process that has it is."""
+    if not hasattr(os, "memfd_create"):
+        raise TrainingError("workers in other processes need Linux (memfd_create)")
+    descriptor = os.memfd_create("cirrus_fast model")
+    os.ftruncate(descriptor, n_bytes)
+    return descriptor

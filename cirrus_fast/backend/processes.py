@@ -1,0 +1,146 @@
+"""Workers as processes of this machine, behind the executor interface.
+
+Each call is a fresh `python -m cirrus_fast.runtime.worker` with the spec on its standard input. The
+pipe stays open as a sign of life: a worker whose supervisor is gone ends itself. Workers have a
+session of their own, so that Ctrl-C reaches the supervisor alone, which then ends them in order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import cirrus_fast
+from cirrus_fast import errors
+from cirrus_fast.errors import CirrusFastError, TrainingError
+from cirrus_fast.runtime.worker import run_worker
+
+_LAST_WORDS = 2000
+# How long a worker may take to end by itself once its pipe is closed.
+_GRACE_S = 5.0
+
+
+class WorkerDiedError(TrainingError):
+    """A worker process ended without an answer: killed, out of memory, or crashed."""
+
+
+class ProcessExecutor(Executor):
+    """Runs `run_worker`, and nothing else, one process a call."""
+
+    def __init__(self, inherited: Sequence[int] = ()) -> None:
+        """inherited : file descriptors that workers shall have under the same numbers"""
+        self._inherited = tuple(inherited)
+        self._processes: set[subprocess.Popen[str]] = set()
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if fn is not run_worker or len(args) != 1 or kwargs:
+            raise TrainingError("worker processes run cirrus_fast.runtime.worker.run_worker only")
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the executor is shut down")
+            process = subprocess.Popen(
+                [sys.executable, "-m", "cirrus_fast.runtime.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                pass_fds=self._inherited,
+                start_new_session=True,
+                env=_environment(),
+            )
+            self._processes.add(process)
+        future: Future[str] = Future()
+        future.set_running_or_notify_cancel()
+        thread = threading.Thread(target=self._attend, args=(process, args[0], future), daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return future
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers that run."""
+        with self._lock:
+            return [process.pid for process in self._processes]
+
+    def _attend(self, process: subprocess.Popen[str], spec: str, future: Future[str]) -> None:
+        stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
+        assert stdin is not None
+        assert stdout is not None
+        assert stderr is not None
+        said: list[str] = []
+        listener = threading.Thread(target=lambda: said.append(stderr.read()), daemon=True)
+        listener.start()
+        with suppress(BrokenPipeError):
+            stdin.write(spec + "\n")
+            stdin.flush()
+        answer = stdout.read()
+        with suppress(BrokenPipeError):
+            stdin.close()
+        process.wait()
+        listener.join()
+        stdout.close()
+        stderr.close()
+        with self._lock:
+            self._processes.discard(process)
+        try:
+            future.set_result(_report(answer, process.returncode, "".join(said)))
+        except CirrusFastError as error:
+            future.set_exception(error)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Closes the workers' pipes, which ends them; with `wait`, until they are gone."""
+        with self._lock:
+            self._closed = True
+            processes = list(self._processes)
+        if cancel_futures:
+            for process in processes:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)
+        if not wait:
+            return
+        for thread in self._threads:
+            thread.join(_GRACE_S if cancel_futures else None)
+        with self._lock:
+            left = list(self._processes)
+        for process in left:
+            process.kill()
+
+
+def _report(answer: str, status: int, said: str) -> str:
+    """The report in a worker's answer, or its error raised here."""
+    try:
+        parsed = json.loads(answer)
+    except ValueError:
+        words = said.strip()[-_LAST_WORDS:]
+        cause = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        tail = f"; its last words: {words}" if words else ""
+        raise WorkerDiedError(f"a worker process died ({cause}){tail}") from None
+    if "error" in parsed:
+        name, message = parsed["error"]
+        kind = getattr(errors, name, TrainingError)
+        raise kind(message) if _takes_text(kind) else TrainingError(message)
+    return json.dumps(parsed["report"])
+
+
+def _takes_text(kind: Any) -> bool:
+    """Whether an error class can be made of its message alone."""
+    return kind not in (errors.LibsvmParseError, errors.KernelError)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with the package we run findable, wherever this process found it."""
+    home = str(Path(cirrus_fast.__file__).resolve().parent.parent)
+    path = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path)}
