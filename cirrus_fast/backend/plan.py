@@ -273,7 +273,7 @@ def _shares(options: Options, dataset: Dataset, holdout: HoldOut, n_train: int) 
     most, why = wanted, ""
     if len(numbers) < most:
         most, why = len(numbers), f"the data set has {len(numbers)} blocks"
-    if n_train < FEW_ROWS:
+    if n_train < FEW_ROWS and options.consistency != "bsp":  # where nobody is late
         in_flight = max(1, int(MOST_IN_FLIGHT * n_train) // options.minibatch_size)
         if in_flight < most:
             most, why = in_flight, f"mini-batches in flight would be over 1 % of {n_train} rows"
