@@ -151,6 +151,12 @@ class LinearModel:
                 f"{dataset.name}: ids start at {manifest.index_base}, the model's at "
                 f"{self.index_base}; load it again with like= the training set"
             )
+        if manifest.hash_bits != self.hash_bits:
+            theirs = f"hashed to {manifest.hash_bits} bits" if manifest.hash_bits else "not hashed"
+            raise DatasetError(
+                f"{dataset.name}: ids are {theirs}, unlike the model's "
+                f"(hash_bits={self.hash_bits}); load it again with like= the training set"
+            )
         if manifest.scaling_id is None:
             return self.scaling
         if self.scaling is None or self.scaling.id != manifest.scaling_id:
@@ -173,6 +179,7 @@ class LinearModel:
             "index_base": self.index_base,
             "hash_bits": self.hash_bits,
             "labels": self.label_map.to_json(),
+            "scaling_id": None if self.scaling is None else self.scaling.id,
             "params": dict(self.params),
         }
         arrays = {"model": json.dumps(header), "ids": ids, "weights": self.weights[ids]}
@@ -193,7 +200,11 @@ class LinearModel:
                 )
             weights = np.zeros(header["n_features"], np.float32)
             weights[arrays["ids"]] = arrays["weights"]
-            scaling = scaling_from_arrays(arrays, where) if "scaling_ids" in arrays else None
+            scaling = None
+            if header["scaling_id"] is not None:
+                scaling = scaling_from_arrays(arrays, where)
+                if scaling.id != header["scaling_id"]:
+                    raise ModelError(f"{where}: damaged (its scaling is another one)")
             return cls(
                 weights=weights,
                 intercept=header["intercept"],

@@ -58,7 +58,9 @@ def test_any_statistics_survive_their_bytes(columns):
 
 @settings(max_examples=200)
 @given(
-    arrays.arrays(np.float32, st.integers(1, 8), elements=st.floats(-(2.0**100), 2.0**100, width=32)),
+    arrays.arrays(
+        np.float32, st.integers(1, 8), elements=st.floats(-(2.0**100), 2.0**100, width=32)
+    ),
     st.integers(0, 3),
     st.sampled_from(SCALINGS),
 )
