@@ -113,8 +113,13 @@ class Options:
     patience: int = _option(
         "evaluations without progress before stopping", default=3, kind=int, low=1
     )
-    eval_interval: float = _option(
-        "how often to evaluate", default=0.1, kind=float, unit="epochs", above=0
+    eval_interval: float | None = _option(
+        "how often to evaluate; by default every 0.1, but of small data at least 20,000 rows or "
+        "one epoch apart",
+        default=None,
+        kind=float,
+        unit="epochs",
+        above=0,
     )
     threshold_loss: float | None = _option(
         "stop when the test loss is at or below this",
@@ -140,7 +145,8 @@ class Options:
         "stop after this long", default=None, kind=float, unit="seconds", above=0
     )
     consistency: str = _option(
-        "async: workers update the model as they come; ssp: none is more than `staleness` "
+        "async: workers update the model as they come, and keep level within 5 % of an epoch; "
+        "ssp: none is more than `staleness` "
         "mini-batches ahead; bsp: all step together, which is deterministic for a seed",
         default="async",
         kind=str,
@@ -161,7 +167,7 @@ class Options:
         high=10_000,
     )
     n_ps: int = _option(
-        "parameter servers; the model in memory is one", default=1, kind=int, low=1, high=1
+        "parameter servers; the model in memory is one, so only 1", default=1, kind=int, low=1
     )
     worker_size: int = _option(
         "memory of a worker, which bounds the rows it holds decoded",
@@ -346,5 +352,57 @@ def _check_together(options: Options, given: Mapping[str, Any]) -> None:
         )
     if given.get("patience") is not None and options.epsilon == 0:
         raise OptionError("patience: means nothing with epsilon=0, which trains all epochs")
+    if options.n_ps > 1:
+        raise OptionError(
+            f"n_ps={options.n_ps}: means nothing with param_store={options.param_store!r}, "
+            "which is one server"
+        )
     if options.staleness is not None and options.consistency != "ssp":
         raise OptionError(f'staleness: means nothing with consistency="{options.consistency}"')
+
+
+def options_markdown() -> str:
+    """The table as docs/options.md; `python -m cirrus_fast.options` prints it."""
+    lines = [
+        "# Training options",
+        "",
+        "Given to `LogisticRegression` by name, to `cirrus-fast train` as `--name-with-dashes`.",
+        "An unknown name, a value out of range, or an option that means nothing beside the",
+        "others is refused. This page is generated from the table that checks them.",
+        "",
+        "| option | default | values | meaning |",
+        "|---|---|---|---|",
+    ]
+    for row in table():
+        meta = row.metadata
+        if row.default is MISSING:
+            default = "required"
+        elif row.default is None:
+            default = "see meaning" if "by default" in meta["help"] else "none"
+        else:
+            default = f"`{row.default}`" if row.default != () else "none"
+        text = meta["help"].replace("|", "\\|")
+        lines.append(f"| `{row.name}` | {default} | {_values(row)} | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+def _values(row: Field[Any]) -> str:
+    meta = row.metadata
+    if row.name == "class_weight":
+        return '`"balanced"` or a pair of numbers'
+    if row.name == "callbacks":
+        return "functions"
+    if meta["choices"]:
+        return ", ".join(f"`{choice}`" for choice in meta["choices"])
+    kind = {bool: "true or false", int: "whole number", float: "number", str: "text"}[meta["kind"]]
+    bounds = [
+        f"{sign} {meta[key]:g}" if isinstance(meta[key], float) else f"{sign} {meta[key]}"
+        for key, sign in (("above", ">"), ("low", ">="), ("below", "<"), ("high", "<="))
+        if meta[key] is not None
+    ]
+    unit = f", {meta['unit']}" if meta["unit"] else ""
+    return f"{kind} {' and '.join(bounds)}".rstrip() + unit
+
+
+if __name__ == "__main__":
+    print(options_markdown(), end="")

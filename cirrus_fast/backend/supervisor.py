@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -136,13 +136,16 @@ class _Watch:
         if options.resume_from is not None:
             self._resume(options.resume_from)
         self._due_rows = self._next_rows(store.rows)
-        if options.consistency == "bsp":
+        # Workers wait while the model is measured where that makes the run repeatable; else they
+        # go on, and what is measured is a moment of theirs.
+        self._paced = options.consistency == "bsp" or plan.n_workers == 1
+        if self._paced:
             store.allow(self._due_rows)
-        self._first_step = time.perf_counter()
+        launched = time.perf_counter()
         self._deadline = began + (options.timeout or float("inf"))
         if options.checkpoint_interval is not None:
             self._checkpoint_path = _checkpoint_path(self._task)
-            self._checkpoint_due = self._first_step + options.checkpoint_interval
+            self._checkpoint_due = launched + options.checkpoint_interval
         for worker in range(plan.n_workers):
             self._launch(worker)
         try:
@@ -157,7 +160,7 @@ class _Watch:
         breakdown = {
             phase: sum(report.get(phase, 0.0) for report in self._reports) for phase in PHASES
         }
-        breakdown["start_up"] += self._first_step - began
+        breakdown["start_up"] += launched - began
         test_loss, auc, model = self._chosen()
         return TrainResult(
             model=model,
@@ -196,7 +199,7 @@ class _Watch:
                     return reason
                 if time.perf_counter() >= self._checkpoint_due:
                     self._save_checkpoint()
-                if self._options.consistency == "bsp":
+                if self._paced:
                     self._store.allow(self._due_rows)
             elif not self._futures:
                 return "epochs"
@@ -226,6 +229,10 @@ class _Watch:
             del self._futures[worker]
             try:
                 self._reports.append(json.loads(future.result()))
+            except BrokenExecutor as error:
+                raise TrainingError(
+                    f"the executor broke: {error}; its processes may have run out of memory"
+                ) from error
             except WorkerDiedError as error:
                 self._deaths += 1
                 if self._deaths > _MOST_DEATHS:
@@ -249,7 +256,7 @@ class _Watch:
         for worker, future in self._futures.items():
             try:
                 self._reports.append(json.loads(future.result()))
-            except WorkerDiedError:
+            except (WorkerDiedError, BrokenExecutor):
                 self._repeated += self._store.begun(worker)
 
     # Measuring and stopping
@@ -261,7 +268,10 @@ class _Watch:
         self._losses = store.losses()
         loss, weight = self._losses[0] - loss_before, self._losses[1] - weight_before
         rows, updates = store.rows, store.updates
-        seconds = self._seconds_before + time.perf_counter() - self._first_step
+        first_step = store.first_step
+        seconds = self._seconds_before
+        if first_step is not None:
+            seconds += time.monotonic() - first_step
         weights, intercept = store.snapshot()
         test_loss = auc = None
         if self._plan.test is not None:
@@ -343,6 +353,7 @@ class _Watch:
         store.state[:] = kept.state
         store.slots[:] = kept.slots
         store.slots["state"] = ACTIVE
+        store.slots["first_step"] = 0
         store.control["round"] = kept.round
         self._history = list(kept.history)
         self._best, self._reference, self._stale = kept.best, kept.reference, kept.stale

@@ -152,10 +152,9 @@ class LinearModel:
                 f"{self.index_base}; load it again with like= the training set"
             )
         if manifest.hash_bits != self.hash_bits:
-            theirs = f"hashed to {manifest.hash_bits} bits" if manifest.hash_bits else "not hashed"
             raise DatasetError(
-                f"{dataset.name}: ids are {theirs}, unlike the model's "
-                f"(hash_bits={self.hash_bits}); load it again with like= the training set"
+                f"{dataset.name}: has {_hashing(manifest.hash_bits)}, the model has "
+                f"{_hashing(self.hash_bits)}; load it again with like= the training set"
             )
         if manifest.scaling_id is None:
             return self.scaling
@@ -257,6 +256,10 @@ class LinearModel:
         fitted.intercept_ = np.array([intercept])
         fitted.n_features_in_ = self.n_features
         return fitted
+
+
+def _hashing(bits: int | None) -> str:
+    return "ids as written" if bits is None else f"ids hashed to {bits} bits"
 
 
 def npz_bytes(arrays: Mapping[str, Any]) -> bytes:

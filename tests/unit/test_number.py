@@ -211,7 +211,7 @@ def test_float32_range_ends_where_the_tie_rounds_to_infinity():
         ("-INF", WORD, 4),
         ("infinity", WORD, 8),
         ("+Infinity", WORD, 9),
-        ("infinit", WORD, 3),
+        ("infi", WORD, 3),
         ("NaN", WORD, 3),
         ("-nan", WORD, 4),
         ("nan(ind)", WORD, 8),

@@ -32,6 +32,7 @@ _SLOT = np.dtype(
         ("rows", np.int64),  # learnt from, reported
         ("granted", np.int64),  # begun, not yet reported: learnt from twice if the worker dies
         ("updates", np.int64),
+        ("first_step", np.float64),  # when the first grant was given, by the monotonic clock
         ("loss_sum", np.float64),
         ("weight_sum", np.float64),
         # One mini-batch of a bsp round (bsp.py)
@@ -176,6 +177,12 @@ class LocalStore:
         """(loss sum, weight sum) of all rows so far, each measured before it was learnt from."""
         return float(self.slots["loss_sum"].sum()), float(self.slots["weight_sum"].sum())
 
+    @property
+    def first_step(self) -> float | None:
+        """When the first worker began to learn, by the monotonic clock; None before that."""
+        times = self.slots["first_step"]
+        return float(times[times > 0].min()) if (times > 0).any() else None
+
     def allow(self, rows: float) -> None:
         """Workers pause once this many rows are done in all."""
         self.control["allowed_rows"] = rows
@@ -204,7 +211,7 @@ class LocalStore:
             done = self.rows
             if done >= rows or time.monotonic() >= until:
                 return done
-            time.sleep(5 * NAP_S)
+            time.sleep(NAP_S)
 
     def snapshot(self) -> tuple[Float32Array, float]:
         """Weights for the data as given, float32[n_ids], and the intercept."""
@@ -219,13 +226,17 @@ class LocalStore:
 class Port:
     """A worker's side of the store."""
 
-    def __init__(self, store: LocalStore, worker: int, generation: int, staleness: int | None):
-        """staleness : mini-batches this worker may be ahead of the slowest, None for any"""
+    def __init__(
+        self, store: LocalStore, worker: int, generation: int, staleness: int, *, strict: bool
+    ) -> None:
+        """staleness : mini-batches this worker may be ahead of the slowest; strict : of all that
+        have not finished, and not just of those that have started"""
         self.store = store
         self.worker = worker
         self._slot = store.slots[worker]
         self._generation = generation
         self._staleness = staleness
+        self._strict = strict
         if not self.fenced:
             self._slot["state"] = ACTIVE
 
@@ -250,19 +261,20 @@ class Port:
         """
         while not self.stopping:
             room = float(self.store.control["allowed_rows"]) - self.store.rows
-            if self._staleness is not None:
-                room = min(room, self._lead_left() * minibatch_size)
+            room = min(room, self._lead_left() * minibatch_size)
             if room > 0:
                 granted = wanted if whole else int(min(wanted, room))
                 self._slot["granted"] = granted
+                if not self._slot["first_step"]:
+                    self._slot["first_step"] = time.monotonic()
                 return granted
             time.sleep(NAP_S)
         return 0
 
     def _lead_left(self) -> int:
         """Mini-batches this worker may still take before it is too far ahead of the slowest."""
-        assert self._staleness is not None
-        running = self.store.slots["state"] != FINISHED
+        states = self.store.slots["state"]
+        running = states != FINISHED if self._strict else states == ACTIVE
         slowest = int(self.store.slots["updates"][running].min())
         return max(0, slowest + self._staleness + 1 - int(self._slot["updates"]))
 
