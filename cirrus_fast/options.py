@@ -311,7 +311,7 @@ def _typed(name: str, kind: type, value: Any) -> Any:
 def _class_weight(value: Any) -> Literal["balanced"] | tuple[float, float] | None:
     if value is None:
         return None
-    if value == "balanced":
+    if isinstance(value, str) and value == "balanced":
         return "balanced"
     if isinstance(value, list | tuple) and len(value) == 2:
         negative, positive = (_typed("class_weight", float, item) for item in value)

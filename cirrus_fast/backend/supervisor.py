@@ -154,9 +154,13 @@ class _Watch:
             reason = "interrupted"
         store.stop()
         self._gather()
+        last = None
         if store.rows > self._rows_measured or not self._history:
-            self._measure()
+            last = self._measure()
         self._save_checkpoint()
+        if last is not None:
+            for callback in options.callbacks:
+                callback(last)
         breakdown = {
             phase: sum(report.get(phase, 0.0) for report in self._reports) for phase in PHASES
         }
