@@ -3,7 +3,7 @@ PYTHON ?= python
 C_FILES = $(wildcard csrc/*.c csrc/*.h tests/core/*.c tests/fuzz/*.c tests/fuzz/*.h)
 FUZZ_SECONDS ?= 60
 
-.PHONY: dev test check asan fuzz bench clean
+.PHONY: dev test check asan coverage fuzz bench clean
 
 dev: ## install for development; again after touching csrc/ or pyx/
 	$(PYTHON) -m pip install --editable '.[dev]'
@@ -22,7 +22,10 @@ check: ## style, types, warnings, spelling
 asan: ## the tests with the core under AddressSanitizer and UBSan, in an environment of its own
 	PYTHON=$(PYTHON) tests/run_sanitized.sh
 
-fuzz: ## each parser of foreign bytes for FUZZ_SECONDS
+coverage: ## which lines of csrc/ the tests run, in the active environment
+	PYTHON=$(PYTHON) tests/run_coverage.sh
+
+fuzz: ## each target of tests/fuzz/targets.txt for FUZZ_SECONDS
 	FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh
 
 bench: ## measure, and write bench/RESULTS.md
