@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.labels import LabelMap
 from cirrus_fast.data.model import LinearModel
 from cirrus_fast.data.parallel import available_cores
+from cirrus_fast.data.storage import local_path
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.errors import DatasetError
 from cirrus_fast.notices import notice_once
@@ -48,8 +48,11 @@ class TestRows:
     @classmethod
     def of(cls, parts: list[CSR], label_map: LabelMap) -> TestRows:
         labels = np.concatenate([part.labels for part in parts])
-        weights = [part.weights for part in parts if part.weights is not None]
-        return cls(parts, label_map.positives(labels), np.concatenate(weights) if weights else None)
+        given = [part.weights for part in parts if part.weights is not None]
+        weights = np.concatenate(given) if given else None
+        if weights is not None and not weights.any():
+            raise DatasetError("the test rows weigh nothing: their sample weights are all 0")
+        return cls(parts, label_map.positives(labels), weights)
 
     def measure(self, weights: Float32Array, intercept: float) -> tuple[float, float | None]:
         """(log-loss, AUC)"""
@@ -161,7 +164,7 @@ class Plan:
             task=task,
             worker=worker,
             generation=generation,
-            dataset=str(Path(self.dataset.uri).resolve()),
+            dataset=str(local_path(self.dataset.uri).resolve()),
             dataset_id=self.dataset.id,
             blocks=self.shares[worker],
             holdout_seed=self.holdout.seed,
