@@ -181,7 +181,7 @@ class _Watch:
             executor=options.executor_name,
             param_store=options.param_store,
             checkpoint=self._checkpoint_path,
-            params=options.to_json(),
+            params=plan.params,
         )
 
     def _watch(self) -> str:

@@ -54,7 +54,7 @@ def clicks(n_rows=4000, seed=0, width=60):
 
 
 @pytest.fixture
-def blocks(storage_root, monkeypatch):  # noqa: ARG001
+def blocks(storage_root, monkeypatch):
     """The data set "clicks" in blocks of 500 rows, for any number of workers."""
     monkeypatch.setattr("cirrus_fast.preprocessing.BLOCK_ROWS", 500)
     monkeypatch.setattr("cirrus_fast.backend.plan.FEW_ROWS", 0)
