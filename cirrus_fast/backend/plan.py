@@ -18,7 +18,7 @@ from cirrus_fast.data.model import LinearModel
 from cirrus_fast.data.parallel import available_cores
 from cirrus_fast.data.storage import local_path
 from cirrus_fast.data.training_scale import TrainingScale
-from cirrus_fast.errors import DatasetError
+from cirrus_fast.errors import DatasetError, TrainingError
 from cirrus_fast.notices import notice_once
 from cirrus_fast.options import Options
 from cirrus_fast.runtime.minibatches import held_out_rows
@@ -64,7 +64,24 @@ class TestRows:
             _kernels.logistic_margins(part.indptr, part.indices, part.data, weights, intercept, out)
             at += part.n_rows
         loss, total, _ = _kernels.logistic_loss(margins, self.positives, self.weights)
+        if not math.isfinite(loss):
+            raise TrainingError(self._blame())
         return loss / total, exact_auc(margins, self.positives, self.weights)
+
+    def _blame(self) -> str:
+        """Why the loss is no number: the column with the wildest values."""
+        part = max(self.parts, key=lambda rows: _size(rows).max(initial=-1))
+        if part.nnz == 0:
+            return "the test loss is not a finite number: lower learning_rate"
+        worst = int(np.argmax(_size(part)))
+        return (
+            f"the test loss is not a finite number; the likely cause is feature "
+            f"{part.indices[worst]} (0-based), with a value of {part.data[worst]:g} in a test row"
+        )
+
+
+def _size(rows: CSR) -> Float32Array:
+    return np.where(np.isnan(rows.data), np.float32(np.inf), np.abs(rows.data))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -535,6 +535,18 @@ def test_a_loss_that_is_no_number_names_the_column(value, minibatch_size):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_a_test_loss_that_is_no_number_names_the_column(value):
+    load_csr(clicks(500), None, "d")
+    rows = clicks(500, seed=1)
+    rows.data[np.flatnonzero(rows.indices == 23)] = value
+    load_csr(rows, None, "t", like="d")
+    with pytest.raises(
+        TrainingError, match=r"test loss.* feature 23 \(0-based\), .* in a test row"
+    ):
+        train("d", test_dataset="t")
+
+
 def test_a_data_set_replaced_under_a_run_is_noticed(monkeypatch):
     load_csr(clicks(), None, "d")
     real = worker_module.connect
