@@ -245,7 +245,8 @@ def test_a_single_worker_repeats_itself_bit_for_bit(adult):
 @pytest.mark.parametrize("consistency", ["async", "ssp", "bsp"])
 @pytest.mark.usefixtures("blocks")
 def test_every_row_is_learnt_from_once_an_epoch(n_workers, consistency):
-    result = train(n_workers=n_workers, consistency=consistency, epsilon=0, epochs=3)
+    options = {"minibatch_size": 7, "epsilon": 0, "epochs": 3}
+    result = train(n_workers=n_workers, consistency=consistency, **options)
     assert result.n_workers == n_workers
     assert result.rows_processed == 3 * 4000
     assert result.rows_repeated == 0
