@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.labels import LabelMap
 from cirrus_fast.data.model import LinearModel
 from cirrus_fast.data.parallel import available_cores
+from cirrus_fast.data.storage import local_path
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.errors import DatasetError, TrainingError
 from cirrus_fast.notices import notice_once
@@ -49,8 +49,11 @@ class TestRows:
     @classmethod
     def of(cls, parts: list[CSR], label_map: LabelMap) -> TestRows:
         labels = np.concatenate([part.labels for part in parts])
-        weights = [part.weights for part in parts if part.weights is not None]
-        return cls(parts, label_map.positives(labels), np.concatenate(weights) if weights else None)
+        given = [part.weights for part in parts if part.weights is not None]
+        weights = np.concatenate(given) if given else None
+        if weights is not None and not weights.any():
+            raise DatasetError("the test rows weigh nothing: their sample weights are all 0")
+        return cls(parts, label_map.positives(labels), weights)
 
     def measure(self, weights: Float32Array, intercept: float) -> tuple[float, float | None]:
         """(log-loss, AUC)"""
@@ -61,7 +64,24 @@ class TestRows:
             _kernels.logistic_margins(part.indptr, part.indices, part.data, weights, intercept, out)
             at += part.n_rows
         loss, total, _ = _kernels.logistic_loss(margins, self.positives, self.weights)
+        if not math.isfinite(loss):
+            raise TrainingError(self._blame())
         return loss / total, exact_auc(margins, self.positives, self.weights)
+
+    def _blame(self) -> str:
+        """Why the loss is no number: the column with the wildest values."""
+        part = max(self.parts, key=lambda rows: _size(rows).max(initial=-1))
+        if part.nnz == 0:
+            return "the test loss is not a finite number: lower learning_rate"
+        worst = int(np.argmax(_size(part)))
+        return (
+            f"the test loss is not a finite number; the likely cause is feature "
+            f"{part.indices[worst]} (0-based), with a value of {part.data[worst]:g} in a test row"
+        )
+
+
+def _size(rows: CSR) -> Float32Array:
+    return np.where(np.isnan(rows.data), np.float32(np.inf), np.abs(rows.data))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,7 +196,7 @@ class Plan:
             worker=worker,
             n_workers=self.n_workers,
             generation=generation,
-            dataset=str(Path(self.dataset.uri).resolve()),
+            dataset=str(local_path(self.dataset.uri).resolve()),
             dataset_id=self.dataset.id,
             holdout_seed=self.holdout.seed,
             holdout_fraction=self.holdout.fraction,
