@@ -2,42 +2,175 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cirrus_fast.errors import CirrusFastError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from cirrus_fast.data.result import TrainResult
+    from cirrus_fast.data.result import Record, TrainResult
+
+# The height of the picture is that of the main curves without this first share of their points,
+# times what may be added above and below for everything else.
+_EARLY_SHARE = 0.2
+_ROOM_ABOVE = 4.0
+_ROOM_BELOW = 3.0
+# Never so close that noise looks like a slope.
+_LEAST_HEIGHT = 0.005
+
+
+def require_matplotlib() -> None:
+    """Says how to get matplotlib if it is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise CirrusFastError("plots need matplotlib: pip install 'cirrus-fast[plot]'") from error
+
+
+def check_picture(path: str | os.PathLike[str]) -> None:
+    """Refuses, before the work, a picture that could not be drawn after it."""
+    require_matplotlib()
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds, kind = FigureCanvasBase.get_supported_filetypes(), Path(path).suffix[1:].lower()
+    if kind and kind not in kinds:
+        raise CirrusFastError(
+            f"{os.fspath(path)}: no picture can be written as .{kind}; "
+            f"choose one of {', '.join(sorted(kinds))}"
+        )
 
 
 def plot_history(
     results: Mapping[str, TrainResult], path: str | os.PathLike[str] | None = None
 ) -> Figure:
-    """Training and test loss over seconds, a pair of lines a result; saved to `path` if given."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise CirrusFastError("plots need matplotlib: pip install 'cirrus-fast[plot]'") from error
+    """The loss over seconds, saved to `path` if given.
+
+    A line a result: on the test rows, with its best point marked, or on the training rows where
+    there are no others. A single result shows both.
+    """
+    require_matplotlib()
+    if path is not None:
+        check_picture(path)
+    from matplotlib.figure import Figure
+
     # A Figure of its own, not pyplot's: nothing global changes, and no display is needed.
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
+    alone = len(results) == 1
+    main: list[list[float]] = []
+    beside: list[list[float]] = []
     for i, (name, result) in enumerate(results.items()):
-        seconds = [record.seconds for record in result.history]
-        prefix = f"{name}, " if name else ""
-        color = f"C{i}"
-        train = [record.train_loss for record in result.history]
-        axes.plot(seconds, train, color=color, alpha=0.45, label=f"{prefix}training rows")
-        if result.test_loss is not None:
-            test = [record.test_loss or float("nan") for record in result.history]
-            axes.plot(seconds, test, color=color, marker=".", label=f"{prefix}test rows")
+        color = f"C{i % 10}"
+        if result.test_loss is None:
+            main.append(_draw_training(axes, name, result, color))
+            continue
+        if alone:
+            beside.append(_draw_training(axes, name, result, "0.6"))
+        main.append(_draw_test(axes, name, result, color, note=alone))
+    axes.set_ylim(*_limits(main, beside))
+    _say_what_leaves(axes, main, beside)
     axes.set_xlabel("seconds since the first step")
-    axes.set_ylabel("log-loss, nats per row")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    axes.set_ylabel("log-loss, nats per row (lower is better)")
+    axes.set_title(_title(results), loc="left", fontsize=12, fontweight="bold")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, loc="outside lower center", ncols=3)
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
+
+
+def _draw_test(
+    axes: Axes, name: str, result: TrainResult, color: str, *, note: bool
+) -> list[float]:
+    points = [(r.seconds, r.test_loss) for r in result.history if r.test_loss is not None]
+    seconds, losses = [p[0] for p in points], [p[1] for p in points]
+    label = name if name else "test rows"
+    axes.plot(seconds, losses, color=color, marker="o", markersize=4, linewidth=2, label=label)
+    best = losses.index(min(losses))
+    star = {"marker": "*", "markersize": 17, "markeredgecolor": "white", "linestyle": "none"}
+    star |= {"color": "C1", "label": "best model, the one kept"} if note else {"color": color}
+    axes.plot(seconds[best], losses[best], zorder=5, **star)  # type: ignore[arg-type]
+    if note:
+        axes.annotate(
+            f"{losses[best]:.4f}",
+            (seconds[best], losses[best]),
+            xytext=(0, 14),
+            textcoords="offset points",
+            ha="center",
+            fontweight="bold",
+        )
+    return losses
+
+
+def _draw_training(axes: Axes, name: str, result: TrainResult, color: str) -> list[float]:
+    losses = smoothed(result.history)
+    seconds = [record.seconds for record in result.history]
+    label = name if name else "training rows, as they come by"
+    axes.plot(seconds, losses, color=color, marker=".", markersize=3, linewidth=1.5, label=label)
+    return [loss for loss in losses if math.isfinite(loss)]
+
+
+def smoothed(history: Sequence[Record]) -> list[float]:
+    """The training loss averaged by rows over each record and its neighbours: what a record has is
+    the mean over the few rows since the one before, which jumps about."""
+    rows = [history[0].rows, *(b.rows - a.rows for a, b in pairwise(history))]
+    means = []
+    for i in range(len(history)):
+        near = range(max(0, i - 1), min(i + 2, len(history)))
+        known = [k for k in near if rows[k] > 0 and math.isfinite(history[k].train_loss)]
+        total = sum(rows[k] for k in known)
+        loss = sum(rows[k] * history[k].train_loss for k in known)
+        means.append(loss / total if total else math.nan)
+    return means
+
+
+def _limits(
+    main: Sequence[Sequence[float]], beside: Sequence[Sequence[float]]
+) -> tuple[float, float]:
+    """Limits that show where the main curves end up; a high start, or a curve beside them that
+    goes far down, may leave the picture."""
+    later = [loss for curve in main for loss in curve[math.ceil(len(curve) * _EARLY_SHARE) :]]
+    later = later or [loss for curve in main for loss in curve]
+    everything = [loss for curve in (*main, *beside) for loss in curve]
+    height = max(max(later) - min(later), _LEAST_HEIGHT * min(later), 1e-9)
+    low = max(min(everything), min(later) - _ROOM_BELOW * height)
+    high = min(max(everything), max(later) + _ROOM_ABOVE * height)
+    edge = 0.1 * (high - low) or height
+    return low - edge, high + edge
+
+
+def _say_what_leaves(
+    axes: Axes, main: Sequence[Sequence[float]], beside: Sequence[Sequence[float]]
+) -> None:
+    low, high = axes.get_ylim()
+    start = max(curve[0] for curve in main)
+    end = min(loss for curve in (*main, *beside) for loss in curve)
+    style: dict[str, Any] = {"xycoords": "axes fraction", "color": "0.4", "fontsize": 9}
+    if start > high:
+        axes.annotate(f"starts at {start:.3g}", (0.01, 0.98), va="top", **style)
+    if end < low:
+        axes.annotate(
+            f"training loss falls to {end:.3g}", (0.99, 0.02), ha="right", va="bottom", **style
+        )
+
+
+def _title(results: Mapping[str, TrainResult]) -> str:
+    if len(results) != 1:
+        return f"Loss of {len(results)} models while they train"
+    (result,) = results.values()
+    took = f"{result.seconds:.3g} s, {result.rows_processed:,} rows"
+    if result.test_loss is None:
+        return f"Training loss over {took}"
+    auc = "" if result.auc is None else f", AUC {result.auc:.3f}"
+    stopped = {"epochs": "done", "threshold_loss": "good enough"}.get(
+        result.stop_reason, result.stop_reason
+    )
+    return f"Test loss {result.test_loss:.4f}{auc}: {stopped} after {took}"

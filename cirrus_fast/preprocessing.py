@@ -251,6 +251,7 @@ def load_csr(
         total.finish(
             writer,
             n_features=rows.n_features,
+            hash_bits=None if parent is None else parent.manifest.hash_bits,
             positive_labels=positive_labels,
             parent=parent,
             dictionary=dictionary,
@@ -522,9 +523,10 @@ def _scaling_of(parent: Dataset, scaling: str, source: Dataset) -> Scaling:
         raise OptionError(
             f"scaling={scaling!r} contradicts like={parent.name!r}, which is {fitted.method!r}"
         )
-    if parent.manifest.index_base != source.manifest.index_base:
+    theirs, ours = parent.manifest, source.manifest
+    if (theirs.index_base, theirs.hash_bits) != (ours.index_base, ours.hash_bits):
         raise DatasetError(
-            f"{source.name} and {parent.name} count ids from different bases; "
+            f"{source.name} and {parent.name} number or hash ids differently; "
             f"load {source.name} again with like="
         )
     return fitted

@@ -8,15 +8,15 @@ Labels are drawn from a logistic model of the features, so how good a model can 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from cirrus_fast.data.csr import CSR
-from cirrus_fast.data.storage import FileStorage
+from cirrus_fast.data.storage import file_writer
 from cirrus_fast.data.text import write_libsvm
 from cirrus_fast.errors import OptionError
 
@@ -148,6 +148,7 @@ def make_clicks(
     seed: int = 0,
     hash_bits: int = 19,
     stream: int = 0,
+    on_progress: Callable[[int], object] | None = None,
 ) -> None:
     """Writes made-up click rows as LibSVM text with one-based ids, the whole file or nothing.
 
@@ -158,18 +159,20 @@ def make_clicks(
     seed : decides the law behind the rows, and the rows
     hash_bits : 5 to 31, ids lie in 1 .. 2**hash_bits
     stream : other rows of the same law, such as a test set's
+    on_progress : called with the number of rows done
     """
     if n_rows < 1:
         raise OptionError(f"n_rows={n_rows}: must be at least 1")
     if not 5 <= hash_bits <= 31:
         raise OptionError(f"hash_bits={hash_bits}: must lie between 5 and 31")
     world = ClickWorld.make(seed, hash_bits)
-    target = Path(path)
-    writer = FileStorage(target.parent).writer(target.name)
+    writer = file_writer(path)
     try:
         for chunk, begin in enumerate(range(0, n_rows, _CHUNK_ROWS)):
             rows = world.rows(stream, chunk, min(_CHUNK_ROWS, n_rows - begin))
             write_libsvm(rows, _as_file(writer))
+            if on_progress is not None:
+                on_progress(begin + rows.n_rows)
         writer.commit()
     except BaseException:
         writer.abort()

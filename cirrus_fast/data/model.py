@@ -151,6 +151,11 @@ class LinearModel:
                 f"{dataset.name}: ids start at {manifest.index_base}, the model's at "
                 f"{self.index_base}; load it again with like= the training set"
             )
+        if manifest.hash_bits != self.hash_bits:
+            raise DatasetError(
+                f"{dataset.name}: has {_hashing(manifest.hash_bits)}, the model has "
+                f"{_hashing(self.hash_bits)}; load it again with like= the training set"
+            )
         if manifest.scaling_id is None:
             return self.scaling
         if self.scaling is None or self.scaling.id != manifest.scaling_id:
@@ -246,6 +251,10 @@ class LinearModel:
         fitted.intercept_ = np.array([intercept])
         fitted.n_features_in_ = self.n_features
         return fitted
+
+
+def _hashing(bits: int | None) -> str:
+    return "ids as written" if bits is None else f"ids hashed to {bits} bits"
 
 
 def npz_bytes(arrays: Mapping[str, Any]) -> bytes:

@@ -7,7 +7,6 @@ root: what `configure` set, else the environment's CIRRUS_FAST_STORAGE, else ./c
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -127,13 +126,7 @@ class FileStorage:
         return data
 
     def write(self, name: str, data: bytes) -> None:
-        writer = self.writer(name)
-        try:
-            writer.write(data)
-            writer.commit()
-        except BaseException:
-            writer.abort()
-            raise
+        _write_whole(self.writer(name), data)
 
     def writer(self, name: str) -> ObjectWriter:
         return _FileWriter(self.folder / name)
@@ -161,8 +154,9 @@ class FileStorage:
             path.unlink(missing_ok=True)
 
     def remove_folder(self) -> None:
-        with _naming(self.folder):
-            shutil.rmtree(self.folder)
+        """Removes the folder unless something is in it, such as somebody's folders."""
+        with suppress(OSError):
+            self.folder.rmdir()
 
 
 class _FileWriter:
@@ -198,10 +192,49 @@ class _FileWriter:
 TEMPORARY_SUFFIX = ".tmp"
 
 
-def write_file(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes one file of the user's choosing, whole or not at all."""
+def file_writer(path: str | os.PathLike[str]) -> ObjectWriter:
+    """Writes one file of the user's choosing, whole or not at all.
+
+    A symbolic link stays one, and its target is written. What is not a regular file (/dev/null,
+    /dev/stdout, a named pipe) is written to as it is: a rename would put a file in its place.
+    """
     target = Path(path)
-    FileStorage(target.parent).write(target.name, data)
+    if target.exists() and not target.is_file():
+        return _DeviceWriter(target)
+    return _FileWriter(target.resolve())
+
+
+class _DeviceWriter:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with _naming(path):
+            self._file = path.open("wb")
+
+    def write(self, data: bytes) -> None:
+        with _naming(self._path):
+            self._file.write(data)
+
+    def commit(self) -> None:
+        with _naming(self._path):
+            self._file.close()
+
+    def abort(self) -> None:
+        with suppress(OSError):
+            self._file.close()
+
+
+def write_file(path: str | os.PathLike[str], data: bytes) -> None:
+    """`file_writer` for data at hand."""
+    _write_whole(file_writer(path), data)
+
+
+def _write_whole(writer: ObjectWriter, data: bytes) -> None:
+    try:
+        writer.write(data)
+        writer.commit()
+    except BaseException:
+        writer.abort()
+        raise
 
 
 def _umask() -> int:

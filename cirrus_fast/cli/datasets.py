@@ -1,0 +1,424 @@
+"""The commands about data: generate, load, normalize, info, ls, rm."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cirrus_fast.cli import output
+from cirrus_fast.cli.output import command
+from cirrus_fast.errors import CirrusFastError, DatasetError
+
+if TYPE_CHECKING:
+    from cirrus_fast.data.dataset import Dataset
+
+# As in preprocessing.SCALINGS, without importing NumPy to say so.
+SCALINGS = ("min_max", "max_abs", "standard")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(item) for item in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r}: must be numbers with commas, as 1,2") from error
+
+
+@command("generate")
+@click.argument("path", type=click.Path(dir_okay=False))
+@click.option(
+    "--rows", type=click.IntRange(1), default=200_000, show_default=True, help="Rows to write."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Decides the law behind the rows, and the rows.",
+)
+@click.option(
+    "--hash-bits",
+    type=click.IntRange(5, 31),
+    default=19,
+    show_default=True,
+    help="Ids lie in 1 .. 2^BITS.",
+)
+@click.option(
+    "--stream",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Other rows of the same law, such as a test set's.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
+def generate_command(
+    path: str, rows: int, seed: int, hash_bits: int, stream: int, overwrite: bool, as_json: bool
+) -> None:
+    """Write made-up click rows as LibSVM text.
+
+    A row has 13 counts and 26 hashed categories, like Criteo's click logs; labels follow a
+    logistic law. The same numbers give the same file.
+    """
+    from cirrus_fast.data.generators import make_clicks
+
+    output.refuse_existing(path, overwrite)
+    began = time.perf_counter()
+    with output.progress("generating", rows, "rows") as tell:
+        make_clicks(path, rows, seed=seed, hash_bits=hash_bits, stream=stream, on_progress=tell)
+    seconds = time.perf_counter() - began
+    n_bytes = Path(path).stat().st_size
+    if as_json:
+        output.show_json({"path": path, "rows": rows, "bytes": n_bytes, "seconds": seconds})
+        return
+    rate = output.row_rate(rows, seconds)
+    click.echo(f"{path}: {rows:,} rows, {output.size(n_bytes)} in {output.span(seconds)}, {rate}")
+
+
+@command("load")
+@click.argument("source", nargs=-1, required=True)
+@click.argument("dataset")
+@click.option(
+    "--zero-based/--one-based",
+    default=None,
+    help="Where ids start; without either, at 0 if an id 0 occurs anywhere.",
+)
+@click.option(
+    "--n-features",
+    type=click.IntRange(0),
+    help="Refuse ids beyond this width; by default as many features as occur.",
+)
+@click.option(
+    "--hash-bits",
+    type=click.IntRange(1, 32),
+    help="Fold ids of up to 64 bits into 2^BITS.",
+)
+@click.option("--label-weights", is_flag=True, help="Read label:weight as a sample weight.")
+@click.option("--allow-nonfinite", is_flag=True, help="Accept nan and inf as values.")
+@click.option(
+    "--skip-bad-rows", is_flag=True, help="Leave out rows that cannot be read, and say how many."
+)
+@click.option(
+    "--positive-labels",
+    type=_numbers,
+    metavar="A,B,...",
+    help="The labels of the positive class, where that is not plain.",
+)
+@click.option(
+    "--like",
+    metavar="DATASET",
+    help="Take index base, width and labels from this data set (for a test set).",
+)
+@click.option("--overwrite", is_flag=True, help="Replace another data set of this name.")
+@click.option(
+    "--n-threads", type=click.IntRange(1), help="Threads that parse; by default one per core."
+)
+def load_command(
+    source: tuple[str, ...], dataset: str, zero_based: bool | None, as_json: bool, **options: Any
+) -> None:
+    """Turn LibSVM text into a data set.
+
+    SOURCE is a file (.gz and .bz2 are unpacked), a pattern in quotes, or - for standard input;
+    DATASET is the name, path or URI to make. Loading the same source again with the same options
+    reuses what is there.
+    """
+    from cirrus_fast.data.sources import Source
+    from cirrus_fast.preprocessing import load_libsvm
+
+    n_bytes = Source.find(source).n_bytes()
+
+    def load(tell: Callable[[int], object]) -> Dataset:
+        return load_libsvm(
+            source,
+            dataset,
+            zero_based="auto" if zero_based is None else zero_based,
+            on_progress=tell,
+            **options,
+        )
+
+    made, seconds, reused = _timed(f"loading {dataset}", n_bytes, "bytes", load)
+    if as_json:
+        output.show_json(
+            _facts(made) | {"source_bytes": n_bytes, "seconds": seconds, "reused": reused}
+        )
+        return
+    rate = "" if n_bytes is None else f" ({output.byte_rate(n_bytes, seconds)})"
+    click.echo(f"{_summary(made)}{'' if reused else f'; {output.span(seconds)}{rate}'}")
+
+
+@command("normalize")
+@click.argument("src")
+@click.argument("dst")
+@click.option(
+    "--scaling",
+    type=click.Choice(SCALINGS),
+    default=SCALINGS[0],
+    show_default=True,
+    help="min_max: columns to 0..1, absent entries counting as 0. max_abs: divided by the largest "
+    "absolute value. standard: divided by the root mean square.",
+)
+@click.option(
+    "--like", metavar="DATASET", help="Use this scaled data set's scaling again (for a test set)."
+)
+@click.option("--overwrite", is_flag=True, help="Replace another data set of this name.")
+@click.option(
+    "--n-threads", type=click.IntRange(1), help="Threads that scale; by default one per core."
+)
+def normalize_command(
+    src: str,
+    dst: str,
+    scaling: str,
+    like: str | None,
+    overwrite: bool,
+    n_threads: int | None,
+    as_json: bool,
+) -> None:
+    """Make a data set with scaled columns.
+
+    DST gets the rows of SRC; sparsity is kept. A model trained on DST carries the scaling, so it
+    scores raw rows too.
+    """
+    from cirrus_fast.data.dataset import Dataset
+    from cirrus_fast.preprocessing import normalize
+
+    source = Dataset(src)
+
+    def scale(tell: Callable[[int], object]) -> Dataset:
+        return normalize(
+            source,
+            dst,
+            scaling,
+            like=like,
+            overwrite=overwrite,
+            n_threads=n_threads,
+            on_progress=tell,
+        )
+
+    made, seconds, reused = _timed(f"scaling {src}", source.n_rows, "rows", scale)
+    if as_json:
+        output.show_json(_facts(made) | {"seconds": seconds, "reused": reused})
+        return
+    took = f"; {output.span(seconds)} ({output.row_rate(made.n_rows, seconds)})"
+    click.echo(f"{_summary(made)}{'' if reused else took}")
+
+
+def _timed(
+    what: str, total: int | None, unit: str, work: Callable[[Callable[[int], object]], Dataset]
+) -> tuple[Dataset, float, bool]:
+    """What work made, its seconds, and whether it was there already."""
+    worked = False
+    began = time.perf_counter()
+    with output.progress(what, total, unit) as tell:
+
+        def note(done: int) -> None:
+            nonlocal worked
+            worked = True
+            tell(done)
+
+        made = work(note)
+    return made, time.perf_counter() - began, made.n_rows > 0 and not worked
+
+
+def _summary(dataset: Dataset) -> str:
+    """'clicks: 200,000 rows, 524,288 features, 7.6 MB (38 bytes a row)'"""
+    per_row = dataset.n_bytes / max(1, dataset.n_rows)
+    return (
+        f"{dataset.name}: {dataset.n_rows:,} rows, {dataset.n_features:,} features, "
+        f"{output.size(dataset.n_bytes)} ({per_row:.3g} bytes a row)"
+    )
+
+
+def _facts(dataset: Dataset) -> dict[str, Any]:
+    """What `info --json` and the others say of a data set, under the same keys."""
+    manifest = dataset.manifest
+    return {
+        "dataset": dataset.name,
+        "uri": dataset.uri,
+        "id": dataset.id,
+        "rows": manifest.n_rows,
+        "features": manifest.n_features,
+        "entries": manifest.nnz,
+        "positives": manifest.n_positive,
+        "negatives": manifest.n_rows - manifest.n_positive,
+        "labels": manifest.label_map.to_json(),
+        "index_base": manifest.index_base,
+        "hash_bits": manifest.hash_bits,
+        "sample_weights": manifest.has_weights,
+        "scaling": _scaling(dataset),
+        "bytes": dataset.n_bytes,
+        "bytes_per_row": dataset.n_bytes / max(1, manifest.n_rows),
+    }
+
+
+def _scaling(dataset: Dataset) -> str | None:
+    if dataset.manifest.scaling is None:
+        return None
+    options = dataset.manifest.lineage.get("options", {})
+    return str(options.get("scaling", "scaled"))
+
+
+@command("info")
+@click.argument("dataset")
+def info_command(dataset: str, as_json: bool) -> None:
+    """Show what a data set is.
+
+    Its rows, labels, columns, size, and where it came from.
+    """
+    from cirrus_fast.data.dataset import Dataset
+
+    found = Dataset(dataset)
+    manifest, columns = found.manifest, found.columns.columns
+    facts = _facts(found)
+    stored, full = len(columns), int((columns["count"] == found.n_rows).sum())
+    facts["columns"] = {
+        "stored": stored,
+        "in_every_row": full,
+        "in_one_row": int((columns["count"] == 1).sum()),
+        "min": float(columns["min"].min()) if stored else None,
+        "max": float(columns["max"].max()) if stored else None,
+    }
+    facts |= {
+        "shards": len(manifest.shard_sizes),
+        "blocks": len(manifest.blocks),
+        "lineage": dict(manifest.lineage),
+    }
+    if as_json:
+        output.show_json(facts)
+        return
+    weights = f"{manifest.weight:,.6g}, {manifest.positive_weight:,.6g} of it positive"
+    ids = f"from {manifest.index_base}"
+    if manifest.hash_bits is not None:
+        ids = f"hashed to {manifest.hash_bits} bits"
+    about = facts["columns"]
+    output.show_facts(
+        {
+            "data set": found.name,
+            "folder": found.uri,
+            "rows": f"{found.n_rows:,}",
+            "labels": _labels(found),
+            "sample weight": weights if manifest.has_weights else None,
+            "features": f"{found.n_features:,}, ids {ids}",
+            "columns": f"{stored:,} occur, {full:,} in every row, {about['in_one_row']:,} in one",
+            "values": f"{about['min']:g} to {about['max']:g}" if stored else None,
+            "entries": f"{manifest.nnz:,}, {manifest.nnz / max(1, found.n_rows):.1f} a row",
+            "size": f"{output.size(found.n_bytes)}, {facts['bytes_per_row']:.1f} bytes a row, "
+            f"{output.number_of(facts['blocks'], 'block')} in "
+            f"{output.number_of(facts['shards'], 'shard')}",
+            "scaling": facts["scaling"] or "none",
+            "made of": _lineage(manifest.lineage),
+            "id": found.id,
+        }
+    )
+
+
+def _labels(dataset: Dataset) -> str:
+    manifest, names = dataset.manifest, dataset.manifest.label_map
+    share = manifest.n_positive / max(1, manifest.n_rows)
+
+    def listed(labels: tuple[float, ...]) -> str:
+        return ", ".join(f"{label:g}" for label in labels) or "none"
+
+    return (
+        f"{manifest.n_positive:,} positive ({listed(names.positive)}), "
+        f"{manifest.n_rows - manifest.n_positive:,} negative ({listed(names.negative)}), "
+        f"{share:.2%} positive"
+    )
+
+
+def _lineage(lineage: Any) -> str:
+    sources = []
+    for source in lineage.get("source", []):
+        if "path" in source:
+            n_bytes = f" ({output.size(source['bytes'])})" if "bytes" in source else ""
+            sources.append(f"{source['path']}{n_bytes}")
+        elif "dataset" in source:
+            sources.append(f"data set {source['dataset']}")
+        else:
+            sources.append("arrays")
+    given = {
+        name: value
+        for name, value in lineage.get("options", {}).items()
+        if value not in (None, False, "auto") and name != "scaling_id"
+    }
+    with_options = ", ".join(f"{name}={value}" for name, value in given.items())
+    return ", ".join(sources) + (f", with {with_options}" if given else "")
+
+
+@command("ls")
+def ls_command(as_json: bool) -> None:
+    """List the data sets under the storage root."""
+    from cirrus_fast.data.dataset import Dataset, list_datasets
+    from cirrus_fast.data.storage import storage_root
+
+    found, damaged = [], []
+    for name in list_datasets():
+        try:
+            found.append(Dataset(name))
+        except DatasetError as error:
+            damaged.append({"dataset": name, "error": str(error)})
+    if as_json:
+        output.show_json(
+            {
+                "storage": storage_root(),
+                "datasets": [_facts(dataset) for dataset in found],
+                "damaged": damaged,
+            }
+        )
+        return
+    if found:
+        columns = {"name": "left"} | dict.fromkeys(
+            ("rows", "features", "positive", "size", "bytes/row"), "right"
+        )
+        output.show_table(columns | {"scaling": "left"}, [_row(dataset) for dataset in found])
+    elif not damaged:
+        click.echo(f"no data sets under {storage_root()}", err=True)
+    for item in damaged:
+        click.echo(f"{item['error']}", err=True)
+
+
+def _row(dataset: Dataset) -> list[str]:
+    n_rows = max(1, dataset.n_rows)
+    return [
+        dataset.name,
+        f"{dataset.n_rows:,}",
+        f"{dataset.n_features:,}",
+        f"{dataset.manifest.n_positive / n_rows:.2%}",
+        output.size(dataset.n_bytes),
+        f"{dataset.n_bytes / n_rows:.1f}",
+        _scaling(dataset) or "none",
+    ]
+
+
+@command("rm")
+@click.argument("datasets", nargs=-1, required=True, metavar="DATASET...")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def rm_command(datasets: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Delete data sets.
+
+    Incomplete ones too. Asks first; where there is no terminal to ask on, --yes is needed.
+    """
+    from cirrus_fast.data.dataset import Dataset, remove
+    from cirrus_fast.data.storage import open_storage, resolve
+
+    names = list(dict.fromkeys(datasets))
+    for name in names:  # all of them, before the first is touched
+        if not open_storage(resolve(name)).names():
+            Dataset(name)  # says what is missing
+    if not yes and not _confirmed(f"delete {', '.join(names)}?"):
+        raise CirrusFastError("nothing was deleted")
+    for name in names:
+        remove(name)
+    if as_json:
+        output.show_json({"removed": names})
+    else:
+        click.echo(f"deleted {', '.join(names)}")
+
+
+def _confirmed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise CirrusFastError("there is no terminal to ask on; delete with --yes")
+    click.echo(f"{question} [y/N] ", nl=False, err=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

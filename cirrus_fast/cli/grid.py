@@ -1,0 +1,195 @@
+"""The command grid: many models that differ in some options."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cirrus_fast.cli import Interrupted, output
+from cirrus_fast.cli.flags import MOST_VALUES, flag_of, given, training_options, vary
+from cirrus_fast.cli.output import command
+from cirrus_fast.errors import TrainingError
+
+if TYPE_CHECKING:
+    from cirrus_fast.grid_search import Trial
+
+_FORMATS = (".json", ".csv")
+
+
+@command("grid")
+@click.argument("dataset")
+@click.option(
+    "--vary",
+    "varied",
+    multiple=True,
+    required=True,
+    metavar="NAME=VALUES",
+    help="An option and its values: learning_rate=0.05,0.1 or a range start:stop:step, without "
+    "the stop, as numpy.arange has it. Give it once for each option that varies.",
+)
+@click.option(
+    "-o",
+    "--output",
+    "table_file",
+    type=click.Path(dir_okay=False),
+    metavar="RESULTS.json|csv",
+    help="Write all results here.",
+)
+@click.option(
+    "--best",
+    "best_file",
+    type=click.Path(dir_okay=False),
+    metavar="MODEL.npz",
+    help="Save the best model here.",
+)
+@training_options
+def grid_command(
+    dataset: str,
+    varied: tuple[str, ...],
+    table_file: str | None,
+    best_file: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a model on DATASET for every combination of some options' values.
+
+    The other options are the same for all. Prints the models, best first. Ctrl-C ends the search
+    with what there is.
+    """
+    from cirrus_fast.grid_search import GridSearch
+
+    fixed = given(options)
+    spread = _spread(varied, fixed)
+    if table_file is not None and Path(table_file).suffix.lower() not in _FORMATS:
+        raise click.BadParameter(f"{table_file}: must end in .json or .csv", param_hint="--output")
+    output.check_folder(table_file)
+    output.check_folder(best_file)
+    base = {"progress": False} | fixed | {"dataset": dataset}
+    search = GridSearch(
+        param_base=base, hyper_vars=list(spread), hyper_params=list(spread.values())
+    )
+    done: list[Trial] = []
+    interrupted = False
+    with output.progress("searching", len(search), "models") as tell:
+
+        def note(trial: Trial) -> None:
+            done.append(trial)
+            tell(len(done))
+
+        try:
+            search.run(note)
+        except KeyboardInterrupt:
+            interrupted = True
+    trials = sorted(done, key=lambda trial: trial.loss)
+    interrupted |= any(t.result is not None and t.result.stop_reason == "interrupted" for t in done)
+    if trials:
+        best = trials[0].result
+        _write(table_file, dataset, trials)
+        if best is not None and best_file is not None:
+            best.save(best_file)
+        if as_json:
+            output.show_json(
+                grid_json(dataset, trials) | {"output": table_file, "best_model": best_file}
+            )
+        else:
+            click.echo(grid_text(trials))
+        if best is None and not interrupted:
+            raise TrainingError("every run of the search failed")
+    if interrupted:
+        raise Interrupted
+
+
+def _spread(varied: tuple[str, ...], fixed: dict[str, Any]) -> dict[str, list[Any]]:
+    """The values of each option that varies."""
+    spread: dict[str, list[Any]] = {}
+    for text in varied:
+        name, values = vary(text)
+        if name in spread:
+            raise click.BadParameter(f"{name} is varied twice", param_hint="--vary")
+        if name in fixed:
+            raise click.UsageError(f"{flag_of(name)} is given, but --vary {name} varies it")
+        spread[name] = values
+    n_models = math.prod(map(len, spread.values()))
+    if n_models > MOST_VALUES:
+        raise click.UsageError(f"{n_models:,} models; at most {MOST_VALUES:,}")
+    return spread
+
+
+def grid_json(dataset: str, trials: list[Trial]) -> dict[str, Any]:
+    """A search under stable keys."""
+    return {"dataset": dataset, "models": [_trial_json(trial) for trial in trials]}
+
+
+def _trial_json(trial: Trial) -> dict[str, Any]:
+    result = trial.result
+    return {
+        "params": dict(trial.params),
+        "loss": trial.loss,
+        "test_loss": None if result is None else result.test_loss,
+        "auc": None if result is None else result.auc,
+        "seconds": None if result is None else result.seconds,
+        "rows_processed": None if result is None else result.rows_processed,
+        "stop_reason": None if result is None else result.stop_reason,
+        "error": trial.error,
+    }
+
+
+def grid_text(trials: list[Trial]) -> str:
+    """A table of the models, best first."""
+    varied = list(trials[0].params)
+    columns = dict.fromkeys(varied, "right")
+    columns |= dict.fromkeys(("loss", "AUC", "seconds", "rows"), "right") | {"stopped": "left"}
+    rows = []
+    for trial in trials:
+        cells = [_value_text(trial.params[name]) for name in varied]
+        result = trial.result
+        if result is None:
+            rows.append([*cells, "-", "-", "-", "-", f"failed: {trial.error}"])
+            continue
+        rows.append(
+            [
+                *cells,
+                output.loss_text(trial.loss),
+                "-" if result.auc is None else f"{result.auc:.4f}",
+                f"{result.seconds:.2f}",
+                f"{result.rows_processed:,}",
+                result.stop_reason,
+            ]
+        )
+    return output.table_text(columns, rows)
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ":".join(f"{item:g}" for item in value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _write(path: str | None, dataset: str, trials: list[Trial]) -> None:
+    from cirrus_fast.data.storage import write_file
+
+    if path is None:
+        return
+    text = f"{output.json_text(grid_json(dataset, trials))}\n"
+    if Path(path).suffix.lower() == ".csv":
+        text = csv_text(trials)
+    write_file(path, text.encode())
+
+
+def csv_text(trials: list[Trial]) -> str:
+    """A line for each model under a heading; values with all their digits."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    names = list(trials[0].params)
+    facts = [name for name in _trial_json(trials[0]) if name != "params"]
+    writer.writerow(names + facts)
+    for trial in trials:
+        row = _trial_json(trial)
+        params = [_value_text(v) if isinstance(v, tuple) else v for v in trial.params.values()]
+        writer.writerow(params + [row[name] for name in facts])
+    return lines.getvalue()

@@ -1,0 +1,245 @@
+"""The commands about one model: train, evaluate, predict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cirrus_fast.cli import Interrupted, output
+from cirrus_fast.cli.flags import given, training_options
+from cirrus_fast.cli.output import command
+
+if TYPE_CHECKING:
+    from cirrus_fast.data.csr import Float32Array
+    from cirrus_fast.data.evaluation import Evaluation
+    from cirrus_fast.data.model import LinearModel
+    from cirrus_fast.data.result import TrainResult
+
+
+@command("train")
+@click.argument("dataset")
+@click.option(
+    "-o",
+    "--output",
+    "model_file",
+    type=click.Path(dir_okay=False),
+    metavar="MODEL.npz",
+    help="Save the model and how it came about here.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False),
+    metavar="LOSS.png",
+    help="Draw the loss over time here (needs matplotlib).",
+)
+@training_options
+def train_command(
+    dataset: str, model_file: str | None, plot: str | None, as_json: bool, **options: Any
+) -> None:
+    """Train a model on DATASET.
+
+    Options that are not given are decided from the data. The first Ctrl-C ends the run with the
+    best model so far, which is saved and shown.
+    """
+    from cirrus_fast.logistic_regression import LogisticRegression
+
+    task = LogisticRegression(given(options), dataset=dataset)
+    output.check_folder(model_file)
+    output.check_folder(plot)
+    if plot is not None:
+        from cirrus_fast.plots import check_picture, plot_history
+
+        check_picture(plot)
+    result = task.run()
+    if model_file is not None:
+        result.save(model_file)
+    if plot is not None:
+        plot_history({"": result}, plot)
+    if as_json:
+        output.show_json(result_json(result) | {"output": model_file, "plot": plot})
+    else:
+        output.show_facts(
+            {"data set": dataset} | result_facts(result) | {"saved": model_file, "plot": plot}
+        )
+        if model_file is None and result.stop_reason != "interrupted":
+            click.echo("the model was not kept; keep it with --output MODEL.npz", err=True)
+    if result.stop_reason == "interrupted":
+        raise Interrupted
+
+
+def result_json(result: TrainResult) -> dict[str, Any]:
+    """A run under stable keys."""
+    return {
+        "dataset": result.params.get("dataset"),
+        "stop_reason": result.stop_reason,
+        "test_loss": result.test_loss,
+        "auc": result.auc,
+        "train_loss": result.history[-1].train_loss,
+        "seconds": result.seconds,
+        "rows_processed": result.rows_processed,
+        "updates": result.history[-1].updates,
+        "n_workers": result.n_workers,
+        "executor": result.executor,
+        "param_store": result.param_store,
+        "cost": result.cost,
+        "n_features": result.model.n_features,
+        "n_nonzero": result.model.nnz,
+        "intercept": result.model.intercept,
+        "breakdown": dict(result.breakdown),
+        "params": dict(result.params),
+        "history": [asdict(record) for record in result.history],
+    }
+
+
+def result_facts(result: TrainResult) -> dict[str, str | None]:
+    """A run in a few lines."""
+    model, last = result.model, result.history[-1]
+    workers = output.number_of(result.n_workers, "worker")
+    quality = None
+    if result.test_loss is not None:
+        auc = "" if result.auc is None else f", AUC {result.auc:.4f}"
+        n = len(result.history)
+        quality = f"log-loss {output.loss_text(result.test_loss)}{auc} (best of {n} evaluations)"
+    phases = sorted(result.breakdown.items(), key=lambda item: -item[1])
+    spent = [f"{phase} {output.span(seconds)}" for phase, seconds in phases if seconds >= 0.005]
+    return {
+        "stopped": f"{result.stop_reason}, after {output.span(result.seconds)} on {workers}",
+        "learnt from": f"{result.rows_processed:,} rows in {last.updates:,} steps, "
+        f"{output.row_rate(result.rows_processed, result.seconds)}",
+        "last training loss": output.loss_text(last.train_loss),
+        "test rows": quality,
+        "model": f"{model.nnz:,} of {model.n_features:,} weights are not 0, "
+        f"intercept {model.intercept:.4f}",
+        "time, all workers": ", ".join(spent) or None,
+    }
+
+
+@command("evaluate")
+@click.argument("model")
+@click.argument("data")
+def evaluate_command(model: str, data: str, as_json: bool) -> None:
+    """Measure the saved MODEL on labelled rows.
+
+    DATA is a data set, a LibSVM text file, or - for text on standard input. Text is raw rows,
+    which go through the model's scaling; it is read in bounded memory.
+    """
+    from cirrus_fast.cli.scoring import evaluate
+    from cirrus_fast.data.model import LinearModel
+
+    evaluation = evaluate(LinearModel.load(model), data)
+    if as_json:
+        output.show_json({"model": model, "data": data} | evaluation.to_json())
+        return
+    output.show_facts(evaluation_facts(evaluation))
+    click.echo()
+    click.echo(calibration_text(evaluation))
+
+
+def evaluation_facts(evaluation: Evaluation) -> dict[str, str | None]:
+    auc = "- (one class only)" if evaluation.auc is None else f"{evaluation.auc:.5f}"
+    return {
+        "rows": f"{evaluation.n_rows:,}",
+        "log-loss": f"{output.loss_text(evaluation.logloss)} nats per row",
+        "AUC": auc,
+        "accuracy": f"{evaluation.accuracy:.2%}",
+    }
+
+
+def calibration_text(evaluation: Evaluation) -> str:
+    """A table of what was predicted and what came."""
+    rows = [
+        [
+            f"{b.low:.1f} to {b.high:.1f}",
+            f"{b.n_rows:,}",
+            f"{b.mean_predicted:.4f}",
+            f"{b.positive_rate:.4f}",
+        ]
+        for b in evaluation.calibration
+    ]
+    columns = {"predicted": "left", "rows": "right", "mean": "right", "positive": "right"}
+    return output.table_text(columns, rows)
+
+
+@command("predict")
+@click.argument("model")
+@click.argument("data")
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write here instead of to standard output.",
+)
+@click.option(
+    "--proba", is_flag=True, help="Write the probability of the positive class, not the label."
+)
+def predict_command(model: str, data: str, target: str | None, proba: bool, as_json: bool) -> None:
+    """Score rows with the saved MODEL, a line each.
+
+    DATA is a data set, a LibSVM text file, or - for text on standard input. Text is raw rows,
+    which go through the model's scaling; it is read in bounded memory. Its labels are not looked
+    at, but there must be one on each line.
+    """
+    from cirrus_fast.cli.scoring import score
+    from cirrus_fast.data.model import LinearModel
+    from cirrus_fast.data.storage import file_writer
+
+    output.check_folder(target)
+    loaded = LinearModel.load(model)
+    values = _probabilities if proba else _labels_of(loaded)
+    facts: dict[str, Any] = {
+        "model": model,
+        "data": data,
+        "output": target,
+        "kind": "probability" if proba else "label",
+    }
+    if target is None and as_json:
+        listed = [value for part in score(loaded, data) for value in values(part.margins).tolist()]
+        output.show_json(facts | {"rows": len(listed), "values": listed})
+        return
+    n_rows = 0
+    if target is None:
+        for part in score(loaded, data):
+            click.echo(_lines(values(part.margins)), nl=False)
+        return
+    writer = file_writer(target)
+    try:
+        for part in score(loaded, data):
+            writer.write(_lines(values(part.margins)).encode())
+            n_rows += len(part.margins)
+        writer.commit()
+    except BaseException:
+        writer.abort()
+        raise
+    if as_json:
+        output.show_json(facts | {"rows": n_rows})
+    else:
+        click.echo(f"{target}: {n_rows:,} rows")
+
+
+def _probabilities(margins: Float32Array) -> Float32Array:
+    import numpy as np
+
+    from cirrus_fast import _kernels
+
+    p = np.empty_like(margins)
+    _kernels.logistic_probabilities(margins, p)
+    return p
+
+
+def _labels_of(model: LinearModel) -> Callable[[Float32Array], Float32Array]:
+    """As `LinearModel.predict` does."""
+    import numpy as np
+
+    negative = model.label_map.negative[0] if model.label_map.negative else 0.0
+    positive = model.label_map.positive[0]
+    return lambda margins: np.where(margins > 0, positive, negative).astype(np.float32)
+
+
+def _lines(values: Float32Array) -> str:
+    # Nine digits bring a float32 back exactly; one format call, since these are many.
+    return "%.9g\n" * len(values) % tuple(values.tolist())
