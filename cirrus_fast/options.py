@@ -113,8 +113,13 @@ class Options:
     patience: int = _option(
         "evaluations without progress before stopping", default=3, kind=int, low=1
     )
-    eval_interval: float = _option(
-        "how often to evaluate", default=0.1, kind=float, unit="epochs", above=0
+    eval_interval: float | None = _option(
+        "how often to evaluate; by default every 0.1, but of small data at least 20,000 rows or "
+        "one epoch apart",
+        default=None,
+        kind=float,
+        unit="epochs",
+        above=0,
     )
     threshold_loss: float | None = _option(
         "stop when the test loss is at or below this",
@@ -140,7 +145,8 @@ class Options:
         "stop after this long", default=None, kind=float, unit="seconds", above=0
     )
     consistency: str = _option(
-        "async: workers update the model as they come; ssp: none is more than `staleness` "
+        "async: workers update the model as they come, and keep level within 5 % of an epoch; "
+        "ssp: none is more than `staleness` "
         "mini-batches ahead; bsp: all step together, which is deterministic for a seed",
         default="async",
         kind=str,

@@ -233,8 +233,9 @@ def load_csr(
     if y is None and not isinstance(X, CSR):
         raise DatasetError("y is missing: arrays need labels to be a data set")
     rows = as_rows(X, y, sample_weight)
-    if rows.weights is not None and not (rows.weights >= 0).all():
-        raise DatasetError("sample_weight must be numbers >= 0")
+    weights = rows.weights
+    if weights is not None and not (np.isfinite(weights) & (weights >= 0)).all():
+        raise DatasetError("sample_weight must be finite numbers >= 0")
     existing = _existing(dataset, None, overwrite)
     if existing is not None:
         return existing

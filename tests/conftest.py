@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,35 @@ def run_python(tmp_path_factory):
         return result.stdout
 
     return run
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """script(code, *arguments): the same in a temporary folder, with warnings as errors; the
+    outcome, whatever it is."""
+    package_parent = str(Path(cirrus_fast.__file__).parents[1])
+
+    def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-W", "error", "-c", code, *arguments],
+            env={**os.environ, "PYTHONPATH": package_parent},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def storage_root(tmp_path: Path) -> Iterator[Path]:
+    """A temporary folder that bare data set names lie under."""
+    root = tmp_path / "store"
+    cirrus_fast.configure(storage=str(root))
+    yield root
+    cirrus_fast.configure(storage=None)
 
 
 @pytest.fixture(scope="session")

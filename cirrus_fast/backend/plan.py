@@ -22,13 +22,17 @@ from cirrus_fast.notices import notice_once
 from cirrus_fast.options import Options
 from cirrus_fast.runtime.minibatches import held_out_rows
 from cirrus_fast.runtime.params.local import LocalStore
-from cirrus_fast.runtime.worker import WorkerSpec, most_entries
+from cirrus_fast.runtime.worker import CHUNK_ROWS, WorkerSpec, most_entries
 
 # Below this many rows more than one worker costs quality: a mini-batch in flight is then a
 # noticeable part of the data.
 FEW_ROWS = 100_000
 MOST_IN_FLIGHT = 0.01
 DEFAULT_STALENESS = 100
+# How far ahead a worker may be with async, as a share of its epoch.
+FREE_LEAD = 0.05
+# Evaluations of small data come no closer: a step or two between them tells nothing of progress.
+FEWEST_BETWEEN = 20_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,7 +109,20 @@ class Plan:
     @property
     def eval_rows(self) -> int:
         """Rows between evaluations."""
-        return max(1, round(self.options.eval_interval * self.n_train))
+        if self.options.eval_interval is not None:
+            return max(1, round(self.options.eval_interval * self.n_train))
+        return max(round(0.1 * self.n_train), min(self.n_train, FEWEST_BETWEEN))
+
+    @property
+    def staleness(self) -> int:
+        """Mini-batches a worker may be ahead of the slowest."""
+        options = self.options
+        if options.consistency == "ssp":
+            return DEFAULT_STALENESS if options.staleness is None else options.staleness
+        # Rows learnt from twice before others are learnt from once make a worse model, so even
+        # free workers keep level, roughly.
+        rows = max(CHUNK_ROWS, round(FREE_LEAD * self.n_train / self.n_workers))
+        return -(-rows // options.minibatch_size)
 
     def create_store(self) -> LocalStore:
         options, manifest = self.options, self.dataset.manifest
@@ -140,9 +157,6 @@ class Plan:
 
     def spec(self, task: str, worker: int, generation: int, param_store: str) -> WorkerSpec:
         options = self.options
-        staleness = None
-        if options.consistency == "ssp":
-            staleness = DEFAULT_STALENESS if options.staleness is None else options.staleness
         return WorkerSpec(
             task=task,
             worker=worker,
@@ -161,7 +175,7 @@ class Plan:
             seed=options.seed,
             rows_per_epoch=self.n_train,
             consistency=options.consistency,
-            staleness=staleness,
+            staleness=self.staleness,
         )
 
     def model(self, weights: Float32Array, intercept: float) -> LinearModel:

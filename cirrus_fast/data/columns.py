@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -133,12 +134,24 @@ class ColumnStatistics:
         return cls(ids, columns)
 
 
+# RuntimeError: a damaged flag asks for a password or (NotImplementedError) an unknown method.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+)
+
+
 def load_npz(raw: bytes, name: str) -> dict[str, npt.NDArray[Any]]:
     """All arrays of an .npz file; zip's own checksums are checked on the way."""
     try:
         with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError) as error:
+    except _UNREADABLE as error:
         raise DatasetError(f"{name}: damaged or not an .npz file ({error})") from error
 
 

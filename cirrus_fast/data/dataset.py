@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +33,12 @@ FORMAT = "cirrus_fast data set"
 FORMAT_VERSION = 1
 # Large enough that a shard is worth a connection, small enough to be retried.
 SHARD_BYTES = 64 << 20
-_SUFFIXES = (".cfs", ".cfd", ".npz")
+# What a DatasetWriter makes, finished or not; nothing else in the folder is ever deleted.
+_OURS = re.compile(
+    r"(shard-[0-9a-f]{8}-\d{5,}\.cfs|dictionary-[0-9a-f]{8}\.cfd"
+    r"|(columns|scaling)-[0-9a-f]{8}\.npz|manifest\.json(?=\.))"
+    rf"(\..+{re.escape(TEMPORARY_SUFFIX)})?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +154,13 @@ class Manifest:
             if isinstance(error, DatasetError):
                 raise
             raise DatasetError(f"{where}: damaged manifest ({error}); load it again") from error
+        for what, good in (
+            ("features", isinstance(manifest.n_features, int)),
+            ("index_base", manifest.index_base in (0, 1)),
+            ("columns", isinstance(manifest.columns, str)),
+        ):
+            if not good:
+                raise DatasetError(f"{where}: damaged manifest ({what} is {body[what]!r})")
         if first_row != manifest.n_rows or sum(b.nnz for b in blocks) != manifest.nnz:
             raise DatasetError(f"{where}: damaged manifest (its blocks do not add up)")
         return manifest
@@ -286,7 +299,7 @@ def remove(name: str) -> None:
 
 
 def _ours(storage: Storage) -> list[str]:
-    return [n for n in storage.names() if n.endswith(_SUFFIXES) or n.endswith(TEMPORARY_SUFFIX)]
+    return [name for name in storage.names() if _OURS.fullmatch(name)]
 
 
 def sweep(storage: Storage, keep: Sequence[str]) -> None:

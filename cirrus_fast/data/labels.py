@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ class LabelMap:
         of them is absent. `positive_labels` decides anything else.
         """
         found = set(counts)
+        for label in found:
+            if not math.isfinite(label):
+                raise DatasetError(f"label {label:g} is no class")
         if positive_labels is not None:
             positive = {float(label) for label in positive_labels}
             missing = positive - found

@@ -9,6 +9,7 @@ import io
 import mmap
 import os
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ class Source:
                         yield from _stream(file, path, chunk_bytes)
                 else:
                     yield from _mapped(path, chunk_bytes)
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError, zlib.error) as error:
                 if isinstance(error, StorageError):
                     raise
                 raise StorageError(f"{path}: {error}") from error

@@ -6,6 +6,7 @@ root: what `configure` set, else the environment's CIRRUS_FAST_STORAGE, else ./c
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -154,9 +155,12 @@ class FileStorage:
             path.unlink(missing_ok=True)
 
     def remove_folder(self) -> None:
-        """Removes the folder unless something is in it, such as somebody's folders."""
-        with suppress(OSError):
+        """Removes the folder if it is there and empty; what is not ours in it stays."""
+        try:
             self.folder.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise StorageError(error.errno, str(error.strerror), str(self.folder)) from error
 
 
 class _FileWriter:

@@ -58,7 +58,7 @@ class WorkerSpec:
     seed: int
     rows_per_epoch: int
     consistency: str
-    staleness: int | None
+    staleness: int
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -119,7 +119,13 @@ class _Worker:
         )
         room = most_entries(dataset, spec.blocks, spec.minibatch_size)
         self._scratch = make_scratch(self._store.layout.n_ids, room)
-        self._port = Port(self._store, spec.worker, spec.generation, spec.staleness)
+        self._port = Port(
+            self._store,
+            spec.worker,
+            spec.generation,
+            spec.staleness,
+            strict=spec.consistency != "async",
+        )
         self._rounds = None
         if spec.consistency == "bsp" and self._store.layout.n_workers > 1:
             self._rounds = Rounds(self._port, self._model)

@@ -226,13 +226,17 @@ class LocalStore:
 class Port:
     """A worker's side of the store."""
 
-    def __init__(self, store: LocalStore, worker: int, generation: int, staleness: int | None):
-        """staleness : mini-batches this worker may be ahead of the slowest, None for any"""
+    def __init__(
+        self, store: LocalStore, worker: int, generation: int, staleness: int, *, strict: bool
+    ) -> None:
+        """staleness : mini-batches this worker may be ahead of the slowest; strict : of all that
+        have not finished, and not just of those that have started"""
         self.store = store
         self.worker = worker
         self._slot = store.slots[worker]
         self._generation = generation
         self._staleness = staleness
+        self._strict = strict
         if not self.fenced:
             self._slot["state"] = ACTIVE
 
@@ -257,8 +261,7 @@ class Port:
         """
         while not self.stopping:
             room = float(self.store.control["allowed_rows"]) - self.store.rows
-            if self._staleness is not None:
-                room = min(room, self._lead_left() * minibatch_size)
+            room = min(room, self._lead_left() * minibatch_size)
             if room > 0:
                 granted = wanted if whole else int(min(wanted, room))
                 self._slot["granted"] = granted
@@ -270,8 +273,8 @@ class Port:
 
     def _lead_left(self) -> int:
         """Mini-batches this worker may still take before it is too far ahead of the slowest."""
-        assert self._staleness is not None
-        running = self.store.slots["state"] != FINISHED
+        states = self.store.slots["state"]
+        running = states != FINISHED if self._strict else states == ACTIVE
         slowest = int(self.store.slots["updates"][running].min())
         return max(0, slowest + self._staleness + 1 - int(self._slot["updates"]))
 
