@@ -188,6 +188,7 @@ class Plan:
             hash_bits=manifest.hash_bits,
             scaling=self.dataset.scaling,
             params=self.options.to_json(),
+            text_format=manifest.text_format,
         )
 
 
@@ -222,6 +223,7 @@ def _test_rows(options: Options, dataset: Dataset, holdout: HoldOut) -> TestRows
             index_base=dataset.manifest.index_base,
             hash_bits=dataset.manifest.hash_bits,
             scaling=dataset.scaling,
+            text_format=dataset.manifest.text_format,
         )
         parts = list(blank.scorable(options.test_dataset))
         if not parts:
