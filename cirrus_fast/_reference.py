@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from cirrus_fast.data.csr import CSR
 from cirrus_fast.data.text import ParsedText
@@ -255,3 +256,125 @@ def _hash_entries(
                 raise _Bad("number is outside the range of float32", label_at)
         sums[hashed] = value
     return [(index, float(sums[index])) for index in sorted(sums)]
+
+
+# Training
+
+
+def loss_gradient_reference(
+    rows: CSR,
+    weights: npt.NDArray[np.float64],
+    intercept: float,
+    *,
+    class_weight: tuple[float, float] = (1.0, 1.0),
+) -> tuple[float, npt.NDArray[np.float64], float]:
+    """(sum of s loss, gradient of sum of s c loss, its intercept part); labels are 1 and 0.
+
+    s sample weight, c class weight; float64 throughout.
+    """
+    loss, gradient, intercept_gradient = 0.0, np.zeros(len(weights)), 0.0
+    for i in range(rows.n_rows):
+        row = slice(int(rows.indptr[i]), int(rows.indptr[i + 1]))
+        ids, values = rows.indices[row], rows.data[row].astype(np.float64)
+        sign = 1.0 if rows.labels[i] > 0 else -1.0
+        weight = 1.0 if rows.weights is None else float(rows.weights[i])
+        toward = sign * (intercept + float(values @ weights[ids]))
+        loss += weight * float(np.logaddexp(0.0, -toward))
+        error = -sign * weight * class_weight[sign > 0] * float(np.exp(-np.logaddexp(0.0, toward)))
+        gradient[ids] += error * values
+        intercept_gradient += error
+    return loss, gradient, intercept_gradient
+
+
+def optimizer_step_reference(
+    kind: str,
+    state: list[float],
+    gradient: float,
+    *,
+    learning_rate: float,
+    initial: float = 1.0,
+    l1: float = 0.0,
+    l2: float = 0.0,
+) -> list[float]:
+    """The state of one coordinate after a step: sgd [w], adagrad [w, s], ftrl [w, z, n]."""
+    if kind == "ftrl":
+        w, z, n = state
+        grown = n + gradient**2
+        z += gradient - (math.sqrt(grown) - math.sqrt(n)) / learning_rate * w
+        return [_ftrl_weight(z, grown, learning_rate, initial, l1, l2), z, grown]
+    rate, rest = learning_rate, state[1:]
+    if kind == "adagrad":
+        rest = [state[1] + gradient**2]
+        rate /= math.sqrt(rest[0])
+    w = state[0] - rate * gradient
+    size = max(0.0, abs(w) - rate * l1) / (1 + rate * l2)
+    return [math.copysign(size, w), *rest]
+
+
+def _ftrl_weight(z: float, n: float, alpha: float, beta: float, l1: float, l2: float) -> float:
+    if abs(z) <= l1:
+        return 0.0
+    return -(z - math.copysign(l1, z)) / ((beta + math.sqrt(n)) / alpha + l2)
+
+
+def train_reference(
+    rows: CSR,
+    order: list[int],
+    minibatch_size: int,
+    *,
+    optimizer: str,
+    learning_rate: float,
+    intercept: float = 0.0,
+    penalties: npt.NDArray[np.float32] | None = None,
+    fit_intercept: bool = True,
+    class_weight: tuple[float, float] = (1.0, 1.0),
+) -> tuple[npt.NDArray[np.float64], float, float]:
+    """(weights, intercept, loss sum) after one pass from weights 0; `_kernels.TrainModel.train`."""
+    rest = {"sgd": [], "adagrad": [1.0], "ftrl": [0.0, 0.0]}[optimizer]
+    states: list[list[float]] = [[0.0, *rest] for _ in range(rows.n_features)]
+    bias = [intercept, *rest]
+    if optimizer == "ftrl":
+        bias[1] = -intercept / learning_rate
+    loss_sum = 0.0
+    for first in range(0, len(order), minibatch_size):
+        batch = order[first : first + minibatch_size]
+        weights = np.array([state[0] for state in states])
+        loss, gradient, bias_gradient = 0.0, np.zeros(rows.n_features), 0.0
+        touches = np.zeros(rows.n_features)
+        for i in batch:
+            span = slice(int(rows.indptr[i]), int(rows.indptr[i + 1]))
+            one = CSR(
+                rows.labels[i : i + 1],
+                np.array([0, span.stop - span.start]),
+                rows.indices[span],
+                rows.data[span],
+                rows.n_features,
+                None if rows.weights is None else rows.weights[i : i + 1],
+            )
+            parts = loss_gradient_reference(one, weights, bias[0], class_weight=class_weight)
+            loss, gradient, bias_gradient = (
+                loss + parts[0],
+                gradient + parts[1],
+                bias_gradient + parts[2],
+            )
+            touches[one.indices] += 1
+        loss_sum += loss
+        for j in np.flatnonzero(touches):
+            l1, l2 = (0.0, 0.0) if penalties is None else map(float, penalties[j])
+            times = float(first + len(batch)) if optimizer == "ftrl" else float(touches[j])
+            states[j] = optimizer_step_reference(
+                optimizer,
+                states[j],
+                float(gradient[j]),
+                learning_rate=learning_rate,
+                l1=l1 * times,
+                l2=l2 * times,
+            )
+        if fit_intercept:
+            bias = optimizer_step_reference(
+                optimizer, bias, bias_gradient, learning_rate=learning_rate
+            )
+    if optimizer == "ftrl" and penalties is not None:
+        for state, (l1, l2) in zip(states, penalties.astype(float) * len(order), strict=True):
+            state[0] = _ftrl_weight(state[1], state[2], learning_rate, 1.0, float(l1), float(l2))
+    return np.array([state[0] for state in states]), bias[0], loss_sum

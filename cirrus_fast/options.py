@@ -100,7 +100,7 @@ class Options:
         kind=(str, tuple),
     )
     epochs: int = _option(
-        "passes over the training rows, at most", default=10, kind=int, low=1, high=1_000_000
+        "passes over the training rows, at most", default=20, kind=int, low=1, high=1_000_000
     )
     epsilon: float = _option(
         "stop when the test loss has not fallen by this much over `patience` evaluations; "
@@ -111,7 +111,7 @@ class Options:
         low=0,
     )
     patience: int = _option(
-        "evaluations without progress before stopping", default=3, kind=int, low=1
+        "evaluations without progress before stopping", default=5, kind=int, low=1
     )
     eval_interval: float | None = _option(
         "how often to evaluate; by default every 0.1, but of small data at least 20,000 rows or "
@@ -311,7 +311,7 @@ def _typed(name: str, kind: type, value: Any) -> Any:
 def _class_weight(value: Any) -> Literal["balanced"] | tuple[float, float] | None:
     if value is None:
         return None
-    if value == "balanced":
+    if isinstance(value, str) and value == "balanced":
         return "balanced"
     if isinstance(value, list | tuple) and len(value) == 2:
         negative, positive = (_typed("class_weight", float, item) for item in value)

@@ -462,8 +462,8 @@ def _scaling_of(parent: Dataset, scaling: str, source: Dataset) -> Scaling:
     theirs, ours = parent.manifest, source.manifest
     if theirs.numbering != ours.numbering:
         raise DatasetError(
-            f"{source.name} and {parent.name} number or hash ids differently; "
-            f"load {source.name} again with like="
+            f"{source.name} and {parent.name} count ids from different bases, or hash them "
+            f"differently; load {source.name} again with like="
         )
     return fitted
 

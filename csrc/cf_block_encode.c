@@ -123,11 +123,12 @@ static cf_status classify_ids(const cf_block_input *rows, const cf_dictionary *d
                               workspace w, cf_block_header *h, id_statistics *s) {
     memset(s, 0, sizeof *s);
     uint64_t gaps[33] = {0};
-    const int64_t first = rows->indptr[0];
+    const int64_t first = rows->indptr[0], last = rows->indptr[rows->n_rows];
     for (size_t row = 0; row < rows->n_rows; row++) {
-        const int64_t begin = rows->indptr[row] - first, end = rows->indptr[row + 1] - first;
-        if (begin < 0 || end < begin || end > h->nnz)
+        /* Compared before they are subtracted, which could overflow. */
+        if (rows->indptr[row + 1] < rows->indptr[row] || rows->indptr[row + 1] > last)
             return cf_fail(CF_E_INDPTR, row);
+        const int64_t begin = rows->indptr[row] - first, end = rows->indptr[row + 1] - first;
         const uint32_t *ids = rows->indices + first;
         uint32_t *counts = w.counts + RUNS * row;
         memset(counts, 0, RUNS * sizeof *counts);
@@ -391,9 +392,9 @@ static cf_status measure_with(const cf_block_input *rows, const cf_dictionary *d
 
 cf_status cf_block_measure(const cf_block_input *rows, const cf_dictionary *dictionary,
                            uint64_t *scratch, cf_block_header *header) {
-    const int64_t nnz = rows->indptr[rows->n_rows] - rows->indptr[0];
-    if (rows->indptr[0] < 0 || nnz < 0)
+    if (rows->indptr[0] < 0 || rows->indptr[rows->n_rows] < rows->indptr[0])
         return cf_fail(CF_E_INDPTR, rows->n_rows);
+    const int64_t nnz = rows->indptr[rows->n_rows] - rows->indptr[0];
     if (rows->n_rows > CF_BLOCK_MAX_ENTRIES || nnz > CF_BLOCK_MAX_ENTRIES)
         return cf_fail(CF_E_ROOM, 0);
     const workspace w = carve(scratch, rows->n_rows, (size_t)nnz);

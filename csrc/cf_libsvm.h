@@ -95,9 +95,10 @@ enum { CF_LIBSVM_ROW_TEXT = 32, CF_LIBSVM_ENTRY_TEXT = 27 };
 
 /* Writes rows [begin, end) as text that parses back to the same bits, NaN payloads excepted.
  *
- * `indptr` must not decrease; `base` is added to the indices; `weights` may be NULL. `out` has room
- * for CF_LIBSVM_ROW_TEXT a row and CF_LIBSVM_ENTRY_TEXT an entry. Fails where no text would read
- * back, `offset` being the entry: CF_E_ORDER, CF_E_INDEX_RANGE; or the row: CF_E_WEIGHT. */
+ * indptr[begin] to indptr[end] must lie inside the arrays, what is between is checked; `base` is
+ * added to the indices; `weights` may be NULL. `out` has room for CF_LIBSVM_ROW_TEXT a row and
+ * CF_LIBSVM_ENTRY_TEXT an entry. Fails where no text would read back, `offset` being the entry:
+ * CF_E_ORDER, CF_E_INDEX_RANGE; or the row: CF_E_WEIGHT, CF_E_INDPTR. */
 cf_status cf_libsvm_write(const float *labels, const int64_t *indptr, const uint32_t *indices,
                           const float *data, const float *weights, size_t begin, size_t end,
                           uint32_t base, uint8_t *out, size_t *n_written);

@@ -23,6 +23,8 @@ cf_status cf_libsvm_write(const float *labels, const int64_t *indptr, const uint
     static_assert(CF_LIBSVM_ENTRY_TEXT >= CF_NUMBER_TEXT + 12, "blank, ten digits, colon, value");
     uint8_t *p = out;
     for (size_t row = begin; row < end; row++) {
+        if (indptr[row] > indptr[row + 1] || indptr[row + 1] > indptr[end])
+            return cf_fail(CF_E_INDPTR, row);
         p += cf_number_format(labels[row], p);
         if (weights) {
             if (!(weights[row] >= 0) || isinf(weights[row]))

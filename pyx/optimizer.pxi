@@ -42,8 +42,8 @@ cdef class Optimizer:
 
     def __init__(self, str kind, double learning_rate, double initial=1.0):
         _need(kind in _KINDS, f"optimizer must be one of {', '.join(_KINDS)}, not {kind}")
-        _need(learning_rate > 0, "learning_rate must be above 0")
-        _need(initial > 0, "initial must be above 0")
+        _need(<float>learning_rate > 0, "learning_rate must be above 0")
+        _need(<float>initial > 0, "initial must be above 0")
         self.kind = kind
         self._c.kind = _KINDS[kind]
         self._c.learning_rate = <float>learning_rate

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -108,19 +109,40 @@ def assert_same_rows():
 
 @pytest.fixture(scope="session")
 def compile_core(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """compile_core(name, *sources, flags=()): a program of these sources and the whole core."""
+    """compile_core(name, *sources, flags=()): a program of these sources and the whole core, which
+    is compiled once for each set of flags."""
     folder = tmp_path_factory.mktemp("core")
+    strict = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
+    cores: dict[tuple[str, ...], list[Path]] = {}
+    # The compiler is not what a preloaded sanitizer is to look at.
+    environment = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "PYTHONMALLOC")}
 
-    def build(name: str, *sources: str, flags: tuple[str, ...] = ()) -> Path:
+    def compile(*arguments: object, flags: tuple[str, ...]) -> None:
         compiler = shutil.which("cc") or shutil.which("gcc")
         if compiler is None:
             pytest.skip("no C compiler")
+        includes = [f"-I{ROOT / 'csrc'}", f"-I{TESTS / 'fuzz'}"]
+        command = [compiler, *strict, "-ffp-contract=off", *flags, *includes, *map(str, arguments)]
+        subprocess.run(command, check=True, env=environment)
+
+    def core(flags: tuple[str, ...]) -> list[Path]:
+        if flags not in cores:
+            objects = folder / f"core-{len(cores)}"
+            objects.mkdir()
+            files = sorted((ROOT / "csrc").glob("*.c"))
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                done = [objects / f"{file.stem}.o" for file in files]
+                for _ in pool.map(
+                    lambda file, to: compile("-c", file, "-o", to, flags=flags), files, done
+                ):
+                    pass
+            cores[flags] = done
+        return cores[flags]
+
+    def build(name: str, *sources: str, flags: tuple[str, ...] = ()) -> Path:
         program = folder / name
-        strict = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
-        core = sorted(str(path) for path in (ROOT / "csrc").glob("*.c"))
-        files = [*(str(ROOT / source) for source in sources), *core]
-        command = [compiler, *strict, *flags, f"-I{ROOT / 'csrc'}", *files, "-lm", "-o", program]
-        subprocess.run(command, check=True)
+        files = [ROOT / source for source in sources]
+        compile(*files, *core(flags), "-lm", "-o", program, flags=flags)
         return program
 
     return build

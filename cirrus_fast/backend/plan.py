@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -107,6 +108,16 @@ class Plan:
         return len(self.shares)
 
     @property
+    def params(self) -> dict[str, Any]:
+        """The options, with what was decided from the data in the place of None."""
+        decided = {
+            "learning_rate": self.learning_rate,
+            "model_size": self.model_size,
+            "n_workers": self.n_workers,
+        }
+        return self.options.to_json() | decided
+
+    @property
     def eval_rows(self) -> int:
         """Rows between evaluations."""
         if self.options.eval_interval is not None:
@@ -187,7 +198,7 @@ class Plan:
             index_base=manifest.index_base,
             hash_bits=manifest.hash_bits,
             scaling=self.dataset.scaling,
-            params=self.options.to_json(),
+            params=self.params,
             text_format=manifest.text_format,
         )
 
@@ -264,7 +275,7 @@ def _shares(options: Options, dataset: Dataset, holdout: HoldOut, n_train: int) 
     most, why = wanted, ""
     if len(numbers) < most:
         most, why = len(numbers), f"the data set has {len(numbers)} blocks"
-    if n_train < FEW_ROWS:
+    if n_train < FEW_ROWS and options.consistency != "bsp":  # where nobody is late
         in_flight = max(1, int(MOST_IN_FLIGHT * n_train) // options.minibatch_size)
         if in_flight < most:
             most, why = in_flight, f"mini-batches in flight would be over 1 % of {n_train} rows"

@@ -154,9 +154,13 @@ class _Watch:
             reason = "interrupted"
         store.stop()
         self._gather()
+        last = None
         if store.rows > self._rows_measured or not self._history:
-            self._measure()
+            last = self._measure()
         self._save_checkpoint()
+        if last is not None:
+            for callback in options.callbacks:
+                callback(last)
         breakdown = {
             phase: sum(report.get(phase, 0.0) for report in self._reports) for phase in PHASES
         }
@@ -177,7 +181,7 @@ class _Watch:
             executor=options.executor_name,
             param_store=options.param_store,
             checkpoint=self._checkpoint_path,
-            params=options.to_json(),
+            params=plan.params,
         )
 
     def _watch(self) -> str:

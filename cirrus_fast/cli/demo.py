@@ -57,7 +57,7 @@ def demo_command(folder: str, rows: int, as_json: bool) -> None:
 
 
 def _line(step: Step) -> str:
-    return f"{step.name:<10}{step.seconds:7.2f} s {step.rate:>15}   {step.did}"
+    return f"{step.name:<10}{step.seconds:7.2f} s {step.rate:>17}   {step.did}"
 
 
 def _close(demo: Demo, folder: str) -> None:

@@ -86,8 +86,11 @@ def _metavar(row: Field[Any]) -> str | None:
     unit = str(meta["unit"]).split(" ")[0]
     if unit:
         return unit.upper()
-    names = {int: "INTEGER", float: "NUMBER"}
-    return "DATASET" if row.name.endswith("dataset") else names.get(meta["kind"], "TEXT")
+    if row.name.endswith("dataset"):
+        return "DATASET"
+    if row.name == "resume_from":
+        return "FILE"
+    return {int: "INTEGER", float: "NUMBER"}.get(meta["kind"], "TEXT")
 
 
 def _help(row: Field[Any]) -> str:

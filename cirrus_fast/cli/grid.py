@@ -56,7 +56,7 @@ def grid_command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train a model on DATASET for every combination of some options' values.
+    """Train a model for every combination of some options' values.
 
     The other options are the same for all. Prints the models, best first. Ctrl-C ends the search
     with what there is.

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 def train_command(
     dataset: str, model_file: str | None, plot: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Train a model on DATASET.
+    """Train a model.
 
     Options that are not given are decided from the data. The first Ctrl-C ends the run with the
     best model so far, which is saved and shown.
@@ -121,7 +121,9 @@ def result_facts(result: TrainResult) -> dict[str, str | None]:
 @click.argument("model")
 @click.argument("data")
 def evaluate_command(model: str, data: str, as_json: bool) -> None:
-    """Measure the saved MODEL on labelled rows.
+    """Measure a model on labelled rows.
+
+    MODEL is what train --output saved.
 
     DATA is a data set, a LibSVM text file, or - for text on standard input. Text is raw rows,
     which go through the model's scaling; it is read in bounded memory.
@@ -178,7 +180,9 @@ def calibration_text(evaluation: Evaluation) -> str:
     "--proba", is_flag=True, help="Write the probability of the positive class, not the label."
 )
 def predict_command(model: str, data: str, target: str | None, proba: bool, as_json: bool) -> None:
-    """Score rows with the saved MODEL, a line each.
+    """Score rows with a model.
+
+    MODEL is what train --output saved. A line is written for each row.
 
     DATA is a data set, a LibSVM text file, or - for text on standard input. Text is raw rows,
     which go through the model's scaling; it is read in bounded memory. Its labels are not looked

@@ -185,8 +185,10 @@ class Scaling:
             full = c["count"] == n_rows
             low = np.where(full, low, np.minimum(low, 0))
             high = np.where(full, high, np.maximum(high, 0))
-            shift = np.where(full, low, np.float32(0)).astype(np.float32)
-            divisor = high - low
+            with np.errstate(over="ignore"):
+                divisor = high - low
+            # A range that no number can hold is left as it is, like an infinite one.
+            shift = np.where(full & np.isfinite(divisor), low, np.float32(0)).astype(np.float32)
         elif method == MAX_ABS_SCALING:
             divisor = np.maximum(np.abs(low), np.abs(high))
         elif method == STANDARD_SCALING:
@@ -213,7 +215,8 @@ class Scaling:
             return out
         place = np.minimum(np.searchsorted(self.ids, indices), len(self.ids) - 1)
         known = self.ids[place] == indices
-        scaled = (data - self.shift[place]) / self.divisor[place]
+        with np.errstate(all="ignore"):  # as in the kernel
+            scaled = (data - self.shift[place]) / self.divisor[place]
         return np.where(known, scaled, data)
 
     def apply_rows(self, rows: CSR) -> CSR:

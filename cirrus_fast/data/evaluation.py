@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cirrus_fast import _kernels
 from cirrus_fast.data.csr import Float32Array
+from cirrus_fast.errors import DatasetError
 
 _BINS = 10
 
@@ -48,7 +49,11 @@ class Evaluation:
     def of(
         cls, margins: Float32Array, positives: Float32Array, weights: Float32Array | None = None
     ) -> Evaluation:
-        """margins, positives (1 or 0), weights : float32[n_rows]"""
+        """margins, positives (1 or 0), weights : float32[n_rows]; a margin that is nan is a
+        DatasetError"""
+        lost = int(np.isnan(margins).sum())
+        if lost:
+            raise DatasetError(f"{lost} of {len(margins)} rows have a score that is no number")
         loss, total, correct = _kernels.logistic_loss(margins, positives, weights)
         some = total > 0
         return cls(
@@ -66,7 +71,10 @@ class Evaluation:
 def exact_auc(
     scores: Float32Array, positives: Float32Array, weights: Float32Array | None = None
 ) -> float | None:
-    """Chance that a positive row scores above a negative one; a tie counts half."""
+    """Chance that a positive row scores above a negative one; a tie counts half. None if a class
+    has no rows, or none of any weight."""
+    if len(scores) == 0:
+        return None
     order = np.argsort(scores)
     ordered = scores[order]
     ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))

@@ -196,6 +196,7 @@ class LinearModel:
             "hash_bits": self.hash_bits,
             "text_format": self.text_format,
             "labels": self.label_map.to_json(),
+            "scaling_id": None if self.scaling is None else self.scaling.id,
             "params": dict(self.params),
         }
         arrays = {"model": json.dumps(header), "ids": ids, "weights": self.weights[ids]}
@@ -216,7 +217,11 @@ class LinearModel:
                 )
             weights = np.zeros(header["n_features"], np.float32)
             weights[arrays["ids"]] = arrays["weights"]
-            scaling = scaling_from_arrays(arrays, where) if "scaling_ids" in arrays else None
+            scaling = None
+            if header["scaling_id"] is not None:
+                scaling = scaling_from_arrays(arrays, where)
+                if scaling.id != header["scaling_id"]:
+                    raise ModelError(f"{where}: damaged (its scaling is another one)")
             return cls(
                 weights=weights,
                 intercept=header["intercept"],

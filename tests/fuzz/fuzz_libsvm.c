@@ -1,20 +1,10 @@
 /* Fuzz entry for cf_libsvm: every kernel table agrees with the careful reader bit for bit, a split
  * at any byte agrees with the whole, and what was accepted survives being written and read back.
- *
- *     clang -fsanitize=fuzzer,address,undefined -Icsrc csrc/cf_*.c tests/fuzz/fuzz_libsvm.c -lm
- *     cc -fsanitize=address,undefined -Icsrc csrc/cf_*.c tests/fuzz/fuzz_libsvm.c \
- *        tests/fuzz/driver.c -lm
  */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "cf_libsvm.h"
 #include "cf_number.h"
+#include "fuzz.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-/* For the driver's mutations. */
 const char *const fuzz_words[] = {
     "1",
     "-1",
@@ -71,11 +61,7 @@ static void check(int condition, const char *what) {
     }
 }
 
-static void *allocate(size_t n, size_t size) {
-    void *memory = malloc(n * size); /* exact, so that the sanitizer sees any step outside */
-    check(memory || n == 0, "out of memory");
-    return memory;
-}
+static void *allocate(size_t n, size_t size) { return exactly(n * size); }
 
 typedef struct {
     cf_libsvm_rows rows;
@@ -114,10 +100,6 @@ static void release(parsed *p) {
     free(p->rows.data);
     free(p->rows.weights);
     free(p->rows.scratch);
-}
-
-static int same_bytes(const void *a, const void *b, size_t n) {
-    return n == 0 || memcmp(a, b, n) == 0;
 }
 
 /* Whether b is rows [row, row + b's) of a. */

@@ -429,7 +429,7 @@ def test_debug_shows_the_traceback(run: Run) -> None:
 
 
 def test_suggests_the_nearest_command_and_option(run: Run) -> None:
-    assert "did you mean train?" in run("trian", status=2).stderr
+    assert "did you mean train?" in run("trai", status=2).stderr
     assert "there are demo, " in run("zzz", status=2).stderr
     wrong = run("train", "train", "--learning-rat", 1, status=2).stderr
     assert "--learning-rate" in wrong

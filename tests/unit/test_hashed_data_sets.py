@@ -45,5 +45,5 @@ def test_refuses_the_scaling_of_data_hashed_otherwise(text: Path, tmp_path: Path
     for bits in (10, 11):
         load_libsvm(text, f"{tmp_path}/{bits}", hash_bits=bits)
     normalize(f"{tmp_path}/10", f"{tmp_path}/scaled")
-    with pytest.raises(DatasetError, match="hash ids differently"):
+    with pytest.raises(DatasetError, match="hash them differently"):
         normalize(f"{tmp_path}/11", f"{tmp_path}/other", like=f"{tmp_path}/scaled")

@@ -1,0 +1,149 @@
+/* Fuzzes what writes: the block encoder, the dictionary builder and the LibSVM writer get rows that
+ * may contradict themselves. They refuse them, or write no more than they said, and what they wrote
+ * reads back. */
+#include "cf_libsvm.h"
+#include "fuzz_arrays.h"
+#include "fuzz_rows.h"
+
+size_t fuzz_seed(size_t i, uint8_t *out, size_t room) { return plain_seed(i, out, room); }
+
+/* What the callers check first: the ends of indptr lie inside the entries. */
+static int ends_fit(const cf_csr *rows) {
+    const int64_t begin = rows->indptr[0], end = rows->indptr[rows->n_rows];
+    return begin >= 0 && begin <= end && (uint64_t)end <= rows->nnz;
+}
+
+/* Whether all rows are rows, and their ids increase. */
+static cf_code judge(const cf_csr *rows, uint32_t most) {
+    for (size_t i = 0; i < rows->n_rows; i++) {
+        size_t begin, end;
+        if (!cf_csr_row(rows, i, &begin, &end) || (int64_t)end > rows->indptr[rows->n_rows])
+            return CF_E_INDPTR;
+        for (size_t e = begin; e < end; e++) {
+            if (e > begin && rows->indices[e] <= rows->indices[e - 1])
+                return CF_E_ORDER;
+            if (rows->indices[e] > most)
+                return CF_E_INDEX_RANGE;
+        }
+    }
+    return CF_OK;
+}
+
+static void check_block(const cf_csr *rows, const cf_dictionary *dictionary) {
+    const cf_block_input input = {rows->n_rows,  rows->labels, rows->indptr,
+                                  rows->indices, rows->data,   rows->weights};
+    const size_t nnz = (size_t)(rows->indptr[rows->n_rows] - rows->indptr[0]);
+    uint64_t *scratch = exactly(8 * cf_block_encode_scratch(rows->n_rows, nnz));
+    cf_block_header h, read;
+    const cf_code code = cf_block_measure(&input, dictionary, scratch, &h).code;
+    CHECK(code == judge(rows, UINT32_MAX));
+    if (code == CF_OK) {
+        uint8_t *block = exactly(h.n_bytes);
+        cf_block_fill(scalar_kernels(), &input, dictionary, scratch, &h, block);
+        CHECK(cf_block_read_header(block, h.n_bytes, &read).code == CF_OK);
+        CHECK(read.n_rows == rows->n_rows && read.nnz == nnz);
+        uint64_t *words = exactly(8 * cf_block_decode_scratch(&read, 1));
+        cf_block_rows again = {
+            .labels = exactly(4 * rows->n_rows),
+            .indptr = exactly(8 * (rows->n_rows + 1)),
+            .indices = exactly(4 * nnz),
+            .data = exactly(4 * nnz),
+            .weights = exactly(4 * rows->n_rows),
+            .first_entry = rows->indptr[0],
+        };
+        const cf_block_options options = {0, 1, 0};
+        CHECK(cf_block_decode(usable_kernels(0), block, h.n_bytes, &read, dictionary, options,
+                              words, &again)
+                  .code == CF_OK);
+        const size_t begin = (size_t)rows->indptr[0];
+        CHECK(same_bytes(again.labels, rows->labels, 4 * rows->n_rows));
+        CHECK(same_bytes(again.indptr, rows->indptr, 8 * (rows->n_rows + 1)));
+        CHECK(same_bytes(again.indices, rows->indices + begin, 4 * nnz));
+        CHECK(same_bytes(again.data, rows->data + begin, 4 * nnz));
+        CHECK(!rows->weights || same_bytes(again.weights, rows->weights, 4 * rows->n_rows));
+        free(again.labels);
+        free(again.indptr);
+        free(again.indices);
+        free(again.data);
+        free(again.weights);
+        free(words);
+        free(block);
+    }
+    free(scratch);
+}
+
+/* The dictionary of these rows, in memory of its own, or NULL. */
+static const cf_dictionary *build(const cf_csr *rows, uint32_t max_ids, uint64_t **memory) {
+    const int64_t first = rows->indptr[0], last = rows->indptr[rows->n_rows];
+    const size_t nnz = (size_t)(last - first);
+    uint64_t *scratch = exactly(8 * cf_dictionary_build_scratch(nnz));
+    uint8_t *out = exactly(cf_dictionary_bound(nnz, max_ids));
+    const cf_dictionary *dictionary = NULL;
+    size_t n = 0;
+    const cf_code code = cf_dictionary_build(scalar_kernels(), rows->n_rows, rows->indptr,
+                                             rows->indices, rows->data, max_ids, scratch, out, &n)
+                             .code;
+    CHECK(code == CF_OK || code == CF_E_INDPTR);
+    if (code == CF_OK) {
+        uint8_t *bytes = copy_exactly(out, n);
+        dictionary = parse_fuzz_dictionary(bytes, n, memory);
+        CHECK(dictionary != NULL);
+        free(bytes);
+    }
+    free(scratch);
+    free(out);
+    return dictionary;
+}
+
+/* Dictionaries of other rows, some of whose ids and values these have. Made once. */
+static const cf_dictionary *other_dictionary(size_t i) {
+    static const int KINDS[] = {TABLES, LONG_ROWS, ONES, COUNTS};
+    enum { ROOM = 1 << 16 };
+    static uint64_t *memories[4];
+    if (memories[i] == NULL) {
+        const fuzz_rows rows = make_fuzz_rows(KINDS[i], 300, i);
+        uint8_t *bytes = exactly(ROOM);
+        const size_t n = write_fuzz_dictionary(rows, 1u << 16, bytes, ROOM);
+        CHECK(parse_fuzz_dictionary(bytes, n, &memories[i]) != NULL);
+        free(bytes);
+        free_fuzz_rows(rows);
+    }
+    return (const cf_dictionary *)(const void *)memories[i];
+}
+
+static void check_text(const cf_csr *rows, uint32_t base) {
+    const size_t nnz = (size_t)(rows->indptr[rows->n_rows] - rows->indptr[0]);
+    const size_t room = rows->n_rows * CF_LIBSVM_ROW_TEXT + nnz * CF_LIBSVM_ENTRY_TEXT;
+    uint8_t *text = exactly(room);
+    size_t n = 0;
+    const cf_code code = cf_libsvm_write(rows->labels, rows->indptr, rows->indices, rows->data,
+                                         rows->weights, 0, rows->n_rows, base, text, &n)
+                             .code;
+    if (code == CF_OK) {
+        CHECK(n <= room && judge(rows, CF_LIBSVM_MAX_ID - base) == CF_OK);
+        size_t n_lines, n_colons;
+        scalar_kernels()->count_lines_colons(text, n, &n_lines, &n_colons);
+        CHECK(n_lines == rows->n_rows && n_colons == nnz + (rows->weights ? n_lines : 0));
+    } else {
+        CHECK(code == CF_E_WEIGHT || judge(rows, CF_LIBSVM_MAX_ID - base) != CF_OK);
+    }
+    free(text);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
+    byte_source in = {data, data + n};
+    const uint8_t flags = take_byte(&in), ids_byte = take_byte(&in);
+    const size_t n_ids = flags & 1 ? 40u + ids_byte : (size_t)UINT32_MAX + 1 - ids_byte;
+    const fuzz_csr csr = take_csr(&in, n_ids);
+    if (ends_fit(&csr.rows)) {
+        uint64_t *memory = NULL;
+        const cf_dictionary *dictionary = flags & 4 ? other_dictionary(flags >> 3 & 3) : NULL;
+        if (flags % 64 == 8) /* it tries thousands of plans, so not every time */
+            dictionary = build(&csr.rows, take_byte(&in), &memory);
+        check_block(&csr.rows, dictionary);
+        check_text(&csr.rows, flags & 2 ? 1 : 0);
+        free(memory);
+    }
+    free_csr(csr);
+    return 0;
+}

@@ -1,0 +1,270 @@
+"""Workers as threads, processes and on other people's executors: the same thing everywhere."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cirrus_fast
+from cirrus_fast import LogisticRegression
+from cirrus_fast.backend.processes import ProcessExecutor, WorkerDiedError
+from cirrus_fast.data.dataset import Dataset
+from cirrus_fast.errors import OptionError, TrainingError
+from cirrus_fast.runtime.params.local import Layout, LocalStore, connect, shared_url
+from cirrus_fast.runtime.worker import run_worker
+
+
+@pytest.fixture
+def clicks(storage_root: Path, tmp_path: Path) -> Dataset:
+    cirrus_fast.make_clicks(tmp_path / "clicks.svm", 20_000, seed=3, hash_bits=12)
+    return cirrus_fast.load_libsvm(tmp_path / "clicks.svm", "clicks")
+
+
+def options(dataset: Dataset, **more: object) -> dict[str, object]:
+    return {"dataset": dataset.uri, "epsilon": 0, "epochs": 2, "minibatch_size": 50} | more
+
+
+def pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(2, mp_context=get_context("spawn"))
+
+
+def test_bsp_gives_the_same_model_bit_for_bit_on_every_executor(clicks: Dataset) -> None:
+    wanted = options(clicks, consistency="bsp", n_workers=2, minibatch_size=500)
+    models = [LogisticRegression(wanted).run().model]
+    models.append(LogisticRegression(wanted, executor="processes").run().model)
+    with ThreadPoolExecutor(2) as threads:
+        models.append(LogisticRegression(wanted, executor=threads).run().model)
+    with pool() as processes:
+        models.append(LogisticRegression(wanted, executor=processes).run().model)
+    for model in models[1:]:
+        assert np.array_equal(model.weights, models[0].weights)
+        assert model.intercept == models[0].intercept
+
+
+def test_two_workers_in_step_learn_as_one_with_twice_the_mini_batch(storage_root: Path) -> None:
+    # Rows so few and full that both ways see all of them in every step: only then is the order
+    # in which they are drawn of no account.
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(8192, 5)), rng.integers(0, 2, 8192)
+    cirrus_fast.load_csr(X, y, "few")
+    shared = {"dataset": "few", "epsilon": 0, "epochs": 3, "consistency": "bsp"}
+    one = LogisticRegression(shared, minibatch_size=8192).run()
+    two = LogisticRegression(shared, minibatch_size=4096, n_workers=2).run()
+    assert (one.n_workers, two.n_workers) == (1, 2)
+    assert np.allclose(one.model.weights, two.model.weights, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("executor", ["local", "processes"])
+@pytest.mark.parametrize("consistency", ["async", "ssp", "bsp"])
+def test_rows_are_accounted_exactly_without_faults(
+    clicks: Dataset, executor: str, consistency: str
+) -> None:
+    result = LogisticRegression(
+        options(clicks, executor=executor, consistency=consistency, n_workers=3)
+    ).run()
+    assert result.n_workers == 3
+    assert result.rows_processed == 2 * clicks.n_rows
+    assert result.rows_repeated == 0
+    assert result.stop_reason == "epochs"
+    assert result.executor == executor
+
+
+def test_the_loss_is_the_same_everywhere(clicks: Dataset) -> None:
+    wanted = options(clicks, test_dataset=clicks.uri, n_workers=2)
+    losses = [LogisticRegression(wanted).run().test_loss]
+    losses.append(LogisticRegression(wanted, executor="processes").run().test_loss)
+    with pool() as processes:
+        losses.append(LogisticRegression(wanted, executor=processes).run().test_loss)
+    assert all(loss is not None for loss in losses)
+    assert max(losses) - min(losses) < 0.01 * min(losses)
+
+
+def test_loky_runs_workers(clicks: Dataset) -> None:
+    loky = pytest.importorskip("loky")
+    executor = loky.get_reusable_executor(max_workers=2)
+    try:
+        result = LogisticRegression(options(clicks, executor=executor, n_workers=2)).run()
+    finally:
+        executor.shutdown()
+    assert result.rows_processed == 2 * clicks.n_rows
+
+
+def test_what_is_no_executor_is_refused(clicks: Dataset) -> None:
+    with pytest.raises(OptionError, match="or a concurrent"):
+        LogisticRegression(options(clicks, executor=print))
+    with pytest.raises(OptionError, match="did you mean processes"):
+        LogisticRegression(options(clicks, executor="process"))
+
+
+def test_worker_processes_run_nothing_else() -> None:
+    executor = ProcessExecutor()
+    with pytest.raises(TrainingError, match="run_worker only"):
+        executor.submit(print, "x")
+    executor.shutdown()
+    with pytest.raises(RuntimeError, match="shut down"):
+        executor.submit(run_worker, "{}")
+
+
+def test_an_error_of_a_worker_process_arrives_as_itself() -> None:
+    with ProcessExecutor() as executor, pytest.raises(TrainingError, match="wrong fields"):
+        executor.submit(run_worker, "{}").result(30)
+
+
+def _wait_for(condition, seconds: float = 30.0):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.005)
+    raise AssertionError("waited in vain")
+
+
+def test_a_killed_worker_process_is_replaced_and_rows_are_accounted(
+    clicks: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made: list[ProcessExecutor] = []
+    plain = ProcessExecutor.__init__
+
+    def noted(self: ProcessExecutor, inherited=()) -> None:
+        plain(self, inherited)
+        made.append(self)
+
+    monkeypatch.setattr(ProcessExecutor, "__init__", noted)
+    epochs = 200
+    run = LogisticRegression(
+        options(clicks, executor="processes", n_workers=2, epochs=epochs, eval_interval=1.0)
+    ).start()
+    first = _wait_for(run.progress)
+    victim = made[0].pids[0]
+    os.kill(victim, signal.SIGKILL)
+    result = run.result(120)
+    assert first.rows < epochs * clicks.n_rows, "the run was over before the kill"
+    assert result.stop_reason == "epochs"
+    assert result.rows_processed == epochs * clicks.n_rows
+    assert 0 <= result.rows_repeated <= 16_384
+    assert "another takes its place" in caplog.text
+
+
+def test_workers_that_keep_dying_end_the_run(clicks: Dataset) -> None:
+    class Doomed(ThreadPoolExecutor):
+        def submit(self, fn, /, *args, **kwargs):
+            future: Future[str] = Future()
+            future.set_exception(WorkerDiedError("a worker process died (signal SIGKILL)"))
+            return future
+
+    with Doomed() as executor, pytest.raises(TrainingError, match="given up after 6 deaths"):
+        LogisticRegression(options(clicks, executor=executor, n_workers=1)).run()
+
+
+def test_a_broken_pool_is_one_clear_error(clicks: Dataset) -> None:
+    with pool() as processes:
+        processes.submit(os._exit, 1)
+        with pytest.raises(TrainingError, match="the executor broke"):
+            LogisticRegression(options(clicks, executor=processes, n_workers=2)).run()
+
+
+def test_workers_that_wait_for_one_never_started_end_the_run(
+    clicks: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cirrus_fast.backend.supervisor._START_S", 0.2)
+    with ThreadPoolExecutor(1) as executor:
+        task = LogisticRegression(
+            options(clicks, executor=executor, n_workers=2, consistency="bsp")
+        )
+        with pytest.raises(TrainingError, match="started 1 of 2 workers"):
+            task.run()
+
+
+def test_more_workers_than_threads_take_turns(clicks: Dataset) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        result = LogisticRegression(options(clicks, executor=executor, n_workers=3)).run()
+    assert result.rows_processed == 2 * clicks.n_rows
+
+
+def test_worker_processes_end_when_their_supervisor_is_killed(
+    clicks: Dataset, tmp_path: Path
+) -> None:
+    code = f"""
+        import cirrus_fast, sys, time
+        from cirrus_fast.backend import processes
+        plain = processes.ProcessExecutor.submit
+        def submit(self, *args, **kwargs):
+            future = plain(self, *args, **kwargs)
+            print(self.pids[-1], flush=True)
+            return future
+        processes.ProcessExecutor.submit = submit
+        cirrus_fast.LogisticRegression(dataset={clicks.uri!r}, epsilon=0, epochs=10**6,
+                                       executor="processes", n_workers=1).run()
+    """
+    home = str(Path(cirrus_fast.__file__).parents[1])
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": home},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert supervisor.stdout is not None
+    with supervisor.stdout:
+        worker = int(supervisor.stdout.readline())
+        supervisor.kill()
+        supervisor.wait()
+
+    def gone() -> bool:
+        try:
+            state = Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            return True
+        return state == "Z"
+
+    _wait_for(gone)
+
+
+def test_a_program_without_main_guard_runs_worker_processes(
+    clicks: Dataset, run_python, tmp_path: Path
+) -> None:
+    out = run_python(
+        "import cirrus_fast, sys\n"
+        "result = cirrus_fast.LogisticRegression(dataset=sys.argv[1], executor='processes',\n"
+        "                                        n_workers=2, epochs=1, epsilon=0).run()\n"
+        "print(result.rows_processed, 'multiprocessing' in sys.modules)\n",
+        clicks.uri,
+    )
+    assert out.split() == [str(clicks.n_rows), "False"]
+
+
+def test_a_store_out_of_reach_says_so() -> None:
+    with pytest.raises(TrainingError, match="must run on the supervisor's machine"):
+        connect("shared:/proc/self/fd/9999")
+
+
+def test_a_shared_store_is_seen_by_both_sides() -> None:
+    from cirrus_fast.data.training_scale import TrainingScale
+
+    scale = TrainingScale(np.full(10, 2, np.float32), None)
+    store = LocalStore.create("ftrl", 0.1, scale, n_workers=2, intercept=0.5, shared=True)
+    try:
+        other = connect(shared_url(store, inherited=False))
+        assert other.layout == store.layout == Layout(**vars_of(store.layout))
+        other.state[4] = 7
+        other.stop()
+        assert store.state[4] == 7
+        assert store.control["stop"] == 1
+        assert store.snapshot()[1] == pytest.approx(0.5)
+    finally:
+        store.close()
+
+
+def vars_of(layout: Layout) -> dict[str, object]:
+    return {name: getattr(layout, name) for name in layout.__slots__}
