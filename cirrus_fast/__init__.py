@@ -67,12 +67,24 @@ __all__ = [*_HOMES, *_ALIASES, "__version__"]  # pyright: ignore[reportUnsupport
 
 
 def __getattr__(name: str) -> Any:
+    if name == "_kernels":
+        return _load_kernels()
     real = _ALIASES.get(name, name)
     if real not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOMES[real]}"), real)
     globals()[name] = value
     return value
+
+
+def _load_kernels() -> Any:
+    try:
+        return import_module(f"{__name__}._kernels")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"the compiled kernels are not in {__path__[0]}: run `pip install .` where setup.py "
+            "is, or start Python in another folder if this is a source tree"
+        ) from error
 
 
 def __dir__() -> list[str]:

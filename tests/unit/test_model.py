@@ -47,7 +47,7 @@ def model_of(n=6, seed=1, **fields):
 
 
 @pytest.fixture
-def loaded(storage_root, tmp_path):  # noqa: ARG001
+def loaded(storage_root, tmp_path):
     path = tmp_path / "rows.svm"
     path.write_bytes(text_of())
     return load_libsvm(path, "raw")
