@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from cirrus_fast.data.storage import configure as configure
     from cirrus_fast.data.text import parse_libsvm as parse_libsvm
     from cirrus_fast.errors import CirrusFastError as CirrusFastError
+    from cirrus_fast.errors import CriteoParseError as CriteoParseError
     from cirrus_fast.errors import LibsvmParseError as LibsvmParseError
+    from cirrus_fast.export import export_libsvm as export_libsvm
     from cirrus_fast.grid_search import GridSearch as GridSearch
     from cirrus_fast.logistic_regression import LogisticRegression as LogisticRegression
     from cirrus_fast.preprocessing import MAX_ABS_SCALING as MAX_ABS_SCALING
     from cirrus_fast.preprocessing import MIN_MAX_SCALING as MIN_MAX_SCALING
     from cirrus_fast.preprocessing import STANDARD_SCALING as STANDARD_SCALING
+    from cirrus_fast.preprocessing import load_criteo as load_criteo
     from cirrus_fast.preprocessing import load_csr as load_csr
     from cirrus_fast.preprocessing import load_libsvm as load_libsvm
     from cirrus_fast.preprocessing import normalize as normalize
@@ -35,6 +38,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "CSR": "data.csr",
     "CirrusFastError": "errors",
+    "CriteoParseError": "errors",
     "Dataset": "data.dataset",
     "Evaluation": "data.evaluation",
     "GridSearch": "grid_search",
@@ -48,6 +52,8 @@ _HOMES = {
     "TrainResult": "data.result",
     "active_impl": "_kernels",
     "configure": "data.storage",
+    "export_libsvm": "export",
+    "load_criteo": "preprocessing",
     "load_csr": "preprocessing",
     "load_libsvm": "preprocessing",
     "make_clicks": "data.generators",

@@ -222,6 +222,7 @@ class Plan:
             hash_bits=manifest.hash_bits,
             scaling=self.dataset.scaling,
             params=self.params,
+            text_format=manifest.text_format,
         )
 
 
@@ -256,6 +257,7 @@ def _test_rows(options: Options, dataset: Dataset, holdout: HoldOut) -> TestRows
             index_base=dataset.manifest.index_base,
             hash_bits=dataset.manifest.hash_bits,
             scaling=dataset.scaling,
+            text_format=dataset.manifest.text_format,
         )
         parts = list(blank.scorable(options.test_dataset))
         if not parts:

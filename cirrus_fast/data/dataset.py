@@ -58,6 +58,8 @@ class Manifest:
     """What a data set is. Written as JSON, with `blocks` grouped by shard.
 
     longest_row : entries of the row that has most
+    text_format : "libsvm" or "criteo": what text is read as whose ids are these
+    hash_bits : what that text's ids, or categories, are hashed to
     weight, positive_weight : sums of the sample weights (1 a row where there are none) of all rows
     and of the positive ones; the other fields say what they are
     """
@@ -79,7 +81,13 @@ class Manifest:
     lineage: Mapping[str, Any]
     scaling: str | None = None
     scaling_id: str | None = None
+    text_format: str = "libsvm"
     shard_sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def numbering(self) -> tuple[int, int | None, str]:
+        """What must be equal where ids are to mean the same."""
+        return self.index_base, self.hash_bits, self.text_format
 
     def to_json(self) -> bytes:
         shards: dict[str, dict[str, Any]] = {
@@ -102,6 +110,7 @@ class Manifest:
             "positive_weight": self.positive_weight,
             "index_base": self.index_base,
             "hash_bits": self.hash_bits,
+            "text_format": self.text_format,
             "labels": self.label_map.to_json(),
             "weights": self.has_weights,
             "dictionary": self.dictionary,
@@ -148,6 +157,7 @@ class Manifest:
                 lineage=body["lineage"],
                 scaling=body["scaling"],
                 scaling_id=body["scaling_id"],
+                text_format=body["text_format"],
                 shard_sizes=sizes,
             )
         except (ValueError, KeyError, TypeError) as error:
