@@ -9,7 +9,7 @@ import hashlib
 import io
 import zipfile
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,14 @@ COLUMN = np.dtype(
 )
 assert COLUMN.itemsize == _kernels.COLUMN_BYTES
 
-# Up to this width a column's id is its place in a table; beyond, ids are renumbered first.
-_DENSE_WIDTH = 1 << 26
+# A column's id is its place in a table, if that is no longer than this or than so many times what
+# goes into it. Beyond, ids are renumbered first: a single large id must not cost gigabytes.
+_SHORT_TABLE = 1 << 20
+_FILLED_TABLE = 16
+
+
+def _fits_table(width: int, n_used: int) -> bool:
+    return width <= max(_SHORT_TABLE, _FILLED_TABLE * n_used)
 
 
 def _as_bytes(columns: npt.NDArray[np.void]) -> npt.NDArray[np.uint8]:
@@ -64,7 +70,7 @@ class ColumnStatistics:
     @classmethod
     def scan(cls, indices: UInt32Array, data: Float32Array, width: int) -> ColumnStatistics:
         """Statistics of entries whose indices are below `width`."""
-        if width <= _DENSE_WIDTH:
+        if _fits_table(width, len(data)):
             columns = _empty_columns(width)
             _kernels.columns_scan(indices, data, _as_bytes(columns))
             ids = np.flatnonzero(columns["count"]).astype(np.uint32)
@@ -169,6 +175,7 @@ class Scaling:
     ids: UInt32Array
     shift: Float32Array
     divisor: Float32Array
+    _table: list[Float32Array] = field(default_factory=list, init=False, repr=False)
 
     @classmethod
     def fit(cls, method: str, statistics: ColumnStatistics, n_rows: int) -> Scaling:
@@ -210,7 +217,7 @@ class Scaling:
         """The scaled values of entries with 0-based indices; a new array."""
         out = np.empty_like(data)
         width = int(self.ids[-1]) + 1 if len(self.ids) else 0
-        if width <= _DENSE_WIDTH:
+        if _fits_table(width, len(self.ids)):
             _kernels.columns_scale(indices, data, self._pairs(width), out)
             return out
         place = np.minimum(np.searchsorted(self.ids, indices), len(self.ids) - 1)
@@ -223,11 +230,14 @@ class Scaling:
         return replace(rows, data=self.apply(rows.indices, rows.data))
 
     def _pairs(self, width: int) -> Float32Array:
-        pairs = np.empty((width, 2), np.float32)
-        pairs[:] = (0, 1)
-        pairs[self.ids, 0] = self.shift
-        pairs[self.ids, 1] = self.divisor
-        return pairs
+        """(shift, divisor) by id, made once: many blocks are scaled alike."""
+        if not self._table:
+            pairs = np.empty((width, 2), np.float32)
+            pairs[:] = (0, 1)
+            pairs[self.ids, 0] = self.shift
+            pairs[self.ids, 1] = self.divisor
+            self._table.append(pairs)
+        return self._table[0]
 
 
 def usable_divisor(divisor: npt.NDArray[np.float32]) -> Float32Array:
