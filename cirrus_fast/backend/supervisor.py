@@ -205,7 +205,7 @@ class _Watch:
                     self._save_checkpoint()
                 if self._paced:
                     self._store.allow(self._due_rows)
-            elif not self._futures:
+            elif not self._futures and self._store.rows < self._due_rows:
                 return "epochs"
 
     def _next_rows(self, rows: int) -> int:

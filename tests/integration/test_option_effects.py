@@ -173,9 +173,10 @@ def test_threshold_loss():
 
 
 def test_timeout():
-    result = train(timeout=0.2, epochs=1_000_000)
-    assert result.stop_reason == "timeout"
-    assert 0 < result.rows_processed < 1_000_000 * N_ROWS
+    short, long = (train(timeout=seconds, epochs=1_000_000) for seconds in (0.2, 1.0))
+    for result in (short, long):
+        assert result.stop_reason == "timeout"
+    assert 0 < short.rows_processed < long.rows_processed < 1_000_000 * N_ROWS
 
 
 def test_checkpoint_interval(small_blocks):
