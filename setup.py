@@ -30,7 +30,7 @@ link_args: list[str] = []
 if flag("DEBUG"):
     compile_args += ["-O0", "-g", "-UNDEBUG"]
 if flag("SANITIZE"):
-    sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    sanitize = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
     compile_args += ["-O1", "-g", "-fno-omit-frame-pointer", "-UNDEBUG", *sanitize]
     link_args += sanitize
 if flag("COVERAGE"):

@@ -256,8 +256,9 @@ class _Watch:
 
     def _gather(self) -> None:
         """Waits for the workers to end. What dies now is not replaced."""
-        wait(self._futures.values())
-        for worker, future in self._futures.items():
+        running = {w: f for w, f in self._futures.items() if not f.cancel()}
+        wait(running.values())
+        for worker, future in running.items():
             try:
                 self._reports.append(json.loads(future.result()))
             except (WorkerDiedError, BrokenExecutor):

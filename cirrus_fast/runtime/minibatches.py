@@ -42,6 +42,12 @@ class ReadTimes:
     decode: float = 0.0
 
 
+def share_of(dataset: Dataset, worker: int, n_workers: int) -> list[int]:
+    """Numbers of a worker's blocks: dealt out in turn, so that workers get like parts of data that
+    are sorted somehow."""
+    return list(range(worker, len(dataset.blocks), n_workers))
+
+
 def decoded_bytes(block: Block) -> int:
     return block.n_rows * _BYTES_A_ROW + block.nnz * _BYTES_AN_ENTRY
 

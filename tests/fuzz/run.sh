@@ -15,7 +15,7 @@ seconds=${FUZZ_SECONDS:-60} executions=${FUZZ_EXECUTIONS:-} seed=${FUZZ_SEED:-1}
 out=build/fuzz
 found=$out/found
 mkdir -p "$out/core" "$found"
-sanitize=(-fsanitize=address,undefined -fno-sanitize-recover=all)
+sanitize=(-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all)
 flags=(-std=c11 -O2 -g -fno-omit-frame-pointer -ffp-contract=off -Wall -Icsrc -Itests/fuzz)
 
 engine=${FUZZ_ENGINE:-}
@@ -75,7 +75,7 @@ while read -r name starts; do
     if "${command[@]}" > "$log" 2>&1; then
         grep -E 'exec/s$|number_of_executed_units|average_exec_per_sec' "$log"
     else
-        tail -n 60 "$log"
+        grep -vE "^#[0-9]+" "$log" | tail -n 60 || true
         failed+=("$name")
     fi
 done < tests/fuzz/targets.txt

@@ -30,3 +30,12 @@ def test_encoding_checks_every_position(position: int) -> None:
     indptr = np.array([2, position, 6], I64)
     with pytest.raises(ValueError, match="indptr must start at 0"):
         encode_block(np.zeros(2, F32), indptr, np.arange(6, dtype=U32), np.ones(6, F32))
+
+
+def test_probabilities_of_any_margin_lie_between_0_and_1_or_are_nan() -> None:
+    margins = np.array([np.nan, -np.nan, np.inf, -np.inf, 0, -1e38, 89, -89], F32)
+    out = np.empty_like(margins)
+    _kernels.logistic_probabilities(margins, out)
+    assert np.isnan(out[:2]).all()
+    assert ((out[2:] >= 0) & (out[2:] <= 1)).all()
+    assert out[4] == 0.5
