@@ -34,7 +34,7 @@ def example(n_rows=N_ROWS, seed=0, noise=1.0):
 @pytest.fixture(autouse=True)
 def small_blocks(storage_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The data sets "d" and "other", in blocks of 256 rows."""
-    monkeypatch.setattr("cirrus_fast.preprocessing.BLOCK_ROWS", 256)
+    monkeypatch.setattr("cirrus_fast.data.loading.BLOCK_ROWS", 256)
     load_csr(example(), None, "d")
     load_csr(example(seed=5), None, "other", like="d")
     return storage_root

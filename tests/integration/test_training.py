@@ -56,7 +56,7 @@ def clicks(n_rows=4000, seed=0, width=60):
 @pytest.fixture
 def blocks(storage_root, monkeypatch):
     """The data set "clicks" in blocks of 500 rows, for any number of workers."""
-    monkeypatch.setattr("cirrus_fast.preprocessing.BLOCK_ROWS", 500)
+    monkeypatch.setattr("cirrus_fast.data.loading.BLOCK_ROWS", 500)
     monkeypatch.setattr("cirrus_fast.backend.plan.FEW_ROWS", 0)
     return load_csr(clicks(), None, "clicks")
 

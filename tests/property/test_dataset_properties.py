@@ -64,7 +64,7 @@ def as_bytes(rows):
 def test_arrays_come_out_as_they_went_in(rows, block_rows, shard_bytes, n_threads):
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch("cirrus_fast.preprocessing.BLOCK_ROWS", block_rows),
+        mock.patch("cirrus_fast.data.loading.BLOCK_ROWS", block_rows),
         mock.patch.object(dataset_writer, "SHARD_BYTES", shard_bytes),
     ):
         load_csr(rows, None, f"{folder}/d", n_threads=n_threads)
@@ -92,7 +92,7 @@ def test_text_in_chunks_of_any_size_comes_out_as_it_parses(rows, chunk_bytes, bl
         path = Path(folder) / "rows.svm"
         write_libsvm(rows, path, zero_based=base == 0)
         with (
-            mock.patch("cirrus_fast.preprocessing.BLOCK_ROWS", block_rows),
+            mock.patch("cirrus_fast.data.loading.BLOCK_ROWS", block_rows),
             mock.patch.object(Source.chunks, "__defaults__", (chunk_bytes,)),
         ):
             dataset = load_libsvm(path, f"{folder}/d", zero_based=base == 0)

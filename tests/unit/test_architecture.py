@@ -23,7 +23,7 @@ LAYERS = [
     ("data", "plots", "_reference"),
     ("runtime",),
     ("backend",),
-    ("preprocessing", "logistic_regression", "grid_search"),
+    ("preprocessing", "export", "logistic_regression", "grid_search"),
     ("cli", "demo", "__main__"),
 ]
 
