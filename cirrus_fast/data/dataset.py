@@ -157,7 +157,7 @@ class Manifest:
                 lineage=body["lineage"],
                 scaling=body["scaling"],
                 scaling_id=body["scaling_id"],
-                text_format=body["text_format"],
+                text_format=body.get("text_format", "libsvm"),
                 shard_sizes=sizes,
             )
         except (ValueError, KeyError, TypeError) as error:

@@ -230,7 +230,7 @@ class LinearModel:
                 hash_bits=header["hash_bits"],
                 scaling=scaling,
                 params=header["params"],
-                text_format=header["text_format"],
+                text_format=header.get("text_format", LIBSVM),
             )
         except (KeyError, ValueError, TypeError, IndexError) as error:
             if isinstance(error, ModelError):
