@@ -226,12 +226,16 @@ def dictionary_build(
     scratch: _U64,
     out: _U8,
 ) -> int: ...
-def dictionary_measure(data: _Bytes) -> int: ...
-def dictionary_parse(data: _Bytes, memory: _U64) -> tuple[int, int]: ...
+
+class ParsedDictionary:
+    identity: int
+    n_ids: int
+    def __init__(self, data: _Bytes) -> None: ...
+
 def block_read_header(block: _Bytes) -> tuple[int, int, bool, int, int, int]: ...
 def block_decode(
     block: _Bytes,
-    dictionary: _U64 | None,
+    dictionary: ParsedDictionary | None,
     labels: _F32,
     indptr: _I64,
     indices: _U32,
@@ -248,6 +252,6 @@ def block_encode(
     indices: _U32,
     data: _F32,
     weights: _F32 | None,
-    dictionary: _U64 | None,
+    dictionary: ParsedDictionary | None,
     scratch: _U64,
 ) -> bytes: ...

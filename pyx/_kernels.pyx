@@ -8,6 +8,7 @@ a loop over rows or entries is a kernel that belongs in csrc/.
 
 include "status.pxi"
 include "dispatch.pxi"
+include "arrays.pxi"
 include "csr.pxi"
 include "columns.pxi"
 include "localize.pxi"

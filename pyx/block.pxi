@@ -1,11 +1,12 @@
 """cf_crc32c.h, cf_dictionary.h and cf_block.h: rows to compact blocks and back.
 
 Scratch and outputs come from the caller (cirrus_fast/data/blocks.py), who asked for their sizes
-first; a parsed dictionary is an array of words that is only read.
+first. A parsed dictionary holds addresses, so nobody but this file sees its memory.
 """
 
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.stdint cimport INT64_MAX, UINT32_MAX
 
 from cirrus_fast.errors import BlockError as _BlockError
 
@@ -26,6 +27,7 @@ cdef extern from "cf_dictionary.h" nogil:
 cdef extern from "cf_block.h" nogil:
     enum:
         CF_BLOCK_WEIGHTS
+        CF_BLOCK_MAX_ENTRIES
     ctypedef struct cf_block_header:
         uint32_t n_bytes
         unsigned flags
@@ -66,14 +68,24 @@ cdef extern from "cf_block.h" nogil:
 def crc32c(const uint8_t[::1] data not None, uint32_t crc=0):
     """CRC-32C of `data`, going on from `crc`. GIL released."""
     cdef size_t n = <size_t>data.shape[0]
-    cdef const uint8_t *p = &data[0] if n else NULL
+    cdef const uint8_t *p = _u8(data)
     with nogil:
         crc = _kernels.crc32c(crc, p, n)
     return crc
 
 
+cdef size_t _entries(size_t n_rows, const int64_t[::1] indptr, const uint32_t[::1] indices,
+                     const float[::1] data) except? 0:
+    """How many entries n_rows rows have whose ends lie inside the arrays."""
+    _need(<size_t>indptr.shape[0] == n_rows + 1, "indptr must be one longer than labels")
+    _need(0 <= indptr[0] <= indptr[n_rows] <= min(indices.shape[0], data.shape[0]),
+          "indptr points outside the entries")
+    return <size_t>(indptr[n_rows] - indptr[0])
+
+
 def dictionary_build_sizes(size_t nnz, uint32_t max_ids):
     """Words of scratch and bytes of output that dictionary_build needs."""
+    _need(nnz < UINT32_MAX, "so many entries make no dictionary")
     return cf_dictionary_build_scratch(nnz), cf_dictionary_bound(nnz, max_ids)
 
 
@@ -85,44 +97,63 @@ def dictionary_build(
     uint64_t[::1] scratch not None,
     uint8_t[::1] out not None,
 ):
-    """Bytes written to `out`. GIL released."""
-    cdef size_t n = 0
-    cdef size_t n_rows = <size_t>indptr.shape[0] - 1
-    cdef const uint32_t *ids = &indices[0] if indices.shape[0] else NULL
-    cdef const float *values = &data[0] if data.shape[0] else NULL
+    """Bytes written to `out`, at least as long as dictionary_build_sizes says. GIL released."""
+    cdef size_t n = 0, nnz
     cdef cf_status status
+    cdef _Memory memory
+    _need(indptr.shape[0] >= 1, "indptr must hold at least one number")
+    cdef size_t n_rows = <size_t>indptr.shape[0] - 1
+    nnz = _entries(n_rows, indptr, indices, data)
+    sizes = dictionary_build_sizes(nnz, max_ids)
+    _need(scratch.shape[0] >= sizes[0] and out.shape[0] >= sizes[1], "scratch or out is too short")
+    cdef const int64_t *positions = _i64(indptr)
+    cdef const uint32_t *ids = _u32(indices)
+    cdef const float *values = _f32(data)
+    cdef uint64_t *words = _u64_out(scratch)
+    cdef uint8_t *to = &out[0]
+    memory.n = 0
+    _writes(&memory, words, 8 * <size_t>scratch.shape[0])
+    _writes(&memory, to, <size_t>out.shape[0])
+    _reads(&memory, positions, 8 * (n_rows + 1))
+    _reads(&memory, ids, 4 * <size_t>indices.shape[0])
+    _reads(&memory, values, 4 * <size_t>data.shape[0])
+    _need_apart(&memory)
     with nogil:
-        status = cf_dictionary_build(_kernels, n_rows, &indptr[0], ids, values, max_ids,
-                                     &scratch[0], &out[0], &n)
+        status = cf_dictionary_build(_kernels, n_rows, positions, ids, values, max_ids, words, to,
+                                     &n)
     if status.code != CF_OK:
         raise ValueError(_reason(status))
     return n
 
 
-def dictionary_measure(const uint8_t[::1] data not None):
-    """Words that dictionary_parse needs for these bytes."""
-    cdef size_t n = <size_t>data.shape[0]
-    cdef const uint8_t *p = &data[0] if n else NULL
-    cdef size_t n_words = 0
-    cdef cf_status status = cf_dictionary_measure(p, n, &n_words)
-    if status.code != CF_OK:
-        raise _block_error(status, "dictionary: ")
-    return n_words
+cdef class ParsedDictionary:
+    """A serialised dictionary, checked and ready to use; immutable.
 
+    identity : int, which blocks name it by; n_ids : int
+    """
 
-def dictionary_parse(const uint8_t[::1] data not None, uint64_t[::1] memory not None):
-    """Fills `memory`, which is the parsed dictionary; returns (identity, number of ids)."""
-    cdef size_t n = <size_t>data.shape[0]
-    cdef size_t n_words = <size_t>memory.shape[0]
-    cdef const uint8_t *p = &data[0] if n else NULL
-    cdef uint64_t *words = &memory[0] if n_words else NULL
-    cdef cf_status status
-    with nogil:
-        status = cf_dictionary_parse(_kernels, p, n, 0, words, n_words)
-    if status.code != CF_OK:
-        raise _block_error(status, "dictionary: ")
-    cdef const cf_dictionary *dictionary = <const cf_dictionary *>words
-    return dictionary.identity, dictionary.n_ids
+    cdef uint64_t *_memory
+    cdef readonly uint64_t identity
+    cdef readonly uint32_t n_ids
+
+    def __cinit__(self, const uint8_t[::1] data not None):
+        cdef size_t n = <size_t>data.shape[0], n_words = 0
+        cdef const uint8_t *p = _u8(data)
+        cdef cf_status status = cf_dictionary_measure(p, n, &n_words)
+        if status.code != CF_OK:
+            raise _block_error(status, "dictionary: ")
+        self._memory = <uint64_t *>PyMem_Malloc(8 * n_words)
+        if self._memory == NULL:
+            raise MemoryError()
+        with nogil:
+            status = cf_dictionary_parse(_kernels, p, n, 0, self._memory, n_words)
+        if status.code != CF_OK:
+            raise _block_error(status, "dictionary: ")
+        self.identity = (<const cf_dictionary *>self._memory).identity
+        self.n_ids = (<const cf_dictionary *>self._memory).n_ids
+
+    def __dealloc__(self):
+        PyMem_Free(self._memory)
 
 
 def block_read_header(const uint8_t[::1] block not None):
@@ -141,7 +172,7 @@ def block_read_header(const uint8_t[::1] block not None):
 
 def block_decode(
     const uint8_t[::1] block not None,
-    const uint64_t[::1] dictionary,
+    ParsedDictionary dictionary,
     float[::1] labels not None,
     int64_t[::1] indptr not None,
     uint32_t[::1] indices not None,
@@ -153,7 +184,7 @@ def block_decode(
 ):
     """Decodes into arrays of exactly the header's sizes; returns 1 + the largest index.
 
-    dictionary : a parsed dictionary's memory, or None
+    dictionary : may be None if the block needs none
     scratch : as many words as block_read_header says, or None for rows in the order of the tiers
     """
     cdef cf_block_header header
@@ -174,17 +205,30 @@ def block_decode(
             and <size_t>scratch.shape[0] < cf_block_decode_scratch(&header, 1))
     ):
         raise ValueError("the arrays' lengths are not those of the block's header")
-    rows.labels = &labels[0] if header.n_rows else NULL
-    rows.indptr = &indptr[0]
-    rows.indices = &indices[0] if header.nnz else NULL
-    rows.data = &data[0] if header.nnz else NULL
-    rows.weights = &weights[0] if weights is not None and header.n_rows else NULL
+    _need(0 <= first_entry <= INT64_MAX - header.nnz, "first_entry must be 0 or more, and leave "
+                                                      "room for the entries")
+    rows.labels = _f32_out(labels)
+    rows.indptr = _i64_out(indptr)
+    rows.indices = _u32_out(indices)
+    rows.data = _f32_out(data)
+    rows.weights = _f32_out(weights)
     rows.first_entry = first_entry
-    cdef uint64_t *words = &scratch[0] if scratch is not None and scratch.shape[0] else NULL
+    cdef uint64_t *words = _u64_out(scratch)
+    cdef const uint8_t *p = &block[0]
     cdef const cf_dictionary *shared = _dictionary(dictionary)
     cdef cf_status status
+    cdef _Memory memory
+    memory.n = 0
+    _writes(&memory, rows.labels, 4 * <size_t>header.n_rows)
+    _writes(&memory, rows.indptr, 8 * (<size_t>header.n_rows + 1))
+    _writes(&memory, rows.indices, 4 * <size_t>header.nnz)
+    _writes(&memory, rows.data, 4 * <size_t>header.nnz)
+    _writes(&memory, rows.weights, 4 * <size_t>header.n_rows)
+    _writes(&memory, words, 8 * cf_block_decode_scratch(&header, 1))
+    _reads(&memory, p, header.n_bytes)
+    _need_apart(&memory)
     with nogil:
-        status = cf_block_decode(_kernels, &block[0], n, &header, shared, options, words, &rows)
+        status = cf_block_decode(_kernels, p, n, &header, shared, options, words, &rows)
     if status.code != CF_OK:
         raise _block_error(status)
     return rows.n_features
@@ -192,6 +236,8 @@ def block_decode(
 
 def block_encode_scratch(size_t n_rows, size_t nnz):
     """Words of scratch that block_encode needs."""
+    _need(n_rows <= CF_BLOCK_MAX_ENTRIES and nnz <= CF_BLOCK_MAX_ENTRIES,
+          "too many rows or entries for one block")
     return cf_block_encode_scratch(n_rows, nnz)
 
 
@@ -201,42 +247,58 @@ def block_encode(
     const uint32_t[::1] indices not None,
     const float[::1] data not None,
     const float[::1] weights,
-    const uint64_t[::1] dictionary,
+    ParsedDictionary dictionary,
     uint64_t[::1] scratch not None,
 ):
-    """One block as bytes. indptr[0] to indptr[-1] must lie inside indices and data (the caller
-    checks); what is between them, and the order of ids, is checked here. GIL released."""
+    """One block as bytes. GIL released.
+
+    indptr need not start at 0; scratch has as many words as block_encode_scratch says, or more.
+    """
     cdef cf_block_input rows
     rows.n_rows = <size_t>labels.shape[0]
-    rows.labels = &labels[0] if rows.n_rows else NULL
-    rows.indptr = &indptr[0]
-    rows.indices = &indices[0] if indices.shape[0] else NULL
-    rows.data = &data[0] if data.shape[0] else NULL
-    rows.weights = &weights[0] if weights is not None and rows.n_rows else <const float *>NULL
+    cdef size_t nnz = _entries(rows.n_rows, indptr, indices, data)
+    _need(weights is None or <size_t>weights.shape[0] == rows.n_rows,
+          "weights must be as long as labels")
+    _need(scratch.shape[0] >= block_encode_scratch(rows.n_rows, nnz), "scratch is too short")
+    rows.labels = _f32(labels)
+    rows.indptr = _i64(indptr)
+    rows.indices = _u32(indices)
+    rows.data = _f32(data)
+    rows.weights = _f32(weights)
     cdef float no_weight
     if weights is not None and rows.n_rows == 0:
         rows.weights = &no_weight
+    cdef uint64_t *words = _u64_out(scratch)
     cdef const cf_dictionary *shared = _dictionary(dictionary)
     cdef cf_block_header header
     cdef cf_status status
+    cdef _Memory memory
+    memory.n = 0
+    _writes(&memory, words, 8 * <size_t>scratch.shape[0])
+    _reads(&memory, rows.labels, 4 * rows.n_rows)
+    _reads(&memory, rows.indptr, 8 * (rows.n_rows + 1))
+    _reads(&memory, rows.indices, 4 * <size_t>indices.shape[0])
+    _reads(&memory, rows.data, 4 * <size_t>data.shape[0])
+    _reads(&memory, rows.weights, 4 * rows.n_rows)
+    _need_apart(&memory)
     with nogil:
-        status = cf_block_measure(&rows, shared, &scratch[0], &header)
+        status = cf_block_measure(&rows, shared, words, &header)
     if status.code != CF_OK:
         raise ValueError(f"{_reason(status)} (at {status.offset})")
     block = PyBytes_FromStringAndSize(NULL, header.n_bytes)
     cdef uint8_t *out = <uint8_t *>PyBytes_AsString(block)
     with nogil:
-        cf_block_fill(_kernels, &rows, shared, &scratch[0], &header, out)
+        cf_block_fill(_kernels, &rows, shared, words, &header, out)
     return block
 
 
-cdef const cf_dictionary *_dictionary(const uint64_t[::1] memory) noexcept:
-    return <const cf_dictionary *>&memory[0] if memory is not None else NULL
+cdef const cf_dictionary *_dictionary(ParsedDictionary parsed) noexcept:
+    return <const cf_dictionary *>parsed._memory if parsed is not None else NULL
 
 
 cdef int _read_header(const uint8_t[::1] block, cf_block_header *header) except -1:
     cdef size_t n = <size_t>block.shape[0]
-    cdef const uint8_t *p = &block[0] if n else NULL
+    cdef const uint8_t *p = _u8(block)
     cdef cf_status status = cf_block_read_header(p, n, header)
     if status.code != CF_OK:
         raise _block_error(status)

@@ -71,7 +71,7 @@ def columns_scale(const uint32_t[::1] indices not None, const float[::1] data no
                   const float[:, ::1] pairs not None, float[::1] out not None):
     """out = (data - shift) / divisor, with pairs[column] = (shift, divisor)."""
     cdef size_t n = <size_t>pairs.shape[0]
-    cdef const float *first = &pairs[0, 0] if n else NULL
+    cdef const float *first = _f32_pairs(pairs)
     _need(pairs.shape[1] == 2, "pairs must have two columns: shift and divisor")
     _need(indices.shape[0] == data.shape[0] == out.shape[0],
           "indices, data and out must be equally long")

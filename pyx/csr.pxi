@@ -1,7 +1,5 @@
 """cf_csr.h: sparse rows. Every wrapper that takes rows builds its view here, checked."""
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-
 from cirrus_fast import errors as _errors
 
 cdef extern from "cf_csr.h" nogil:
@@ -18,26 +16,6 @@ cdef extern from "cf_csr.h" nogil:
                           float *out_data, float *out_weights, size_t nnz_room)
 
 
-# The address of a view's first element; taking it of an empty view is an error, so those give NULL.
-cdef inline const float *_f32(const float[::1] view) noexcept nogil:
-    return &view[0] if view is not None and view.shape[0] else NULL
-
-cdef inline const uint32_t *_u32(const uint32_t[::1] view) noexcept nogil:
-    return &view[0] if view is not None and view.shape[0] else NULL
-
-cdef inline float *_f32_out(float[::1] view) noexcept nogil:
-    return &view[0] if view is not None and view.shape[0] else NULL
-
-cdef inline uint32_t *_u32_out(uint32_t[::1] view) noexcept nogil:
-    return &view[0] if view is not None and view.shape[0] else NULL
-
-
-cdef int _need(bint condition, str what) except -1:
-    if not condition:
-        raise ValueError(what)
-    return 0
-
-
 cdef int _csr(cf_csr *rows, const float[::1] labels, const int64_t[::1] indptr,
               const uint32_t[::1] indices, const float[::1] data,
               const float[::1] weights) except -1:
@@ -50,11 +28,19 @@ cdef int _csr(cf_csr *rows, const float[::1] labels, const int64_t[::1] indptr,
     if weights is not None:
         _need(<size_t>weights.shape[0] == rows.n_rows, "weights must be one shorter than indptr")
     rows.labels = _f32(labels)
-    rows.indptr = &indptr[0]
+    rows.indptr = _i64(indptr)
     rows.indices = _u32(indices)
     rows.data = _f32(data)
     rows.weights = _f32(weights)
     return 0
+
+
+cdef void _reads_rows(_Memory *memory, const cf_csr *rows) noexcept:
+    _reads(memory, rows.labels, 4 * rows.n_rows)
+    _reads(memory, rows.indptr, 8 * (rows.n_rows + 1))
+    _reads(memory, rows.indices, 4 * rows.nnz)
+    _reads(memory, rows.data, 4 * rows.nnz)
+    _reads(memory, rows.weights, 4 * rows.n_rows)
 
 
 cdef object _array_error(cf_status status):
@@ -71,18 +57,33 @@ def csr_take(const float[::1] labels not None, const int64_t[::1] indptr not Non
     """Copies the rows named by `order` into the outputs; returns their entries' number."""
     cdef cf_csr rows
     cdef cf_status status
-    cdef size_t n = <size_t>order.shape[0]
+    cdef _Memory memory
+    cdef size_t n = <size_t>order.shape[0], room = <size_t>out_indices.shape[0]
     _csr(&rows, labels, indptr, indices, data, weights)
     _need(<size_t>out_labels.shape[0] == n, "out_labels must be as long as order")
     _need(<size_t>out_indptr.shape[0] == n + 1, "out_indptr must be one longer than order")
-    _need(out_indices.shape[0] == out_data.shape[0], "out_indices and out_data must match")
+    _need(<size_t>out_data.shape[0] == room, "out_indices and out_data must match")
     if weights is not None:
         _need(out_weights is not None and <size_t>out_weights.shape[0] == n,
               "out_weights must be as long as order")
+    cdef const uint32_t *chosen = _u32(order)
+    cdef float *to_labels = _f32_out(out_labels)
+    cdef int64_t *to_indptr = _i64_out(out_indptr)
+    cdef uint32_t *to_indices = _u32_out(out_indices)
+    cdef float *to_data = _f32_out(out_data)
+    cdef float *to_weights = _f32_out(out_weights) if weights is not None else NULL
+    memory.n = 0
+    _writes(&memory, to_labels, 4 * n)
+    _writes(&memory, to_indptr, 8 * (n + 1))
+    _writes(&memory, to_indices, 4 * room)
+    _writes(&memory, to_data, 4 * room)
+    _writes(&memory, to_weights, 4 * n)
+    _reads(&memory, chosen, 4 * n)
+    _reads_rows(&memory, &rows)
+    _need_apart(&memory)
     with nogil:
-        status = cf_csr_take(&rows, _u32(order), n, _f32_out(out_labels), &out_indptr[0],
-                             _u32_out(out_indices), _f32_out(out_data), _f32_out(out_weights),
-                             <size_t>out_indices.shape[0])
+        status = cf_csr_take(&rows, chosen, n, to_labels, to_indptr, to_indices, to_data,
+                             to_weights, room)
     if status.code != CF_OK:
         raise _array_error(status)
-    return out_indptr[n]
+    return to_indptr[n]

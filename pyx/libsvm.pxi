@@ -1,6 +1,6 @@
 """cf_libsvm.h and cf_number.h: LibSVM text to CSR and back."""
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX
 
 from cirrus_fast.errors import LibsvmParseError as _LibsvmParseError
 
@@ -134,8 +134,11 @@ def libsvm_fill(
     cdef cf_libsvm_options options
     cdef cf_libsvm_rows rows
     cdef cf_status status
+    cdef _Memory memory
     if not first <= last <= n:
         raise ValueError("need first <= last <= len(text)")
+    if (0 < first < n and text[first - 1] != 10) or (0 < last < n and text[last - 1] != 10):
+        raise ValueError("first and last must be starts of lines")
     if row_ends.shape[0] != labels.shape[0] or data.shape[0] != indices.shape[0]:
         raise ValueError("outputs disagree in length")
     if weights is not None and weights.shape[0] != labels.shape[0]:
@@ -144,18 +147,20 @@ def libsvm_fill(
         raise ValueError("hashing needs 1 to 32 bits, scratch and base 0")
     if hash_bits > 0 and scratch.shape[0] < indices.shape[0]:
         raise ValueError("scratch is shorter than indices")
+    if not 0 <= entry_base <= INT64_MAX - indices.shape[0]:
+        raise ValueError("entry_base must be 0 or more, and leave room for the entries")
     if not -1 <= max_id <= CF_LIBSVM_MAX_ID:
         raise ValueError("max_id must be -1 to 2**32 - 2")
     if first == last:
         return 0, 0, None, None, 0, None
     rows.row_room = <size_t>labels.shape[0]
     rows.entry_room = <size_t>indices.shape[0]
-    rows.labels = &labels[0] if rows.row_room else NULL
-    rows.row_ends = &row_ends[0] if rows.row_room else NULL
-    rows.indices = &indices[0] if rows.entry_room else NULL
-    rows.data = &data[0] if rows.entry_room else NULL
-    rows.weights = &weights[0] if weights is not None and rows.row_room else NULL
-    rows.scratch = &scratch[0] if hash_bits > 0 and rows.entry_room else NULL
+    rows.labels = _f32_out(labels)
+    rows.row_ends = _i64_out(row_ends)
+    rows.indices = _u32_out(indices)
+    rows.data = _f32_out(data)
+    rows.weights = _f32_out(weights)
+    rows.scratch = _u64_out(scratch) if hash_bits > 0 and rows.entry_room else NULL
     rows.entry_base = entry_base
     rows.n_rows = rows.n_entries = rows.n_skipped = 0
     rows.min_id = rows.max_id = 0
@@ -170,6 +175,15 @@ def libsvm_fill(
     options.base = base
     options.max_id = max_id
     cdef const uint8_t *p = &text[0]
+    memory.n = 0
+    _writes(&memory, rows.labels, 4 * rows.row_room)
+    _writes(&memory, rows.row_ends, 8 * rows.row_room)
+    _writes(&memory, rows.indices, 4 * rows.entry_room)
+    _writes(&memory, rows.data, 4 * rows.entry_room)
+    _writes(&memory, rows.weights, 4 * rows.row_room)
+    _writes(&memory, rows.scratch, 8 * rows.entry_room)
+    _reads(&memory, p, n)
+    _need_apart(&memory)
     with nogil:
         status = cf_libsvm_fill(_kernels, &options, p, n, first, last, &rows)
     if status.code == CF_E_ROOM:
@@ -196,10 +210,7 @@ def libsvm_write(
     size_t end,
     uint32_t base,
 ):
-    """Rows [begin, end) as text. (bytes, None), or (reason, row or entry at fault).
-
-    indptr must not decrease and must end within the entries.
-    """
+    """Rows [begin, end) as text. (bytes, None), or (reason, row or entry at fault)."""
     cdef size_t n_entries, n_written = 0
     cdef cf_status status
     if not begin < end <= <size_t>labels.shape[0] < <size_t>indptr.shape[0]:
@@ -212,12 +223,9 @@ def libsvm_write(
     out = bytearray((end - begin) * CF_LIBSVM_ROW_TEXT + n_entries * CF_LIBSVM_ENTRY_TEXT)
     cdef uint8_t[::1] view = out
     cdef uint8_t *p = &view[0]
-    cdef const uint32_t *index = &indices[0] if indices.shape[0] else NULL
-    cdef const float *value = &data[0] if data.shape[0] else NULL
-    cdef const float *weight = &weights[0] if weights is not None else NULL
     with nogil:
-        status = cf_libsvm_write(&labels[0], &indptr[0], index, value, weight, begin, end, base, p,
-                                 &n_written)
+        status = cf_libsvm_write(_f32(labels), _i64(indptr), _u32(indices), _f32(data),
+                                 _f32(weights), begin, end, base, p, &n_written)
     if status.code != CF_OK:
         return _reason(status), status.offset
     return memoryview(out)[:n_written], None

@@ -17,7 +17,7 @@ def localize(const uint32_t[::1] ids not None, uint32_t[::1] table not None,
     _need(distinct.shape[0] > ids.shape[0], "distinct must be longer than ids")
     with nogil:
         status = cf_localize(_u32(ids), <size_t>ids.shape[0], _u32_out(table),
-                             <size_t>table.shape[0], _u32_out(local), &distinct[0], &n_distinct)
+                             <size_t>table.shape[0], _u32_out(local), _u32_out(distinct), &n_distinct)
     if status.code != CF_OK:
         raise _array_error(status)
     return n_distinct

@@ -62,11 +62,19 @@ def logistic_gradient(const float[::1] labels not None, const int64_t[::1] indpt
     cdef cf_logistic_total total
     cdef double intercept_gradient = 0
     cdef cf_status status
+    cdef _Memory memory
     _csr(&rows, labels, indptr, indices, data, weights)
     _need(gradient.shape[0] == w.shape[0], "gradient must be as long as w")
+    cdef float *sums = _f32_out(gradient)
+    cdef const float *model = _f32(w)
+    memory.n = 0
+    _writes(&memory, sums, 4 * <size_t>w.shape[0])
+    _reads(&memory, model, 4 * <size_t>w.shape[0])
+    _reads_rows(&memory, &rows)
+    _need_apart(&memory)
     with nogil:
-        status = cf_logistic_gradient(&rows, _f32(w), <size_t>w.shape[0], intercept,
-                                      _f32_out(gradient), &intercept_gradient, &total)
+        status = cf_logistic_gradient(&rows, model, <size_t>w.shape[0], intercept, sums,
+                                      &intercept_gradient, &total)
     if status.code != CF_OK:
         raise _array_error(status)
     return intercept_gradient, total.loss_sum, total.weight_sum

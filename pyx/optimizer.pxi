@@ -27,7 +27,7 @@ cdef const cf_penalty *_penalties(const float[:, ::1] view, size_t n_ids) except
         return NULL
     _need(<size_t>view.shape[0] == n_ids and view.shape[1] == 2,
           "penalties must hold an (l1, l2) pair for every id")
-    return <const cf_penalty *>&view[0, 0] if n_ids else NULL
+    return <const cf_penalty *>_f32_pairs(view)
 
 
 cdef class Optimizer:
@@ -40,7 +40,7 @@ cdef class Optimizer:
     cdef cf_optimizer _c
     cdef readonly str kind
 
-    def __init__(self, str kind, double learning_rate, double initial=1.0):
+    def __cinit__(self, str kind, double learning_rate, double initial=1.0):
         _need(kind in _KINDS, f"optimizer must be one of {', '.join(_KINDS)}, not {kind}")
         _need(<float>learning_rate > 0, "learning_rate must be above 0")
         _need(<float>initial > 0, "initial must be above 0")
@@ -63,9 +63,10 @@ cdef class Optimizer:
         """Weight 0 everywhere, and `intercept` in the last coordinate."""
         cdef size_t n = self._coordinates(state)
         _need(n > 0, "state must hold the intercept at least")
+        cdef float *first = _f32_out(state)
         with nogil:
-            cf_optimizer_clear(self._c, &state[0], n)
-            cf_optimizer_set(self._c, &state[(n - 1) * cf_optimizer_width(self._c.kind)], intercept)
+            cf_optimizer_clear(self._c, first, n)
+            cf_optimizer_set(self._c, first + (n - 1) * cf_optimizer_width(self._c.kind), intercept)
 
     def weights(self, const float[::1] state not None, const float[:, ::1] penalties,
                 double rows_seen, float[::1] out not None):
@@ -73,10 +74,11 @@ cdef class Optimizer:
         cdef size_t n = self._coordinates(state)
         _need(n > 0 and <size_t>out.shape[0] == n - 1, "out must be one coordinate short of state")
         cdef const cf_penalty *charged = _penalties(penalties, n - 1)
+        cdef const float *first = _f32(state)
         cdef float intercept
         with nogil:
-            cf_optimizer_weights(self._c, &state[0], n - 1, charged, rows_seen, _f32_out(out))
-            cf_optimizer_weights(self._c, &state[(n - 1) * cf_optimizer_width(self._c.kind)], 1,
+            cf_optimizer_weights(self._c, first, n - 1, charged, rows_seen, _f32_out(out))
+            cf_optimizer_weights(self._c, first + (n - 1) * cf_optimizer_width(self._c.kind), 1,
                                  NULL, rows_seen, &intercept)
         return intercept
 
@@ -86,4 +88,4 @@ cdef class Optimizer:
         penalty.l1 = l1
         penalty.l2 = l2
         _need(self._coordinates(state) == 1, "state must be one coordinate")
-        cf_optimizer_update(self._c, &state[0], gradient, penalty)
+        cf_optimizer_update(self._c, _f32_out(state), gradient, penalty)

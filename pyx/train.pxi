@@ -42,11 +42,14 @@ cdef class TrainScratch:
     """
 
     cdef cf_train_scratch _c
+    cdef size_t _n_ids
+    cdef bint _in_use
     cdef readonly object table, local, distinct, weights, gradient, touches
 
-    def __init__(self, uint32_t[::1] table not None, uint32_t[::1] local not None,
-                 uint32_t[::1] distinct not None, float[::1] weights not None,
-                 float[::1] gradient not None, float[::1] touches not None):
+    def __cinit__(self, uint32_t[::1] table not None, uint32_t[::1] local not None,
+                  uint32_t[::1] distinct not None, float[::1] weights not None,
+                  float[::1] gradient not None, float[::1] touches not None):
+        cdef _Memory memory
         cdef size_t room = <size_t>local.shape[0]
         _need(<size_t>distinct.shape[0] == room + 1, "distinct must be one longer than local")
         _need(<size_t>weights.shape[0] == room and <size_t>gradient.shape[0] == room
@@ -57,11 +60,23 @@ cdef class TrainScratch:
         self.weights, self.gradient, self.touches = weights, gradient, touches
         self._c.table = _u32_out(table)
         self._c.local = _u32_out(local)
-        self._c.distinct = &distinct[0]
+        self._c.distinct = _u32_out(distinct)
         self._c.weights = _f32_out(weights)
         self._c.gradient = _f32_out(gradient)
         self._c.touches = _f32_out(touches)
         self._c.room = room
+        self._n_ids = <size_t>table.shape[0]
+        memory.n = 0
+        self._writes_all(&memory)
+        _need_apart(&memory)
+
+    cdef void _writes_all(self, _Memory *memory) noexcept:
+        _writes(memory, self._c.table, 4 * self._n_ids)
+        _writes(memory, self._c.local, 4 * self._c.room)
+        _writes(memory, self._c.distinct, 4 * (self._c.room + 1))
+        _writes(memory, self._c.weights, 4 * self._c.room)
+        _writes(memory, self._c.gradient, 4 * self._c.room)
+        _writes(memory, self._c.touches, 4 * self._c.room)
 
     @property
     def room(self):
@@ -79,15 +94,15 @@ cdef class TrainModel:
     cdef readonly Optimizer optimizer
     cdef readonly object state, penalties
 
-    def __init__(self, Optimizer optimizer not None, float[::1] state not None,
-                 const float[:, ::1] penalties, *, bint fit_intercept=True,
-                 float negative_weight=1.0, float positive_weight=1.0):
+    def __cinit__(self, Optimizer optimizer not None, float[::1] state not None,
+                  const float[:, ::1] penalties, *, bint fit_intercept=True,
+                  float negative_weight=1.0, float positive_weight=1.0):
         cdef size_t n = optimizer._coordinates(state)
         _need(n > 0, "state must hold the intercept at least")
         self.optimizer, self.state, self.penalties = optimizer, state, penalties
         self._c.optimizer = optimizer._c
         self._c.n_ids = n - 1
-        self._c.state = &state[0]
+        self._c.state = _f32_out(state)
         self._c.penalties = _penalties(penalties, n - 1)
         self._c.fit_intercept = fit_intercept
         self._c.class_weight[0] = negative_weight
@@ -95,8 +110,13 @@ cdef class TrainModel:
 
     cdef const cf_train_scratch *_scratch(self, TrainScratch scratch) except NULL:
         _need(scratch is not None, "mini-batches of several rows need scratch")
-        _need(<size_t>len(scratch.table) >= self._c.n_ids, "scratch was made for a smaller model")
+        _need(scratch._n_ids >= self._c.n_ids, "scratch was made for a smaller model")
+        _need(not scratch._in_use, "scratch is in use by another thread")
         return &scratch._c
+
+    cdef void _writes_state(self, _Memory *memory) noexcept:
+        _writes(memory, self._c.state,
+                4 * (self._c.n_ids + 1) * cf_optimizer_width(self._c.optimizer.kind))
 
     def train(self, const float[::1] labels not None, const int64_t[::1] indptr not None,
               const uint32_t[::1] indices not None, const float[::1] data not None,
@@ -115,15 +135,27 @@ cdef class TrainModel:
         cdef cf_train_scratch none
         cdef const cf_train_scratch *mine = &none
         cdef cf_status status
+        cdef _Memory memory
         cdef size_t n_order = <size_t>order.shape[0]
+        cdef const uint32_t *chosen = _u32(order)
         _csr(&rows, labels, indptr, indices, data, weights)
         _need(minibatch_size >= 1, "minibatch_size must be at least 1")
+        memory.n = 0
+        self._writes_state(&memory)
         if minibatch_size > 1:
             mine = self._scratch(scratch)
+            scratch._writes_all(&memory)
+        _reads(&memory, chosen, 4 * n_order)
+        _reads_rows(&memory, &rows)
+        _need_apart(&memory)
         model.rows_seen = rows_seen
         model.optimizer.learning_rate *= <float>rate
+        if minibatch_size > 1:
+            scratch._in_use = True
         with nogil:
-            status = cf_train(&model, &rows, _u32(order), n_order, minibatch_size, mine, &total)
+            status = cf_train(&model, &rows, chosen, n_order, minibatch_size, mine, &total)
+        if minibatch_size > 1:
+            scratch._in_use = False
         if status.code != CF_OK:
             raise _array_error(status)
         return total.n_rows, total.n_updates, total.loss_sum, total.weight_sum
@@ -143,10 +175,20 @@ cdef class TrainModel:
         cdef cf_status status
         cdef size_t n_distinct = 0, n_order = <size_t>order.shape[0]
         cdef float intercept_gradient = 0
+        cdef _Memory memory
+        cdef const uint32_t *chosen = _u32(order)
         _csr(&rows, labels, indptr, indices, data, weights)
+        memory.n = 0
+        self._writes_state(&memory)  # other threads may
+        scratch._writes_all(&memory)
+        _reads(&memory, chosen, 4 * n_order)
+        _reads_rows(&memory, &rows)
+        _need_apart(&memory)
+        scratch._in_use = True
         with nogil:
-            status = cf_train_gradient(&self._c, &rows, _u32(order), n_order, mine, &n_distinct,
+            status = cf_train_gradient(&self._c, &rows, chosen, n_order, mine, &n_distinct,
                                        &intercept_gradient, &total)
+        scratch._in_use = False
         if status.code != CF_OK:
             raise _array_error(status)
         return n_distinct, intercept_gradient, total.loss_sum, total.weight_sum
@@ -162,11 +204,24 @@ cdef class TrainModel:
         cdef size_t n = <size_t>ids.shape[0]
         _need(<size_t>gradient.shape[0] == n and <size_t>touches.shape[0] == n,
               "ids, gradient and touches must be equally long")
+        cdef _Memory memory
+        cdef const uint32_t *first_id = _u32(ids)
+        cdef const float *first_gradient = _f32(gradient)
+        cdef const float *first_touch = _f32(touches)
+        memory.n = 0
+        self._writes_state(&memory)
+        scratch._writes_all(&memory)
+        _reads(&memory, first_id, 4 * n)
+        _reads(&memory, first_gradient, 4 * n)
+        _reads(&memory, first_touch, 4 * n)
+        _need_apart(&memory)
         model.rows_seen = rows_seen
         model.optimizer.learning_rate *= <float>rate
+        scratch._in_use = True
         with nogil:
-            status = cf_train_apply(&model, _u32(ids), _f32(gradient), _f32(touches), n,
+            status = cf_train_apply(&model, first_id, first_gradient, first_touch, n,
                                     intercept_gradient, mine)
+        scratch._in_use = False
         if status.code != CF_OK:
             raise _array_error(status)
 

@@ -31,16 +31,15 @@ class Dictionary:
     Immutable; any number of threads may use one.
     """
 
-    __slots__ = ("_bytes", "_memory", "_n_ids", "identity")
+    __slots__ = ("_bytes", "_parsed", "identity")
 
     identity: str
     """Hash of the contents in 16 hex digits; every block names its dictionary by it."""
 
     def __init__(self, serialised: bytes) -> None:
         self._bytes = serialised
-        self._memory = np.empty(_kernels.dictionary_measure(serialised), np.uint64)
-        identity, self._n_ids = _kernels.dictionary_parse(serialised, self._memory)
-        self.identity = f"{identity:016x}"
+        self._parsed = _kernels.ParsedDictionary(serialised)
+        self.identity = f"{self._parsed.identity:016x}"
 
     @classmethod
     def build(cls, rows: CSR, *, max_ids: int = MAX_DICTIONARY_IDS) -> Dictionary:
@@ -70,10 +69,10 @@ class Dictionary:
 
     def __len__(self) -> int:
         """How many ids it knows."""
-        return self._n_ids
+        return self._parsed.n_ids
 
     def __repr__(self) -> str:
-        return f"<Dictionary {self.identity}: {self._n_ids} ids, {len(self._bytes)} bytes>"
+        return f"<Dictionary {self.identity}: {len(self)} ids, {len(self._bytes)} bytes>"
 
     def __reduce__(self) -> tuple[type[Dictionary], tuple[bytes]]:
         return Dictionary, (self._bytes,)
@@ -127,7 +126,7 @@ def encode_block(
         raise ValueError(f"{len(labels)} rows with {nnz} entries are too many for one block")
     scratch = _scratch(_kernels.block_encode_scratch(len(labels), nnz))
     return _kernels.block_encode(
-        labels, indptr, indices, data, weights, _memory(dictionary), scratch
+        labels, indptr, indices, data, weights, _parsed(dictionary), scratch
     )
 
 
@@ -201,7 +200,7 @@ def decode_block_into(
     scratch = _scratch(n_words) if ordered else None
     return _kernels.block_decode(
         block,
-        _memory(dictionary),
+        _parsed(dictionary),
         labels,
         indptr,
         indices,
@@ -228,8 +227,8 @@ def _scratch(n_words: int) -> npt.NDArray[np.uint64]:
     return words
 
 
-def _memory(dictionary: Dictionary | None) -> npt.NDArray[np.uint64] | None:
-    return None if dictionary is None else dictionary._memory
+def _parsed(dictionary: Dictionary | None) -> _kernels.ParsedDictionary | None:
+    return None if dictionary is None else dictionary._parsed
 
 
 def _view(buf: Buffer) -> memoryview:

@@ -5,14 +5,24 @@ The package never calls them so; under `make asan` a kernel that trusts too much
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from cirrus_fast import _kernels
-from cirrus_fast.data.blocks import encode_block
+from cirrus_fast.data.blocks import Dictionary, encode_block
+from cirrus_fast.data.csr import CSR
+from cirrus_fast.errors import CirrusFastError
 
-F32, I64, U32 = np.float32, np.int64, np.uint32
+F32, I64, U8, U32, U64 = np.float32, np.int64, np.uint8, np.uint32, np.uint64
+Array = npt.NDArray[Any]
 EXTREMES = [-1, np.iinfo(I64).min, np.iinfo(I64).max, 1 << 32, 7]
+REFUSALS = (ValueError, TypeError, OverflowError, BufferError, RuntimeError, CirrusFastError)
 
 
 @pytest.mark.parametrize("position", EXTREMES)
@@ -39,3 +49,442 @@ def test_probabilities_of_any_margin_lie_between_0_and_1_or_are_nan() -> None:
     assert np.isnan(out[:2]).all()
     assert ((out[2:] >= 0) & (out[2:] <= 1)).all()
     assert out[4] == 0.5
+
+
+# ---- every kernel, every argument ----
+
+N_ROWS, NNZ, N_IDS, ROOM = 3, 8, 10, 8
+TEXT = b"1 1:1 4:2\n0 2:1 3:0.5 7:1\n1 1:1 8:1 9:1\n"
+
+Call = tuple[Callable[..., object], dict[str, Any]]
+
+
+def rows() -> dict[str, Array]:
+    return {
+        "labels": np.array([1, 0, 1], F32),
+        "indptr": np.array([0, 2, 5, 8], I64),
+        "indices": np.array([1, 4, 2, 3, 7, 1, 8, 9], U32),
+        "data": np.ones(NNZ, F32),
+        "weights": np.ones(N_ROWS, F32),
+    }
+
+
+def columns() -> Array:
+    out = np.zeros(N_IDS * _kernels.COLUMN_BYTES // 8, U64).view(U8)
+    _kernels.columns_clear(out)
+    return out
+
+
+def scratch() -> _kernels.TrainScratch:
+    f32 = (np.zeros(ROOM, F32) for _ in range(3))
+    u32 = (np.zeros(n, U32) for n in (N_IDS, ROOM, ROOM + 1))
+    return _kernels.TrainScratch(*u32, *f32)
+
+
+def model(kind: str = "adagrad") -> _kernels.TrainModel:
+    optimizer = _kernels.Optimizer(kind, 0.1)
+    state = np.ones((N_IDS + 1) * optimizer.width, F32)
+    return _kernels.TrainModel(optimizer, state, np.ones((N_IDS, 2), F32))
+
+
+def only(names: str, **others: Any) -> dict[str, Any]:
+    return {name: rows()[name] for name in names.split()} | others
+
+
+def a_dictionary() -> Dictionary:
+    a = rows()
+    many = [np.tile(a[name], 200) for name in ("labels", "indices", "data")]
+    indptr = np.concatenate([[0], (a["indptr"][1:] + 8 * np.arange(200)[:, None]).ravel()])
+    return Dictionary.build(CSR(many[0], indptr.astype(I64), many[1], many[2], N_IDS))
+
+
+def decode_arguments() -> dict[str, Any]:
+    a, dictionary = rows(), a_dictionary()
+    block = encode_block(*a.values(), dictionary)
+    n_words = _kernels.block_read_header(block)[-1]
+    arrays = {name: np.empty_like(array) for name, array in a.items()}
+    return {
+        "block": np.frombuffer(block, U8),
+        "dictionary": dictionary._parsed,
+        **arrays,
+        "scratch": np.empty(n_words, U64),
+        "base": 0,
+        "first_entry": 0,
+    }
+
+
+def fill(**arguments: Any) -> object:
+    flags = {"refuse_zero": False, "nonfinite": False, "skip": False}
+    return _kernels.libsvm_fill(**arguments, **flags)
+
+
+def calls() -> dict[str, Call]:
+    """Every kernel that takes arrays, with arguments it takes."""
+    sizes = _kernels.dictionary_build_sizes(NNZ, 100)
+    order = np.array([2, 0, 1], U32)
+    merge = {f"{side}_ids": np.arange(N_IDS, dtype=U32) for side in "ab"}
+    filled = {
+        "text": np.frombuffer(TEXT, U8),
+        "first": 0,
+        "last": len(TEXT),
+        "labels": np.empty(N_ROWS, F32),
+        "row_ends": np.empty(N_ROWS, I64),
+        "indices": np.empty(NNZ, U32),
+        "data": np.empty(NNZ, F32),
+        "weights": np.empty(N_ROWS, F32),
+        "scratch": np.empty(NNZ, U64),
+        "entry_base": 0,
+        "base": 0,
+    }
+    return {
+        "libsvm_range": (
+            _kernels.libsvm_range,
+            {"text": np.frombuffer(TEXT, U8), "begin": 0, "end": 9},
+        ),
+        "libsvm_fill": (fill, {**filled, "scratch": None, "hash_bits": 0, "max_id": 100}),
+        "libsvm_fill hashed": (fill, {**filled, "hash_bits": 3, "max_id": -1}),
+        "libsvm_write": (_kernels.libsvm_write, {**rows(), "begin": 0, "end": N_ROWS, "base": 1}),
+        "csr_take": (
+            _kernels.csr_take,
+            {
+                **rows(),
+                "order": order,
+                "out_labels": np.empty(N_ROWS, F32),
+                "out_indptr": np.empty(N_ROWS + 1, I64),
+                "out_indices": np.empty(NNZ, U32),
+                "out_data": np.empty(NNZ, F32),
+                "out_weights": np.empty(N_ROWS, F32),
+            },
+        ),
+        "columns_clear": (_kernels.columns_clear, {"columns": columns()}),
+        "columns_scan": (_kernels.columns_scan, only("indices data", columns=columns())),
+        "columns_merge": (
+            _kernels.columns_merge,
+            {
+                **merge,
+                "a": columns(),
+                "b": columns(),
+                "out_ids": np.empty(2 * N_IDS, U32),
+                "out": np.concatenate([columns(), columns()]).view(U64).view(U8),
+            },
+        ),
+        "columns_scale": (
+            _kernels.columns_scale,
+            only("indices data", pairs=np.ones((N_IDS, 2), F32), out=np.empty(NNZ, F32)),
+        ),
+        "localize": (
+            _kernels.localize,
+            {
+                "ids": rows()["indices"],
+                "table": np.empty(N_IDS, U32),
+                "local": np.empty(NNZ, U32),
+                "distinct": np.empty(NNZ + 1, U32),
+            },
+        ),
+        "logistic_margins": (
+            _kernels.logistic_margins,
+            only(
+                "indptr indices data",
+                w=np.ones(N_IDS, F32),
+                intercept=0.5,
+                margins=np.empty(N_ROWS, F32),
+            ),
+        ),
+        "logistic_loss": (
+            _kernels.logistic_loss,
+            only("labels weights", margins=np.ones(N_ROWS, F32)),
+        ),
+        "logistic_probabilities": (
+            _kernels.logistic_probabilities,
+            {"margins": np.ones(N_ROWS, F32), "out": np.empty(N_ROWS, F32)},
+        ),
+        "logistic_gradient": (
+            _kernels.logistic_gradient,
+            {
+                **rows(),
+                "w": np.ones(N_IDS, F32),
+                "intercept": 0.0,
+                "gradient": np.empty(N_IDS, F32),
+            },
+        ),
+        "Optimizer.clear": (_kernels.Optimizer("ftrl", 0.1).clear, {"state": np.ones(44, F32)}),
+        "Optimizer.weights": (
+            _kernels.Optimizer("ftrl", 0.1).weights,
+            {
+                "state": np.ones(44, F32),
+                "penalties": np.ones((N_IDS, 2), F32),
+                "rows_seen": 1.0,
+                "out": np.empty(N_IDS, F32),
+            },
+        ),
+        "Optimizer.update": (
+            _kernels.Optimizer("ftrl", 0.1).update,
+            {"state": np.ones(4, F32), "gradient": 1.0},
+        ),
+        "TrainScratch": (
+            _kernels.TrainScratch,
+            {name: np.array(getattr(scratch(), name)) for name in SCRATCH},
+        ),
+        "TrainModel": (
+            _kernels.TrainModel,
+            {
+                "optimizer": _kernels.Optimizer("adagrad", 0.1),
+                "state": np.ones(22, F32),
+                "penalties": np.ones((N_IDS, 2), F32),
+            },
+        ),
+        **{
+            f"TrainModel.train {kind} {size}": (
+                model(kind).train,
+                {**rows(), "order": order, "minibatch_size": size, "scratch": scratch()},
+            )
+            for kind, size in [("sgd", 1), ("adagrad", 2), ("ftrl", 3)]
+        },
+        "TrainModel.gradient": (
+            model().gradient,
+            {**rows(), "order": order, "scratch": scratch()},
+        ),
+        "TrainModel.apply": (
+            model().apply,
+            {
+                "ids": rows()["indices"],
+                "gradient": np.ones(NNZ, F32),
+                "touches": np.ones(NNZ, F32),
+                "intercept_gradient": 1.0,
+                "scratch": scratch(),
+            },
+        ),
+        "crc32c": (_kernels.crc32c, {"data": np.frombuffer(TEXT, U8), "crc": 0}),
+        "dictionary_build_sizes": (_kernels.dictionary_build_sizes, {"nnz": 9, "max_ids": 9}),
+        "dictionary_build": (
+            _kernels.dictionary_build,
+            only(
+                "indptr indices data",
+                max_ids=100,
+                scratch=np.empty(sizes[0], U64),
+                out=np.empty(sizes[1], U8),
+            ),
+        ),
+        "ParsedDictionary": (
+            _kernels.ParsedDictionary,
+            {"data": np.frombuffer(a_dictionary().to_bytes(), U8)},
+        ),
+        "block_read_header": (
+            _kernels.block_read_header,
+            {"block": np.frombuffer(encode_block(*rows().values()), U8)},
+        ),
+        "block_decode": (_kernels.block_decode, decode_arguments()),
+        "block_encode_scratch": (_kernels.block_encode_scratch, {"n_rows": 9, "nnz": 9}),
+        "block_encode": (
+            _kernels.block_encode,
+            {
+                **rows(),
+                "dictionary": a_dictionary()._parsed,
+                "scratch": np.empty(_kernels.block_encode_scratch(N_ROWS, NNZ), U64),
+            },
+        ),
+    }
+
+
+SCRATCH = ("table", "local", "distinct", "weights", "gradient", "touches")
+NAMES = sorted(calls())
+
+
+def arrays_of(arguments: dict[str, Any]) -> list[str]:
+    return [name for name, value in arguments.items() if isinstance(value, np.ndarray)]
+
+
+def unaligned(array: Array) -> Array:
+    """The same, at an odd address."""
+    raw = np.empty(array.nbytes + 16, U8)
+    start = 1 if raw.ctypes.data % 2 == 0 else 2
+    copy = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def read_only(array: Array) -> Array:
+    copy = array.copy()
+    copy.flags.writeable = False
+    return copy
+
+
+def variants(name: str, arguments: dict[str, Any]) -> Iterator[object]:
+    """What an argument might wrongly be."""
+    value = arguments[name]
+    if isinstance(value, int):
+        yield from (-1, 0, 1, 2, 31, 33, 1 << 31, (1 << 32) - 1, 1 << 32, 1 << 62)
+        yield from ((1 << 63) - 1, 1 << 63, (1 << 64) - 1, 1 << 64, None, "1", 0.5)
+    elif isinstance(value, float):
+        yield from (np.nan, np.inf, -np.inf, 1e300, -1e300, None)
+    if not isinstance(value, np.ndarray):
+        yield from (None, 0, "x", b"")
+        return
+    yield from (value[:-1], value[:0], value[1:], value[::2], None, value.astype("f8"), 0)
+    yield from (np.concatenate([value, value]), value[None], unaligned(value), read_only(value))
+    for other in arrays_of(arguments):
+        shared = arguments[other].reshape(-1).view(U8)
+        room = shared[: len(shared) // value.itemsize * value.itemsize].view(value.dtype)
+        for start in (0, 1):
+            if len(room) - start >= value.size:
+                yield room[start : start + value.size].reshape(value.shape)
+            yield room[start:]
+    if value.dtype.kind in "iu":
+        for extreme in (0, 1, 7, 9, 10, 255, 1 << 31, (1 << 32) - 1, *EXTREMES):
+            for place in (0, value.size // 2, value.size - 1):
+                changed = value.copy()
+                changed.reshape(-1)[place] = np.array(extreme).astype(value.dtype)
+                yield changed
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_valid_arguments_are_taken(name: str) -> None:
+    function, arguments = calls()[name]
+    function(**arguments)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_single_wrong_argument_leads_outside(name: str) -> None:
+    for argument in calls()[name][1]:
+        function, arguments = calls()[name]
+        for wrong in variants(argument, arguments):
+            with contextlib.suppress(*REFUSALS):
+                function(**{**arguments, argument: wrong})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arrays_at_odd_addresses_are_refused(name: str) -> None:
+    function, arguments = calls()[name]
+    for argument in arrays_of(arguments):
+        if arguments[argument].itemsize == 1 and "columns" not in name:
+            continue  # bytes may lie anywhere
+        with pytest.raises(ValueError, match="aligned to"):
+            function(**{**arguments, argument: unaligned(arguments[argument])})
+
+
+WRITES = {
+    "csr_take": ("out_labels", "out_indptr", "out_indices", "out_data", "out_weights"),
+    "logistic_gradient": ("gradient",),
+    "block_decode": ("labels", "indptr", "indices", "data", "weights", "scratch"),
+    "block_encode": ("scratch",),
+    "dictionary_build": ("scratch", "out"),
+    "libsvm_fill hashed": ("labels", "row_ends", "indices", "data", "weights", "scratch"),
+    "TrainScratch": SCRATCH,
+}
+
+
+def side_by_side(a: Array, b: Array, gap: int) -> tuple[Array, Array]:
+    """Copies of both in one buffer; they share bytes if gap < 0."""
+    at = (a.nbytes + 7) // 8 * 8 + gap
+    raw = np.zeros((at + b.nbytes) // 8 + 2, U64).view(U8)
+    first = raw[: a.nbytes].view(a.dtype)
+    second = raw[at : at + b.nbytes].view(b.dtype)
+    second[:], first[:] = b, a
+    return first, second
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_an_output_shares_memory_with_nothing(name: str) -> None:
+    function, arguments = calls()[name]
+    for output in WRITES[name]:
+        for other in arrays_of(arguments):
+            if other == output:
+                continue
+            for gap in (0, -8):
+                # What is read stays as it is; a written array may end anywhere.
+                pair = side_by_side(arguments[other], arguments[output], gap)
+                if gap == 0:
+                    function(**{**arguments, other: pair[0], output: pair[1]})
+                    continue
+                with pytest.raises(ValueError, match="shares memory"):
+                    function(**{**arguments, other: pair[0], output: pair[1]})
+
+
+def test_training_refuses_rows_inside_the_model_or_its_scratch() -> None:
+    optimizer = _kernels.Optimizer("sgd", 0.1)
+    state, order = np.zeros(N_IDS + 1, F32), np.arange(N_ROWS, dtype=U32)
+    trained = _kernels.TrainModel(optimizer, state, None)
+    inside = {**rows(), "indices": state[:NNZ].view(U32), "order": order}
+    for call in (
+        lambda: trained.train(**inside, minibatch_size=1, scratch=None),
+        lambda: trained.train(**inside, minibatch_size=2, scratch=scratch()),
+        lambda: trained.gradient(**inside, scratch=scratch()),
+    ):
+        with pytest.raises(ValueError, match="shares memory"):
+            call()
+    mine = scratch()
+    local = np.asarray(mine.local)
+    with pytest.raises(ValueError, match="shares memory"):
+        trained.train(**rows(), order=local[:N_ROWS], minibatch_size=2, scratch=mine)
+    distinct, gradient, touches = map(np.asarray, (mine.distinct, mine.gradient, mine.touches))
+    k, intercept_gradient, _, _ = trained.gradient(**rows(), order=order, scratch=mine)
+    with pytest.raises(ValueError, match="shares memory"):
+        trained.apply(distinct[:k], gradient[:k], touches[:k], intercept_gradient, mine)
+    with pytest.raises(ValueError, match="shares memory"):
+        _kernels.TrainModel(optimizer, gradient, None).gradient(**rows(), order=order, scratch=mine)
+
+
+def test_scratch_serves_one_thread_at_a_time() -> None:
+    n_rows = 20_000
+    many = rows() | {
+        "labels": np.ones(n_rows, F32),
+        "indptr": np.arange(n_rows + 1, dtype=I64),
+        "indices": np.zeros(n_rows, U32),
+        "data": np.ones(n_rows, F32),
+        "weights": None,
+    }
+    order = np.tile(np.arange(n_rows, dtype=U32), 20)
+    shared, outcomes = scratch(), []
+
+    def work() -> None:
+        for _ in range(5):
+            try:
+                model().train(**many, order=order, minibatch_size=ROOM, scratch=shared)
+                outcomes.append("trained")
+            except ValueError as error:
+                outcomes.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(outcomes) <= {"trained", "scratch is in use by another thread"}
+    assert "trained" in outcomes
+    # Also after a failure it is free again.
+    with pytest.raises(CirrusFastError):
+        model().train(**many, order=order + 1, minibatch_size=ROOM, scratch=shared)
+    model().train(**many, order=order, minibatch_size=ROOM, scratch=shared)
+
+
+@pytest.mark.parametrize("kind", ["Optimizer", "TrainScratch", "TrainModel", "ParsedDictionary"])
+def test_objects_cannot_be_half_made(kind: str) -> None:
+    made = getattr(_kernels, kind)
+    with pytest.raises(TypeError):
+        made.__new__(made)
+
+
+def test_sizes_that_would_wrap_are_refused() -> None:
+    for n in (1 << 28, 1 << 61, (1 << 64) - 1):
+        with pytest.raises(ValueError, match="too many"):
+            _kernels.block_encode_scratch(0, n)
+        with pytest.raises(ValueError, match="too many"):
+            _kernels.block_encode_scratch(n, 0)
+    for n in (1 << 32, 1 << 61, (1 << 64) - 1):
+        with pytest.raises(ValueError, match="so many entries"):
+            _kernels.dictionary_build_sizes(n, 100)
+
+
+@pytest.mark.parametrize("base", [-1, (1 << 63) - 1, (1 << 63) - NNZ])
+def test_positions_that_would_overflow_are_refused(base: int) -> None:
+    for name, argument in [("block_decode", "first_entry"), ("libsvm_fill", "entry_base")]:
+        function, arguments = calls()[name]
+        with pytest.raises(ValueError, match="leave room"):
+            function(**{**arguments, argument: base})
+
+
+@pytest.mark.parametrize(("first", "last"), [(1, 10), (0, 9), (10, 27), (3, 3)])
+def test_parsing_begins_and_ends_with_lines(first: int, last: int) -> None:
+    function, arguments = calls()["libsvm_fill"]
+    with pytest.raises(ValueError, match="starts of lines"):
+        function(**{**arguments, "first": first, "last": last})
