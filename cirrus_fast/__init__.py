@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from cirrus_fast._version import __version__
+
 if TYPE_CHECKING:
     from cirrus_fast._kernels import active_impl as active_impl
     from cirrus_fast.data.csr import CSR as CSR
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
     LRegression = LogisticRegression
 
-__version__ = "0.1.0"
 
 # Public name -> where it lives. Loaded on first use (PEP 562): a worker pays only for its own.
 _HOMES = {

@@ -104,6 +104,11 @@ class Plan:
         size = _model_size(options, dataset)
         holdout = _holdout(options, dataset)
         test = _test_rows(options, dataset, holdout)
+        if test is None and options.epsilon > 0:
+            few = f"{dataset.name}: has too few rows to hold any out"
+            if options.threshold_loss is not None:
+                raise DatasetError(f"{few}, and threshold_loss needs some; give test_dataset")
+            notice_once(f"{few}: all {options.epochs} epochs are trained")
         held_out = 0 if test is None or options.test_dataset else len(test.positives)
         n_train = dataset.n_rows - held_out
         if n_train == 0:

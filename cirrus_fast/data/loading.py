@@ -142,11 +142,10 @@ def write_dataset(
             if on_part is not None:
                 on_part(item, total)
         meaning = ids(total)
-        if parent is not None:
-            label_map = parent.manifest.label_map
-            label_map.positives(np.fromiter(total.labels, np.float32))
-        else:
-            label_map = LabelMap.decide(total.labels, positive_labels)
+        try:
+            label_map = _label_map(total, positive_labels, parent)
+        except DatasetError as error:
+            raise DatasetError(f"{name}: {error}") from error
         writer.finish(
             n_features=meaning.n_features,
             longest_row=total.longest_row,
@@ -169,6 +168,16 @@ def write_dataset(
             f"the first: {total.first_skipped}"
         )
     return Dataset(name)
+
+
+def _label_map(
+    total: Total, positive_labels: Iterable[float] | None, parent: Dataset | None
+) -> LabelMap:
+    if parent is None:
+        return LabelMap.decide(total.labels, positive_labels)
+    label_map = parent.manifest.label_map
+    label_map.positives(np.fromiter(total.labels, np.float32))
+    return label_map
 
 
 def existing(name: str, lineage: dict[str, Any] | None, overwrite: bool) -> Dataset | None:

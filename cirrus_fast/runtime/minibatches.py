@@ -16,7 +16,7 @@ import numpy as np
 from cirrus_fast import _kernels
 from cirrus_fast.data.blocks import decode_block_into
 from cirrus_fast.data.csr import CSR, UInt32Array
-from cirrus_fast.data.dataset import Block, Dataset
+from cirrus_fast.data.dataset import Block, Dataset, check_header
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.training_scale import TrainingScale
 
@@ -124,6 +124,7 @@ class MiniBatches:
             self.times.storage_read += read - started
             at, of = slice(row, row + block.n_rows), slice(entry, entry + block.nnz)
             with dataset.naming(block):
+                check_header(raw, block)
                 decode_block_into(
                     raw,
                     dataset.dictionary,
