@@ -78,9 +78,10 @@ cdef size_t _entries(size_t n_rows, const int64_t[::1] indptr, const uint32_t[::
                      const float[::1] data) except? 0:
     """How many entries n_rows rows have whose ends lie inside the arrays."""
     _need(<size_t>indptr.shape[0] == n_rows + 1, "indptr must be one longer than labels")
-    _need(0 <= indptr[0] <= indptr[n_rows] <= min(indices.shape[0], data.shape[0]),
+    cdef const int64_t *positions = _i64(indptr)
+    _need(0 <= positions[0] <= positions[n_rows] <= min(indices.shape[0], data.shape[0]),
           "indptr points outside the entries")
-    return <size_t>(indptr[n_rows] - indptr[0])
+    return <size_t>(positions[n_rows] - positions[0])
 
 
 def dictionary_build_sizes(size_t nnz, uint32_t max_ids):

@@ -217,14 +217,15 @@ def libsvm_write(
         raise ValueError("need begin < end <= len(labels) < len(indptr)")
     if weights is not None and weights.shape[0] != labels.shape[0]:
         raise ValueError("weights and labels disagree in length")
-    if not 0 <= indptr[begin] <= indptr[end] <= min(indices.shape[0], data.shape[0]):
+    cdef const int64_t *positions = _i64(indptr)
+    if not 0 <= positions[begin] <= positions[end] <= min(indices.shape[0], data.shape[0]):
         raise ValueError("indptr points outside the entries")
-    n_entries = <size_t>(indptr[end] - indptr[begin])
+    n_entries = <size_t>(positions[end] - positions[begin])
     out = bytearray((end - begin) * CF_LIBSVM_ROW_TEXT + n_entries * CF_LIBSVM_ENTRY_TEXT)
     cdef uint8_t[::1] view = out
     cdef uint8_t *p = &view[0]
     with nogil:
-        status = cf_libsvm_write(_f32(labels), _i64(indptr), _u32(indices), _f32(data),
+        status = cf_libsvm_write(_f32(labels), positions, _u32(indices), _f32(data),
                                  _f32(weights), begin, end, base, p, &n_written)
     if status.code != CF_OK:
         return _reason(status), status.offset
