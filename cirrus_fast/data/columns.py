@@ -9,6 +9,7 @@ import hashlib
 import io
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,10 +35,23 @@ assert COLUMN.itemsize == _kernels.COLUMN_BYTES
 # goes into it. Beyond, ids are renumbered first: a single large id must not cost gigabytes.
 _SHORT_TABLE = 1 << 20
 _FILLED_TABLE = 16
+# Up to this width distinct ids are found with a table of it, else by sorting.
+_LOCALIZED_WIDTH = 1 << 28
 
 
 def _fits_table(width: int, n_used: int) -> bool:
     return width <= max(_SHORT_TABLE, _FILLED_TABLE * n_used)
+
+
+def _renumber(indices: UInt32Array, width: int) -> tuple[UInt32Array, UInt32Array]:
+    """The distinct indices, in any order, and each index's place among them."""
+    if width > _LOCALIZED_WIDTH:
+        ids, places = np.unique(indices, return_inverse=True)
+        return ids, places.astype(np.uint32)
+    table = np.empty(width, np.uint32)  # whose contents do not matter: only used pages cost memory
+    local, distinct = np.empty_like(indices), np.empty(len(indices) + 1, np.uint32)
+    n = _kernels.localize(indices, table, local, distinct)
+    return distinct[:n].copy(), local
 
 
 def _as_bytes(columns: npt.NDArray[np.void]) -> npt.NDArray[np.uint8]:
@@ -70,15 +84,16 @@ class ColumnStatistics:
     @classmethod
     def scan(cls, indices: UInt32Array, data: Float32Array, width: int) -> ColumnStatistics:
         """Statistics of entries whose indices are below `width`."""
-        if _fits_table(width, len(data)):
+        if width <= 2 * len(data):
             columns = _empty_columns(width)
             _kernels.columns_scan(indices, data, _as_bytes(columns))
             ids = np.flatnonzero(columns["count"]).astype(np.uint32)
             return cls(ids, columns[ids])
-        ids, local = np.unique(indices, return_inverse=True)
+        ids, local = _renumber(indices, width)
         columns = _empty_columns(len(ids))
-        _kernels.columns_scan(local.astype(np.uint32), data, _as_bytes(columns))
-        return cls(ids, columns)
+        _kernels.columns_scan(local, data, _as_bytes(columns))
+        order = np.argsort(ids)
+        return cls(ids[order], columns[order])
 
     def merge(self, other: ColumnStatistics) -> ColumnStatistics:
         """Statistics of both sets of rows together."""
@@ -93,6 +108,14 @@ class ColumnStatistics:
             _as_bytes(columns),
         )
         return ColumnStatistics(ids[:n].copy(), columns[:n].copy())
+
+    @classmethod
+    def merge_all(cls, parts: Sequence[ColumnStatistics]) -> ColumnStatistics:
+        """All of them merged, like with like, so that no long list is copied once for each."""
+        if len(parts) > 2:
+            middle = len(parts) // 2
+            parts = [cls.merge_all(parts[:middle]), cls.merge_all(parts[middle:])]
+        return parts[0].merge(parts[1]) if len(parts) == 2 else parts[0] if parts else cls.empty()
 
     def shifted(self, base: int) -> ColumnStatistics:
         """The same columns with `base` taken off every id."""

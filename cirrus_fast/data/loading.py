@@ -30,6 +30,8 @@ from cirrus_fast.notices import notice
 BLOCK_ROWS = 4096
 # Distinct labels after which data are taken for something else than classes.
 MOST_LABELS = 10_000
+# Parts whose column statistics wait to be merged: wide ones are merged seldom, memory is bounded.
+MERGED_AT_ONCE = 32
 
 Item = TypeVar("Item")
 
@@ -51,7 +53,9 @@ class Total:
         self.n_rows = 0
         self.labels: Counter[float] = Counter()
         self.label_weights: Counter[float] = Counter()
-        self.columns = ColumnStatistics.empty()
+        self.min_index: int | None = None  # of the stored ids; None without entries
+        self.max_index: int | None = None
+        self._columns: list[ColumnStatistics] = []
         self.longest_row = 0
         self.has_weights = False
         self.n_skipped = 0
@@ -63,20 +67,22 @@ class Total:
         self.label_weights.update(part.label_weights)
         if len(self.labels) > MOST_LABELS:
             raise DatasetError(f"more than {MOST_LABELS} different labels; classes are needed")
-        self.columns = self.columns.merge(part.columns)
+        ids = part.columns.ids
+        if len(ids):
+            low, high = int(ids[0]), int(ids[-1])
+            self.min_index = low if self.min_index is None else min(low, self.min_index)
+            self.max_index = high if self.max_index is None else max(high, self.max_index)
+        self._columns.append(part.columns)
+        if len(self._columns) == MERGED_AT_ONCE:
+            self._columns = [ColumnStatistics.merge_all(self._columns)]
         self.longest_row = max(self.longest_row, part.longest_row)
         self.has_weights |= part.has_weights
         self.n_skipped += part.n_skipped
         self.first_skipped = self.first_skipped or part.first_skipped
 
     @property
-    def min_index(self) -> int | None:
-        """Of the stored ids; None without entries."""
-        return int(self.columns.ids[0]) if len(self.columns.ids) else None
-
-    @property
-    def max_index(self) -> int | None:
-        return int(self.columns.ids[-1]) if len(self.columns.ids) else None
+    def columns(self) -> ColumnStatistics:
+        return ColumnStatistics.merge_all(self._columns)
 
 
 @dataclass(frozen=True, slots=True)
