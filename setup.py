@@ -9,6 +9,9 @@ from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+FLAGS = ("DEBUG", "SANITIZE", "COVERAGE")
 
 
 def flag(name: str) -> bool:
@@ -34,6 +37,17 @@ if flag("COVERAGE"):
     compile_args += ["-O0", "-g", "--coverage"]
     link_args += ["--coverage"]
 
+
+class BuildKernels(build_ext):
+    """Puts a plain build into the source tree as well: Python started there, as people do after
+    `pip install .`, imports the tree's cirrus_fast and must find the kernels in it."""
+
+    def run(self) -> None:
+        super().run()
+        if not (self.inplace or any(map(flag, FLAGS))):
+            self.copy_extensions_to_source()
+
+
 kernels = Extension(
     "cirrus_fast._kernels",
     sources=["pyx/_kernels.pyx", *sources("csrc/*.c")],
@@ -46,6 +60,7 @@ kernels = Extension(
 )
 
 setup(
+    cmdclass={"build_ext": BuildKernels},
     ext_modules=cythonize([kernels], build_dir="build/cython", language_level=3),
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

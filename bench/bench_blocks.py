@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cirrus_fast.data.blocks import Dictionary, decode_block, encode_block
-from cirrus_fast.preprocessing import BLOCK_ROWS
+from cirrus_fast.data.loading import BLOCK_ROWS
 
 
 @pytest.fixture(scope="session")

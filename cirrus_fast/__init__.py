@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from cirrus_fast._version import __version__
+
 if TYPE_CHECKING:
     from cirrus_fast._kernels import active_impl as active_impl
     from cirrus_fast.data.csr import CSR as CSR
@@ -17,24 +19,27 @@ if TYPE_CHECKING:
     from cirrus_fast.data.storage import configure as configure
     from cirrus_fast.data.text import parse_libsvm as parse_libsvm
     from cirrus_fast.errors import CirrusFastError as CirrusFastError
+    from cirrus_fast.errors import CriteoParseError as CriteoParseError
     from cirrus_fast.errors import LibsvmParseError as LibsvmParseError
+    from cirrus_fast.export import export_libsvm as export_libsvm
     from cirrus_fast.grid_search import GridSearch as GridSearch
     from cirrus_fast.logistic_regression import LogisticRegression as LogisticRegression
     from cirrus_fast.preprocessing import MAX_ABS_SCALING as MAX_ABS_SCALING
     from cirrus_fast.preprocessing import MIN_MAX_SCALING as MIN_MAX_SCALING
     from cirrus_fast.preprocessing import STANDARD_SCALING as STANDARD_SCALING
+    from cirrus_fast.preprocessing import load_criteo as load_criteo
     from cirrus_fast.preprocessing import load_csr as load_csr
     from cirrus_fast.preprocessing import load_libsvm as load_libsvm
     from cirrus_fast.preprocessing import normalize as normalize
 
     LRegression = LogisticRegression
 
-__version__ = "0.1.0"
 
 # Public name -> where it lives. Loaded on first use (PEP 562): a worker pays only for its own.
 _HOMES = {
     "CSR": "data.csr",
     "CirrusFastError": "errors",
+    "CriteoParseError": "errors",
     "Dataset": "data.dataset",
     "Evaluation": "data.evaluation",
     "GridSearch": "grid_search",
@@ -48,6 +53,8 @@ _HOMES = {
     "TrainResult": "data.result",
     "active_impl": "_kernels",
     "configure": "data.storage",
+    "export_libsvm": "export",
+    "load_criteo": "preprocessing",
     "load_csr": "preprocessing",
     "load_libsvm": "preprocessing",
     "make_clicks": "data.generators",
@@ -61,12 +68,24 @@ __all__ = [*_HOMES, *_ALIASES, "__version__"]  # pyright: ignore[reportUnsupport
 
 
 def __getattr__(name: str) -> Any:
+    if name == "_kernels":
+        return _load_kernels()
     real = _ALIASES.get(name, name)
     if real not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOMES[real]}"), real)
     globals()[name] = value
     return value
+
+
+def _load_kernels() -> Any:
+    try:
+        return import_module(f"{__name__}._kernels")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"the compiled kernels are not in {__path__[0]}: run `pip install .` where setup.py "
+            "is, or start Python in another folder if this is a source tree"
+        ) from error
 
 
 def __dir__() -> list[str]:

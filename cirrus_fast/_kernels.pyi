@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from cirrus_fast.errors import LibsvmParseError
+from cirrus_fast.errors import CriteoParseError, LibsvmParseError
 
 _Bytes = bytes | bytearray | memoryview | mmap | npt.NDArray[np.uint8]
 _F32 = npt.NDArray[np.float32]
@@ -57,6 +57,29 @@ def libsvm_write(
     end: int,
     base: int,
 ) -> tuple[memoryview, None] | tuple[str, int]: ...
+
+# criteo.pxi
+
+CRITEO_BITS: tuple[int, int]
+
+def criteo_id(column: int, cell: _Bytes, bits: int) -> int: ...
+def criteo_layout(text: _Bytes, has_label: bool) -> tuple[int, bool, bool, bool, int]: ...
+def criteo_range(text: _Bytes, begin: int, end: int) -> tuple[int, int, int, int]: ...
+def criteo_fill(
+    text: _Bytes,
+    first: int,
+    last: int,
+    labels: _F32,
+    row_ends: _I64,
+    indices: _U32,
+    data: _F32,
+    *,
+    separator: int,
+    has_id: bool,
+    has_label: bool,
+    bits: int,
+    skip: bool,
+) -> tuple[int, int, int, CriteoParseError | None]: ...
 
 # csr.pxi
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from cirrus_fast.data.csr import CSR
 from cirrus_fast.data.text import ParsedText
-from cirrus_fast.errors import LibsvmParseError
+from cirrus_fast.errors import CriteoParseError, LibsvmParseError
 
 _NUMBER = re.compile(rb"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _WORD = re.compile(rb"([+-]?)(nan(\([a-z0-9_]*\))?|inf(inity)?)", re.IGNORECASE)
@@ -378,3 +378,121 @@ def train_reference(
         for state, (l1, l2) in zip(states, penalties.astype(float) * len(order), strict=True):
             state[0] = _ftrl_weight(state[1], state[2], learning_rate, 1.0, float(l1), float(l2))
     return np.array([state[0] for state in states]), bias[0], loss_sum
+
+
+_CRITEO_NAMES = [f"i{n}" for n in range(1, 14)] + [f"c{n}" for n in range(1, 27)]
+
+
+def criteo_id_reference(column: int, cell: bytes, bits: int) -> int:
+    """The id of a category; docs/data.md."""
+    z = (column + 32 * len(cell)) * 0x9E3779B97F4A7C15 % 2**64
+    for i in range(0, len(cell), 8):
+        z ^= int.from_bytes(cell[i : i + 8], "little")
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+        z ^= z >> 31
+    return 13 + (z >> 32) * ((1 << bits) - 13) // 2**32
+
+
+def parse_criteo_reference(
+    text: bytes,
+    bits: int = 19,
+    *,
+    has_labels: bool = True,
+    skip_bad_rows: bool = False,
+) -> tuple[CSR, list[CriteoParseError]]:
+    """`data.criteo.parse_criteo`, and the errors of the rows that were skipped."""
+    starts = [at for at in _line_starts(text, 0, len(text)) if _line(text, at)]
+    separator, leading = b",", ["label"] if has_labels else []
+    if starts:
+        first = _line(text, starts[0])
+        separator = b"\t" if b"\t" in text[starts[0] :].split(b"\n")[0] else b","
+        if first[:1].isalpha() and first[:1].isascii():
+            names = first.lower().split(separator)
+            leading = [
+                name.decode() for name in names[: len(names) - 39] if name in (b"id", b"label")
+            ]
+            known = [*leading, *_CRITEO_NAMES]
+            if leading not in ([], ["id"], ["label"], ["id", "label"]) or names != [
+                name.encode() for name in known
+            ]:
+                raise _criteo_error(
+                    text, "header is not [Id,][Label,]I1,..,I13,C1,..,C26", starts[0]
+                )
+            del starts[0]
+    labels: list[float] = []
+    indptr = [0]
+    indices: list[int] = []
+    data: list[float] = []
+    skipped = []
+    for start in starts:
+        try:
+            label, entries = _criteo_row(text, start, separator, leading, bits)
+        except _Bad as bad:
+            error = _criteo_error(text, *bad.args)
+            if not skip_bad_rows:
+                raise error from None
+            skipped.append(error)
+            continue
+        labels.append(label)
+        indices += [index for index, _ in entries]
+        data += [value for _, value in entries]
+        indptr.append(len(indices))
+    rows = CSR(
+        np.array(labels, np.float32),
+        np.array(indptr, np.int64),
+        np.array(indices, np.uint32),
+        np.array(data, np.float32),
+        2**bits,
+    )
+    return rows, skipped
+
+
+def _line(text: bytes, start: int) -> bytes:
+    """A line without what ends it."""
+    line, newline, _ = text[start:].partition(b"\n")
+    ends_in_text = not newline
+    return line[:-1] if line.endswith(b"\r") and (newline or ends_in_text) else line
+
+
+def _criteo_error(text: bytes, reason: str, offset: int) -> CriteoParseError:
+    line = text.count(b"\n", 0, offset) + 1
+    column = offset - (text.rfind(b"\n", 0, offset) + 1) + 1
+    return CriteoParseError(reason, offset=offset, line=line, column=column)
+
+
+def _criteo_row(
+    text: bytes, start: int, separator: bytes, leading: list[str], bits: int
+) -> tuple[float, list[tuple[int, float]]]:
+    line = _line(text, start)
+    names = [*leading, *_CRITEO_NAMES]
+    label = 0.0
+    entries: dict[int, float] = {}
+    at = start
+    # A stray carriage return or NUL ends a cell, which is judged before that byte is.
+    for place, cell in enumerate(line.split(separator)):
+        if place == len(names):
+            raise _Bad("wrong number of columns", at - 1)
+        name, value = names[place], re.split(b"[\r\0]", cell)[0]
+        if value.startswith(b'"'):
+            raise _Bad("cell in quotes", at)
+        if name == "label":
+            if not _NUMBER.fullmatch(value) or float(value) not in (0, 1):
+                raise _Bad("label is not 0 or 1", at)
+            label = float(value) + 0.0
+        elif value and name.startswith("i") and name != "id":
+            if not _NUMBER.fullmatch(value):
+                raise _Bad("integer column is not a number", at)
+            if abs(float(value)) >= _FLOAT32_END:
+                raise _Bad("number is outside the range of float32", at)
+            entries[int(name[1:]) - 1] = float(value)
+        elif value and name.startswith("c"):
+            index = criteo_id_reference(int(name[1:]), value, bits)
+            entries[index] = entries.get(index, 0) + 1
+        if value != cell:
+            raise _Bad("NUL byte or stray carriage return", at + len(value))
+        at += len(cell) + 1
+    n_cells = line.count(separator) + 1 - len(leading)
+    if n_cells < (13 if separator == b"\t" else 39):
+        raise _Bad("wrong number of columns", start)
+    return label, sorted(entries.items())

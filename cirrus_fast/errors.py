@@ -11,8 +11,8 @@ class CirrusFastError(Exception):
     """Base of all errors of this package."""
 
 
-class LibsvmParseError(CirrusFastError, ValueError):
-    """LibSVM text that is not what the contract accepts.
+class ParseError(CirrusFastError, ValueError):
+    """Text that is not what the contract of its format accepts.
 
     Attributes
     ----------
@@ -44,19 +44,27 @@ class LibsvmParseError(CirrusFastError, ValueError):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default protocol, and errors cross processes.
-        return _rebuild_parse_error, (
-            self.reason,
-            self.offset,
-            self.line,
-            self.column,
-            self.source,
-        )
+        place = (self.reason, self.offset, self.line, self.column, self.source)
+        return _rebuild_parse_error, (type(self), *place)
 
 
 def _rebuild_parse_error(
-    reason: str, offset: int, line: int | None, column: int | None, source: str | None
-) -> LibsvmParseError:
-    return LibsvmParseError(reason, offset=offset, line=line, column=column, source=source)
+    kind: type[ParseError],
+    reason: str,
+    offset: int,
+    line: int | None,
+    column: int | None,
+    source: str | None,
+) -> ParseError:
+    return kind(reason, offset=offset, line=line, column=column, source=source)
+
+
+class LibsvmParseError(ParseError):
+    """LibSVM text that cannot be read; see `ParseError`."""
+
+
+class CriteoParseError(ParseError):
+    """Criteo rows that cannot be read; see `ParseError`."""
 
 
 class KernelError(CirrusFastError, ValueError):

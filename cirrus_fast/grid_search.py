@@ -34,10 +34,10 @@ class Trial:
         """What trials are sorted by: the test loss, else the last training loss; inf if failed."""
         if self.result is None:
             return math.inf
-        if self.result.test_loss is not None:
-            return self.result.test_loss
-        last = self.result.history[-1].train_loss
-        return last if math.isfinite(last) else math.inf
+        loss = self.result.test_loss
+        if loss is None:
+            loss = self.result.history[-1].train_loss
+        return loss if math.isfinite(loss) else math.inf
 
 
 class GridResults(list[Trial]):

@@ -92,7 +92,12 @@ class Options:
         low=1,
         high=1_000_000,
     )
-    l1: float = _option("strength of |w|_1 in the objective", default=0.0, kind=float, low=0)
+    l1: float = _option(
+        "strength of |w|_1 in the objective; ftrl gives exact zeros, the others nearly",
+        default=0.0,
+        kind=float,
+        low=0,
+    )
     l2: float = _option("strength of |w|^2 / 2 in the objective", default=0.0, kind=float, low=0)
     class_weight: str | tuple[float, float] | None = _option(
         'weights of (negative, positive) rows, or "balanced" for n / (2 n_class)',

@@ -1,38 +1,33 @@
-"""Getting data in: LibSVM text or arrays into data sets, and data sets into scaled ones."""
+"""Getting data in: text or arrays into data sets, and data sets into scaled ones."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from cirrus_fast.data import dataset as datasets
-from cirrus_fast.data.blocks import Dictionary, encode_block
+from cirrus_fast.data.arguments import check_count, check_flag
 from cirrus_fast.data.columns import (
     MAX_ABS_SCALING,
     MIN_MAX_SCALING,
     SCALINGS,
     STANDARD_SCALING,
-    ColumnStatistics,
     Scaling,
 )
+from cirrus_fast.data.criteo import DEFAULT_BITS, check_bits
 from cirrus_fast.data.csr import CSR
 from cirrus_fast.data.dataset import Block, Dataset
-from cirrus_fast.data.dataset_writer import DatasetWriter
-from cirrus_fast.data.labels import LabelMap, count_labels
-from cirrus_fast.data.parallel import available_cores, ordered_map
+from cirrus_fast.data.loading import Ids, Total, existing, row_slice, spans, write_dataset
+from cirrus_fast.data.parallel import available_cores
+from cirrus_fast.data.reading import CRITEO, LIBSVM, CriteoReader, LibsvmReader, Part
 from cirrus_fast.data.rows import as_rows
 from cirrus_fast.data.sources import Chunk, Source
 from cirrus_fast.data.storage import resolve
-from cirrus_fast.data.text import ParsedText, parse_text, rebase
-from cirrus_fast.errors import DatasetError, LibsvmParseError, OptionError
-from cirrus_fast.notices import notice
+from cirrus_fast.data.text import MAX_INDEX
+from cirrus_fast.errors import DatasetError, OptionError
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -41,37 +36,18 @@ __all__ = [
     "MAX_ABS_SCALING",
     "MIN_MAX_SCALING",
     "STANDARD_SCALING",
+    "load_criteo",
     "load_csr",
     "load_libsvm",
     "normalize",
 ]
 
-# Rows in a block: the unit of reading, shuffling and handing out to workers.
-BLOCK_ROWS = 4096
-# Distinct labels after which data are taken for something else than classes.
-MOST_LABELS = 10_000
-
 Progress = Callable[[int], object]
-
-
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """Rows made into blocks, with what the manifest wants to know of them."""
-
-    blocks: list[tuple[bytes, int, int]]
-    labels: Counter[float]
-    label_weights: Counter[float]
-    columns: ColumnStatistics
-    min_index: int | None
-    max_index: int | None
-    longest_row: int
-    has_weights: bool
-    n_skipped: int
-    first_skipped: LibsvmParseError | None
+Sources = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def load_libsvm(
-    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    source: Sources,
     dataset: str,
     *,
     zero_based: bool | Literal["auto"] = "auto",
@@ -116,6 +92,10 @@ def load_libsvm(
     DatasetError : the name is taken, or the labels are not two classes
     """
     threads = _thread_count(n_threads)
+    if not (isinstance(zero_based, str) and zero_based == "auto"):
+        zero_based = check_flag("zero_based", zero_based, 'True, False or "auto"')
+    n_features = check_count("n_features", n_features, 0, 2**32)
+    hash_bits = check_count("hash_bits", hash_bits, 1, 32)
     found = Source.find(source)
     parent = Dataset(like) if isinstance(like, str) else like
     if positive_labels is not None:
@@ -123,6 +103,11 @@ def load_libsvm(
     if parent is not None:
         zero_based, hash_bits = _text_like(parent, zero_based, hash_bits)
         _labels_like(positive_labels)
+    if hash_bits is not None and n_features not in (None, 2**hash_bits):
+        raise OptionError(
+            f"n_features={n_features} contradicts hash_bits={hash_bits}: "
+            f"leave it out, the width is {2**hash_bits}"
+        )
     lineage = {
         "source": found.lineage(),
         "options": {
@@ -136,66 +121,130 @@ def load_libsvm(
             "like": None if parent is None else parent.id,
         },
     }
-    reusable = not found.is_stdin
-    existing = _existing(dataset, lineage if reusable else None, overwrite)
-    if existing is not None:
-        return existing
+    reused = existing(dataset, None if found.is_stdin else lineage, overwrite)
+    if reused is not None:
+        return reused
 
-    def parse(chunk: Chunk) -> ParsedText:
-        try:
-            return parse_text(
-                chunk.buffer,
-                chunk.begin,
-                chunk.end,
-                zero_based=None if zero_based == "auto" else zero_based,
-                hash_bits=hash_bits,
-                label_weights=label_weights,
-                allow_nonfinite=allow_nonfinite,
-                skip_bad_rows=skip_bad_rows,
-            )
-        except LibsvmParseError as error:
-            raise rebase(
-                error, offset=chunk.offset, line=chunk.line + 1, source=chunk.source
-            ) from error
+    # "auto" is settled at the end: until then the larger of both limits holds.
+    limit = MAX_INDEX
+    if n_features is not None and hash_bits is None:
+        limit = min(n_features - (zero_based is True), MAX_INDEX)
+    reader = LibsvmReader(
+        zero_based=None if zero_based == "auto" else zero_based is True,
+        max_index=limit,
+        hash_bits=hash_bits,
+        label_weights=label_weights,
+        allow_nonfinite=allow_nonfinite,
+        skip_bad_rows=skip_bad_rows,
+    )
+    tell = _bytes_done(on_progress)
+    at_limit: Chunk | None = None  # the first chunk with an index that a base of 0 would refuse
 
-    chunks = found.chunks()
-    with DatasetWriter(resolve(dataset)) as writer:
-        first = next(chunks, None)
-        sample = None if first is None else parse(first)
-        dictionary = None if sample is None else Dictionary.build(_text_rows(sample))
+    def note(chunk: Chunk, total: Total) -> None:
+        nonlocal at_limit
+        if at_limit is None and total.max_index == n_features and total.max_index is not None:
+            at_limit = chunk
+        tell(chunk)
 
-        def encode(chunk: Chunk) -> tuple[int, _Encoded]:
-            text = sample if chunk is first and sample is not None else parse(chunk)
-            return chunk.end - chunk.begin, _encode(_text_rows(text), dictionary, text)
+    def ids(total: Total) -> Ids:
+        if hash_bits is not None:
+            return Ids(1 << hash_bits, hash_bits=hash_bits)
+        base = _base(zero_based, total)
+        needed = 0 if total.max_index is None else total.max_index + 1 - base
+        if n_features is None:
+            return Ids(needed if parent is None else max(needed, parent.n_features), base)
+        if needed > n_features and at_limit is not None:
+            reader.refuse_largest(at_limit)
+            raise DatasetError(f"{dataset}: its source changed while it was read")
+        return Ids(n_features, base)
 
-        done = 0
-        total = _Total()
-        work = chain([] if first is None else [first], chunks)
-        for n_bytes, part in ordered_map(encode, work, threads):
-            for block in part.blocks:
-                writer.add_block(*block)
-            total.add(part)
-            done += n_bytes
-            if on_progress is not None:
-                on_progress(done)
-        base = 0 if hash_bits is not None or zero_based is True else total.base(zero_based)
-        width = total.width(base, n_features, hash_bits, parent)
-        total.finish(
-            writer,
-            n_features=width,
-            index_base=base,
-            hash_bits=hash_bits,
-            positive_labels=positive_labels,
-            parent=parent,
-            dictionary=dictionary,
-            lineage=lineage,
-        )
-    if total.n_skipped:
-        notice(
-            f"{dataset}: {total.n_skipped} rows could not be read and were left out; "
-            f"the first: {total.first_skipped}"
-        )
-    return Dataset(dataset)
+    return write_dataset(
+        dataset,
+        reader.chunks(found),
+        reader.read,
+        ids,
+        lineage=lineage,
+        n_threads=threads,
+        positive_labels=positive_labels,
+        parent=parent,
+        on_part=note,
+    )
+
+
+def load_criteo(
+    source: Sources,
+    dataset: str,
+    bits: int | None = None,
+    *,
+    has_labels: bool | None = None,
+    skip_bad_rows: bool = False,
+    like: str | Dataset | None = None,
+    overwrite: bool = False,
+    n_threads: int | None = None,
+    on_progress: Progress | None = None,
+) -> Dataset:
+    """Turns rows of Criteo's click logs, of any size, into a data set, in bounded memory.
+
+    Rows are a label 0 or 1, 13 integer columns and 26 categories, parted by tabs (the logs as
+    published: no header, empty columns at the end of a row may be missing) or commas; a header
+    ``[Id,][Label,]I1..I13,C1..C26`` says which columns there are, and an id is passed over.
+
+    The integer columns become ids 0 to 12 with their values. A 0 is kept as an entry: it is not
+    the same as an empty cell, which becomes none. A category becomes an id in 13 .. 2**bits - 1
+    with value 1, by a fixed hash of its column and its bytes; where two of a row meet, the values
+    are summed.
+
+    Parameters
+    ----------
+    source : as for `load_libsvm`
+    dataset : bare name, path or URI of the data set to make
+    bits : int in 5..31, the data set has 2**bits features; by default 19, or what `like` has
+    has_labels : False for text without a header and without labels (a published test set); such
+        rows get the label 0, as do those whose header has no label
+    skip_bad_rows : leave rows out that cannot be read, and say how many
+    like : data set of Criteo rows whose bits this one shares (a test set's training set)
+    overwrite, n_threads, on_progress : as for `load_libsvm`
+
+    Returns
+    -------
+    Dataset. Loading the same source again with the same options reuses what is there.
+
+    Raises
+    ------
+    CriteoParseError : with file, line, column and byte of the first row that cannot be read
+    DatasetError : the name is taken
+    """
+    threads = _thread_count(n_threads)
+    if has_labels is not None:
+        has_labels = check_flag("has_labels", has_labels, "True, False or None")
+    found = Source.find(source)
+    parent = Dataset(like) if isinstance(like, str) else like
+    width = _bits_like(parent, bits)
+    lineage = {
+        "source": found.lineage(),
+        "options": {
+            "format": CRITEO,
+            "bits": width,
+            "has_labels": has_labels,
+            "skip_bad_rows": skip_bad_rows,
+            "like": None if parent is None else parent.id,
+        },
+    }
+    reused = existing(dataset, None if found.is_stdin else lineage, overwrite)
+    if reused is not None:
+        return reused
+    reader = CriteoReader(width, has_labels, skip_bad_rows)
+    tell = _bytes_done(on_progress)
+    return write_dataset(
+        dataset,
+        reader.chunks(found),
+        reader.read,
+        lambda _: Ids(1 << width, hash_bits=width, text_format=CRITEO),
+        lineage=lineage,
+        n_threads=threads,
+        parent=parent,
+        on_part=lambda chunk, _: tell(chunk),
+    )
 
 
 def load_csr(
@@ -236,29 +285,24 @@ def load_csr(
     weights = rows.weights
     if weights is not None and not (np.isfinite(weights) & (weights >= 0)).all():
         raise DatasetError("sample_weight must be finite numbers >= 0")
-    existing = _existing(dataset, None, overwrite)
-    if existing is not None:
-        return existing
-    lineage = {"source": [{"arrays": True}], "options": {}}
-    dictionary = Dictionary.build(rows)
-    with DatasetWriter(resolve(dataset)) as writer:
-        total = _Total()
-        for part in ordered_map(
-            lambda span: _encode(_slice(rows, *span), dictionary), _spans(rows.n_rows), threads
-        ):
-            for block in part.blocks:
-                writer.add_block(*block)
-            total.add(part)
-        total.finish(
-            writer,
-            n_features=rows.n_features,
-            hash_bits=None if parent is None else parent.manifest.hash_bits,
-            positive_labels=positive_labels,
-            parent=parent,
-            dictionary=dictionary,
-            lineage=lineage,
-        )
-    return Dataset(dataset)
+    reused = existing(dataset, None, overwrite)
+    if reused is not None:
+        return reused
+    ids = Ids(rows.n_features)
+    if parent is not None:
+        theirs = parent.manifest
+        ids = Ids(rows.n_features, 0, theirs.hash_bits, theirs.text_format)
+    return write_dataset(
+        dataset,
+        spans(rows.n_rows),
+        lambda span: Part(row_slice(rows, *span)),
+        lambda _: ids,
+        lineage={"source": [{"arrays": True}], "options": {}},
+        n_threads=threads,
+        positive_labels=positive_labels,
+        parent=parent,
+        sample=rows,
+    )
 
 
 def normalize(
@@ -306,174 +350,47 @@ def normalize(
         "source": [{"dataset": source.id}],
         "options": {"scaling": scaling, "scaling_id": fitted.id},
     }
-    existing = _existing(dst, lineage, overwrite)
-    if existing is not None:
-        return existing
-    base = source.manifest.index_base
+    reused = existing(dst, lineage, overwrite)
+    if reused is not None:
+        return reused
+    manifest = source.manifest
 
-    def scaled(block: Block) -> CSR:
-        return fitted.apply_rows(source.read_block(block))
+    def scaled(block: Block) -> Part:
+        return Part(_as_written(fitted.apply_rows(source.read_block(block)), manifest.index_base))
 
-    with DatasetWriter(resolve(dst)) as writer:
-        dictionary = None
-        if source.blocks:
-            dictionary = Dictionary.build(_as_written(scaled(source.blocks[0]), base))
-        total = _Total()
-        for part in ordered_map(
-            lambda block: _encode(_as_written(scaled(block), base), dictionary),
-            source.blocks,
-            threads,
-        ):
-            for block in part.blocks:
-                writer.add_block(*block)
-            total.add(part)
-            if on_progress is not None:
-                on_progress(writer.n_rows)
-        total.finish(
-            writer,
-            n_features=source.n_features,
-            index_base=base,
-            hash_bits=source.manifest.hash_bits,
-            parent=source,
-            dictionary=dictionary,
-            lineage=lineage,
-            scaling=fitted,
-        )
-    return Dataset(dst)
-
-
-class _Total:
-    """What the parts of a data set add up to."""
-
-    def __init__(self) -> None:
-        self.labels: Counter[float] = Counter()
-        self.label_weights: Counter[float] = Counter()
-        self.columns = ColumnStatistics.empty()
-        self.min_index: int | None = None
-        self.max_index: int | None = None
-        self.longest_row = 0
-        self.has_weights = False
-        self.n_skipped = 0
-        self.first_skipped: LibsvmParseError | None = None
-
-    def add(self, part: _Encoded) -> None:
-        self.labels.update(part.labels)
-        self.label_weights.update(part.label_weights)
-        if len(self.labels) > MOST_LABELS:
-            raise DatasetError(f"more than {MOST_LABELS} different labels; classes are needed")
-        self.columns = self.columns.merge(part.columns)
-        if part.min_index is not None and part.max_index is not None:
-            low, high = self.min_index, self.max_index
-            self.min_index = part.min_index if low is None else min(low, part.min_index)
-            self.max_index = part.max_index if high is None else max(high, part.max_index)
-        self.longest_row = max(self.longest_row, part.longest_row)
-        self.has_weights |= part.has_weights
-        self.n_skipped += part.n_skipped
-        self.first_skipped = self.first_skipped or part.first_skipped
-
-    def base(self, zero_based: bool | str) -> int:
-        """The id that counts as the first column."""
-        if zero_based == "auto":
-            return 0 if self.min_index == 0 else 1
-        return 0 if zero_based else 1
-
-    def width(
-        self, base: int, n_features: int | None, hash_bits: int | None, parent: Dataset | None
-    ) -> int:
-        needed = 0 if self.max_index is None else self.max_index + 1 - base
-        if hash_bits is not None:
-            return 1 << hash_bits
-        if n_features is None:
-            return needed if parent is None else max(needed, parent.n_features)
-        if needed > n_features:
-            raise DatasetError(
-                f"feature id {self.max_index} is beyond n_features={n_features} "
-                f"(ids start at {base}); raise n_features or leave it out"
-            )
-        return n_features
-
-    def finish(
-        self,
-        writer: DatasetWriter,
-        *,
-        n_features: int,
-        parent: Dataset | None,
-        dictionary: Dictionary | None,
-        lineage: dict[str, Any],
-        index_base: int = 0,
-        hash_bits: int | None = None,
-        positive_labels: Iterable[float] | None = None,
-        scaling: Scaling | None = None,
-    ) -> None:
-        if parent is not None:
-            label_map = parent.manifest.label_map
-            label_map.positives(np.fromiter(self.labels, np.float32))
-        else:
-            label_map = LabelMap.decide(self.labels, positive_labels)
-        writer.finish(
-            n_features=n_features,
-            longest_row=self.longest_row,
-            n_positive=sum(self.labels[label] for label in label_map.positive),
-            weight=sum(self.label_weights.values()),
-            positive_weight=sum(self.label_weights[label] for label in label_map.positive),
-            index_base=index_base,
-            hash_bits=hash_bits,
-            label_map=label_map,
-            has_weights=self.has_weights,
-            dictionary=dictionary,
-            columns=self.columns.shifted(index_base),
-            lineage=lineage,
-            scaling=scaling,
-        )
-
-
-def _text_rows(text: ParsedText) -> CSR:
-    """Parsed rows with their ids as written."""
-    width = 0 if text.max_index is None else text.max_index + 1
-    return CSR(text.labels, text.indptr, text.indices, text.data, width, text.weights)
-
-
-def _encode(rows: CSR, dictionary: Dictionary | None, text: ParsedText | None = None) -> _Encoded:
-    """Blocks of rows whose ids are as they shall be stored."""
-    blocks = []
-    for begin, end in _spans(rows.n_rows):
-        part = _slice(rows, begin, end)
-        raw = encode_block(
-            part.labels, part.indptr, part.indices, part.data, part.weights, dictionary
-        )
-        blocks.append((raw, part.n_rows, int(part.indptr[-1] - part.indptr[0])))
-    labels, label_weights = count_labels(rows.labels, rows.weights)
-    used = slice(int(rows.indptr[0]), int(rows.indptr[-1]))
-    columns = ColumnStatistics.scan(rows.indices[used], rows.data[used], rows.n_features)
-    return _Encoded(
-        blocks=blocks,
-        labels=labels,
-        label_weights=label_weights,
-        columns=columns,
-        min_index=int(columns.ids[0]) if len(columns.ids) else None,
-        max_index=int(columns.ids[-1]) if len(columns.ids) else None,
-        longest_row=int(np.diff(rows.indptr).max(initial=0)),
-        has_weights=rows.weights is not None,
-        n_skipped=0 if text is None else text.n_skipped,
-        first_skipped=None if text is None else text.first_skipped,
+    return write_dataset(
+        dst,
+        source.blocks,
+        scaled,
+        lambda _: Ids(
+            source.n_features, manifest.index_base, manifest.hash_bits, manifest.text_format
+        ),
+        lineage=lineage,
+        n_threads=threads,
+        parent=source,
+        scaling=fitted,
+        on_part=None if on_progress is None else lambda _, total: on_progress(total.n_rows),
     )
 
 
-def _spans(n_rows: int) -> Iterator[tuple[int, int]]:
-    for begin in range(0, n_rows, BLOCK_ROWS):
-        yield begin, min(begin + BLOCK_ROWS, n_rows)
+def _bytes_done(on_progress: Progress | None) -> Callable[[Chunk], None]:
+    """What adds up the chunks done."""
+    done = 0
+
+    def tell(chunk: Chunk) -> None:
+        nonlocal done
+        done += chunk.n_bytes
+        if on_progress is not None:
+            on_progress(done)
+
+    return tell
 
 
-def _slice(rows: CSR, begin: int, end: int) -> CSR:
-    """Rows [begin, end) as views; indptr keeps counting in the whole."""
-    return CSR(
-        rows.labels[begin:end],
-        rows.indptr[begin : end + 1],
-        rows.indices,
-        rows.data,
-        rows.n_features,
-        None if rows.weights is None else rows.weights[begin:end],
-    )
+def _base(zero_based: bool | str, total: Total) -> int:
+    """The id that counts as the first column."""
+    if zero_based == "auto":
+        return 0 if total.min_index == 0 else 1
+    return 0 if zero_based else 1
 
 
 def _as_written(rows: CSR, base: int) -> CSR:
@@ -495,6 +412,11 @@ def _text_like(
 ) -> tuple[bool | Literal["auto"], int | None]:
     """How text is read so that its ids mean what the parent's mean."""
     theirs = parent.manifest
+    if theirs.text_format != LIBSVM:
+        raise OptionError(
+            f"like={parent.name!r} is of {theirs.text_format} rows, whose ids LibSVM text does not "
+            "have"
+        )
     if hash_bits not in (None, theirs.hash_bits):
         raise OptionError(
             f"hash_bits={hash_bits} contradicts like={parent.name!r}, "
@@ -511,6 +433,19 @@ def _text_like(
     return base_is_zero, None
 
 
+def _bits_like(parent: Dataset | None, bits: int | None) -> int:
+    if parent is None:
+        return check_bits(DEFAULT_BITS if bits is None else bits)
+    theirs = parent.manifest
+    if theirs.text_format != CRITEO or theirs.hash_bits is None:
+        raise OptionError(f"like={parent.name!r} is not of Criteo rows")
+    if bits not in (None, theirs.hash_bits):
+        raise OptionError(
+            f"bits={bits} contradicts like={parent.name!r}, which has bits={theirs.hash_bits}"
+        )
+    return theirs.hash_bits
+
+
 def _labels_like(positive_labels: object) -> None:
     if positive_labels is not None:
         raise OptionError("positive_labels comes from like=; give only one of them")
@@ -525,33 +460,12 @@ def _scaling_of(parent: Dataset, scaling: str, source: Dataset) -> Scaling:
             f"scaling={scaling!r} contradicts like={parent.name!r}, which is {fitted.method!r}"
         )
     theirs, ours = parent.manifest, source.manifest
-    if (theirs.index_base, theirs.hash_bits) != (ours.index_base, ours.hash_bits):
+    if theirs.numbering != ours.numbering:
         raise DatasetError(
             f"{source.name} and {parent.name} count ids from different bases, or hash them "
             f"differently; load {source.name} again with like="
         )
     return fitted
-
-
-def _existing(name: str, lineage: dict[str, Any] | None, overwrite: bool) -> Dataset | None:
-    """The data set to reuse, or None if there is room for a new one."""
-    if not datasets.exists(name):
-        return None
-    try:
-        there = Dataset(name)
-    except DatasetError:
-        if overwrite:
-            return None
-        raise
-    if lineage is not None and there.manifest.lineage == lineage:
-        notice(f"{name}: reused, it was made of the same source with the same options")
-        return there
-    if not overwrite:
-        raise DatasetError(
-            f"{name}: a data set of this name was made of something else; "
-            "choose another name, or replace it with overwrite=True"
-        )
-    return None
 
 
 def _thread_count(n_threads: int | None) -> int:

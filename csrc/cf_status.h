@@ -27,6 +27,12 @@
     X(CF_E_VALUE_RANGE, "number is outside the range of float32")                                  \
     X(CF_E_BYTE, "NUL byte or stray carriage return")                                              \
     X(CF_E_QID, "qid is not a whole number, or not directly after the label")                      \
+    /* Criteo rows */                                                                              \
+    X(CF_E_CRITEO_COLUMNS, "wrong number of columns")                                              \
+    X(CF_E_CRITEO_LABEL, "label is not 0 or 1")                                                    \
+    X(CF_E_CRITEO_NUMBER, "integer column is not a number")                                        \
+    X(CF_E_CRITEO_QUOTE, "cell in quotes")                                                         \
+    X(CF_E_CRITEO_HEADER, "header is not [Id,][Label,]I1,..,I13,C1,..,C26")                        \
     /* blocks */                                                                                   \
     X(CF_E_TRUNCATED, "block ends early")                                                          \
     X(CF_E_MAGIC, "not a cirrus_fast block")                                                       \

@@ -98,11 +98,11 @@ def libsvm_range(const uint8_t[::1] text not None, size_t begin, size_t end):
     return first, last, n_rows, n_entries
 
 
-cdef object _parse_error(const uint8_t *text, cf_status status):
+cdef object _parse_error(const uint8_t *text, cf_status status, kind=_LibsvmParseError):
     cdef size_t line = 0, column = 0
     with nogil:
         cf_libsvm_locate(_kernels, text, status.offset, &line, &column)
-    return _LibsvmParseError(_reason(status), offset=status.offset, line=line, column=column)
+    return kind(_reason(status), offset=status.offset, line=line, column=column)
 
 
 def libsvm_fill(

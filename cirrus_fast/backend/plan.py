@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,12 @@ from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.labels import LabelMap
 from cirrus_fast.data.model import LinearModel
 from cirrus_fast.data.parallel import available_cores
+from cirrus_fast.data.storage import local_path
 from cirrus_fast.data.training_scale import TrainingScale
-from cirrus_fast.errors import DatasetError
+from cirrus_fast.errors import DatasetError, TrainingError
 from cirrus_fast.notices import notice_once
 from cirrus_fast.options import Options
-from cirrus_fast.runtime.minibatches import held_out_rows
+from cirrus_fast.runtime.minibatches import held_out_rows, share_of
 from cirrus_fast.runtime.params.local import LocalStore
 from cirrus_fast.runtime.worker import CHUNK_ROWS, WorkerSpec, most_entries
 
@@ -49,8 +49,11 @@ class TestRows:
     @classmethod
     def of(cls, parts: list[CSR], label_map: LabelMap) -> TestRows:
         labels = np.concatenate([part.labels for part in parts])
-        weights = [part.weights for part in parts if part.weights is not None]
-        return cls(parts, label_map.positives(labels), np.concatenate(weights) if weights else None)
+        given = [part.weights for part in parts if part.weights is not None]
+        weights = np.concatenate(given) if given else None
+        if weights is not None and not weights.any():
+            raise DatasetError("the test rows weigh nothing: their sample weights are all 0")
+        return cls(parts, label_map.positives(labels), weights)
 
     def measure(self, weights: Float32Array, intercept: float) -> tuple[float, float | None]:
         """(log-loss, AUC)"""
@@ -61,7 +64,24 @@ class TestRows:
             _kernels.logistic_margins(part.indptr, part.indices, part.data, weights, intercept, out)
             at += part.n_rows
         loss, total, _ = _kernels.logistic_loss(margins, self.positives, self.weights)
+        if not math.isfinite(loss):
+            raise TrainingError(self._blame())
         return loss / total, exact_auc(margins, self.positives, self.weights)
+
+    def _blame(self) -> str:
+        """Why the loss is no number: the column with the wildest values."""
+        part = max(self.parts, key=lambda rows: _size(rows).max(initial=-1))
+        if part.nnz == 0:
+            return "the test loss is not a finite number: lower learning_rate"
+        worst = int(np.argmax(_size(part)))
+        return (
+            f"the test loss is not a finite number; the likely cause is feature "
+            f"{part.indices[worst]} (0-based), with a value of {part.data[worst]:g} in a test row"
+        )
+
+
+def _size(rows: CSR) -> Float32Array:
+    return np.where(np.isnan(rows.data), np.float32(np.inf), np.abs(rows.data))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +96,7 @@ class Plan:
     model_size: int
     learning_rate: float
     class_weight: tuple[float, float]
-    shares: list[list[int]]  # block numbers, worker by worker
+    n_workers: int
 
     @classmethod
     def make(cls, options: Options) -> Plan:
@@ -84,6 +104,11 @@ class Plan:
         size = _model_size(options, dataset)
         holdout = _holdout(options, dataset)
         test = _test_rows(options, dataset, holdout)
+        if test is None and options.epsilon > 0:
+            few = f"{dataset.name}: has too few rows to hold any out"
+            if options.threshold_loss is not None:
+                raise DatasetError(f"{few}, and threshold_loss needs some; give test_dataset")
+            notice_once(f"{few}: all {options.epochs} epochs are trained")
         held_out = 0 if test is None or options.test_dataset else len(test.positives)
         n_train = dataset.n_rows - held_out
         if n_train == 0:
@@ -100,12 +125,8 @@ class Plan:
             class_weight=_class_weight(
                 options, n_train, dataset.manifest.n_positive - held_positive, dataset.name
             ),
-            shares=_shares(options, dataset, holdout, n_train),
+            n_workers=_worker_count(options, dataset, n_train),
         )
-
-    @property
-    def n_workers(self) -> int:
-        return len(self.shares)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -155,28 +176,35 @@ class Plan:
         exchange = 0
         if options.consistency == "bsp" and self.n_workers > 1:
             size = options.minibatch_size
-            exchange = max(most_entries(self.dataset, share, size) for share in self.shares)
-        return LocalStore.create(
-            options.optimizer,
-            self.learning_rate,
-            scale,
-            n_workers=self.n_workers,
-            intercept=intercept,
-            room=exchange,
-            shared=options.executor != "local",
-        )
+            shares = (share_of(self.dataset, i, self.n_workers) for i in range(self.n_workers))
+            exchange = max(most_entries(self.dataset, share, size) for share in shares)
+        try:
+            return LocalStore.create(
+                options.optimizer,
+                self.learning_rate,
+                scale,
+                n_workers=self.n_workers,
+                intercept=intercept,
+                room=exchange,
+                shared=options.executor != "local",
+            )
+        except (OSError, MemoryError, OverflowError) as error:
+            raise TrainingError(
+                f"no memory for a model of {self.model_size} weights ({error}): load the data with "
+                "hash_bits to have fewer"
+            ) from error
 
     def spec(self, task: str, worker: int, generation: int, param_store: str) -> WorkerSpec:
         options = self.options
         return WorkerSpec(
             task=task,
             worker=worker,
+            n_workers=self.n_workers,
             generation=generation,
-            dataset=str(Path(self.dataset.uri).resolve()),
+            dataset=str(local_path(self.dataset.uri).resolve()),
             dataset_id=self.dataset.id,
-            blocks=self.shares[worker],
             holdout_seed=self.holdout.seed,
-            holdout_shares=list(self.holdout.shares),
+            holdout_fraction=self.holdout.fraction,
             param_store=param_store,
             fit_intercept=options.fit_intercept,
             class_weight=self.class_weight,
@@ -199,6 +227,7 @@ class Plan:
             hash_bits=manifest.hash_bits,
             scaling=self.dataset.scaling,
             params=self.params,
+            text_format=manifest.text_format,
         )
 
 
@@ -233,6 +262,7 @@ def _test_rows(options: Options, dataset: Dataset, holdout: HoldOut) -> TestRows
             index_base=dataset.manifest.index_base,
             hash_bits=dataset.manifest.hash_bits,
             scaling=dataset.scaling,
+            text_format=dataset.manifest.text_format,
         )
         parts = list(blank.scorable(options.test_dataset))
         if not parts:
@@ -263,20 +293,16 @@ def _class_weight(
     return n_train / (2 * (n_train - n_positive)), n_train / (2 * n_positive)
 
 
-def _shares(options: Options, dataset: Dataset, holdout: HoldOut, n_train: int) -> list[list[int]]:
-    """Blocks dealt out in turn, so that workers get like parts of data that are sorted somehow."""
-    numbers = [
-        i for i, block in enumerate(dataset.blocks) if block.n_rows and holdout.shares[i] < 1
-    ]
+def _worker_count(options: Options, dataset: Dataset, n_train: int) -> int:
     alone = n_train < FEW_ROWS or options.consistency == "bsp"
     wanted = options.n_workers or (1 if alone else available_cores())
     most, why = wanted, ""
-    if len(numbers) < most:
-        most, why = len(numbers), f"the data set has {len(numbers)} blocks"
+    if len(dataset.blocks) < most:
+        most, why = len(dataset.blocks), f"the data set has {len(dataset.blocks)} blocks"
     if n_train < FEW_ROWS and options.consistency != "bsp":  # where nobody is late
         in_flight = max(1, int(MOST_IN_FLIGHT * n_train) // options.minibatch_size)
         if in_flight < most:
             most, why = in_flight, f"mini-batches in flight would be over 1 % of {n_train} rows"
     if most < wanted and options.n_workers is not None:
         notice_once(f"{dataset.name}: {most} of {wanted} workers are used, since {why}")
-    return [numbers[worker::most] for worker in range(most)]
+    return most

@@ -51,7 +51,8 @@ class ProcessExecutor(Executor):
             if self._closed:
                 raise RuntimeError("the executor is shut down")
             process = subprocess.Popen(
-                [sys.executable, "-m", "cirrus_fast.runtime.worker"],
+                # -P: not what happens to lie in the current folder.
+                [sys.executable, "-P", "-m", "cirrus_fast.runtime.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

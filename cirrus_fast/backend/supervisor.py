@@ -205,7 +205,7 @@ class _Watch:
                     self._save_checkpoint()
                 if self._paced:
                     self._store.allow(self._due_rows)
-            elif not self._futures:
+            elif not self._futures and self._store.rows < self._due_rows:
                 return "epochs"
 
     def _next_rows(self, rows: int) -> int:
@@ -256,8 +256,9 @@ class _Watch:
 
     def _gather(self) -> None:
         """Waits for the workers to end. What dies now is not replaced."""
-        wait(self._futures.values())
-        for worker, future in self._futures.items():
+        running = {w: f for w, f in self._futures.items() if not f.cancel()}
+        wait(running.values())
+        for worker, future in running.items():
             try:
                 self._reports.append(json.loads(future.result()))
             except (WorkerDiedError, BrokenExecutor):

@@ -27,8 +27,10 @@ COMMANDS = {
     "demo": ("demo", "Show the whole path on made-up data, in seconds."),
     "generate": ("datasets", "Write made-up click rows as LibSVM text."),
     "load": ("datasets", "Turn LibSVM text into a data set."),
+    "load-criteo": ("datasets", "Turn rows of Criteo's click logs into a data set."),
     "normalize": ("datasets", "Make a data set with scaled columns."),
     "info": ("datasets", "Show what a data set is."),
+    "export": ("datasets", "Write a data set as LibSVM text."),
     "ls": ("datasets", "List the data sets under the storage root."),
     "rm": ("datasets", "Delete data sets."),
     "train": ("models", "Train a model."),
@@ -59,7 +61,7 @@ class Root(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"cirrus_fast.cli.{COMMANDS[cmd_name][0]}")
-        found: click.Command = getattr(module, f"{cmd_name}_command")
+        found: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return found
 
     def resolve_command(

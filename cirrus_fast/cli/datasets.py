@@ -1,4 +1,4 @@
-"""The commands about data: generate, load, normalize, info, ls, rm."""
+"""The commands about data: generate, load, load-criteo, normalize, info, export, ls, rm."""
 
 from __future__ import annotations
 
@@ -125,10 +125,7 @@ def load_command(
     DATASET is the name, path or URI to make. Loading the same source again with the same options
     reuses what is there.
     """
-    from cirrus_fast.data.sources import Source
     from cirrus_fast.preprocessing import load_libsvm
-
-    n_bytes = Source.find(source).n_bytes()
 
     def load(tell: Callable[[int], object]) -> Dataset:
         return load_libsvm(
@@ -139,6 +136,60 @@ def load_command(
             **options,
         )
 
+    _show_load(source, dataset, load, as_json)
+
+
+@command("load-criteo")
+@click.argument("source", nargs=-1, required=True)
+@click.argument("dataset")
+@click.option(
+    "--bits",
+    type=click.IntRange(5, 31),
+    help="Hash categories so that there are 2^BITS features. [default: 19, or as --like has]",
+)
+@click.option(
+    "--labels/--no-labels",
+    "has_labels",
+    default=None,
+    help="Whether rows start with a label; without either, as the header says, or yes.",
+)
+@click.option(
+    "--skip-bad-rows", is_flag=True, help="Leave out rows that cannot be read, and say how many."
+)
+@click.option(
+    "--like", metavar="DATASET", help="Take the bits from this data set (for a test set)."
+)
+@click.option("--overwrite", is_flag=True, help="Replace another data set of this name.")
+@click.option(
+    "--n-threads", type=click.IntRange(1), help="Threads that parse; by default one per core."
+)
+def load_criteo_command(
+    source: tuple[str, ...], dataset: str, as_json: bool, **options: Any
+) -> None:
+    """Turn rows of Criteo's click logs into a data set.
+
+    A row is a label, 13 integers and 26 categories, parted by tabs or commas, with or without a
+    header. SOURCE is a file (.gz and .bz2 are unpacked), a pattern in quotes, or - for standard
+    input; DATASET is the name, path or URI to make.
+    """
+    from cirrus_fast.preprocessing import load_criteo
+
+    def load(tell: Callable[[int], object]) -> Dataset:
+        return load_criteo(source, dataset, on_progress=tell, **options)
+
+    _show_load(source, dataset, load, as_json)
+
+
+def _show_load(
+    source: tuple[str, ...],
+    dataset: str,
+    load: Callable[[Callable[[int], object]], Dataset],
+    as_json: bool,
+) -> None:
+    """Loads, and says what was made."""
+    from cirrus_fast.data.sources import Source
+
+    n_bytes = Source.find(source).n_bytes()
     made, seconds, reused = _timed(f"loading {dataset}", n_bytes, "bytes", load)
     if as_json:
         output.show_json(
@@ -246,6 +297,7 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
         "labels": manifest.label_map.to_json(),
         "index_base": manifest.index_base,
         "hash_bits": manifest.hash_bits,
+        "text_format": manifest.text_format,
         "sample_weights": manifest.has_weights,
         "scaling": _scaling(dataset),
         "bytes": dataset.n_bytes,
@@ -289,9 +341,10 @@ def info_command(dataset: str, as_json: bool) -> None:
         output.show_json(facts)
         return
     weights = f"{manifest.weight:,.6g}, {manifest.positive_weight:,.6g} of it positive"
-    ids = f"from {manifest.index_base}"
+    ids = f"ids from {manifest.index_base}"
     if manifest.hash_bits is not None:
-        ids = f"hashed to {manifest.hash_bits} bits"
+        hashed = "categories" if manifest.text_format == "criteo" else "ids"
+        ids = f"{hashed} hashed to {manifest.hash_bits} bits"
     about = facts["columns"]
     output.show_facts(
         {
@@ -300,7 +353,7 @@ def info_command(dataset: str, as_json: bool) -> None:
             "rows": f"{found.n_rows:,}",
             "labels": _labels(found),
             "sample weight": weights if manifest.has_weights else None,
-            "features": f"{found.n_features:,}, ids {ids}",
+            "features": f"{found.n_features:,}, {ids}",
             "columns": f"{stored:,} occur, {full:,} in every row, {about['in_one_row']:,} in one",
             "values": f"{about['min']:g} to {about['max']:g}" if stored else None,
             "entries": f"{manifest.nnz:,}, {manifest.nnz / max(1, found.n_rows):.1f} a row",
@@ -345,6 +398,40 @@ def _lineage(lineage: Any) -> str:
     }
     with_options = ", ".join(f"{name}={value}" for name, value in given.items())
     return ", ".join(sources) + (f", with {with_options}" if given else "")
+
+
+@command("export")
+@click.argument("dataset")
+@click.argument("path", type=click.Path(dir_okay=False))
+@click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
+@click.option(
+    "--n-threads", type=click.IntRange(1), help="Threads that format; by default one per core."
+)
+def export_command(
+    dataset: str, path: str, overwrite: bool, n_threads: int | None, as_json: bool
+) -> None:
+    """Write a data set as LibSVM text.
+
+    Labels and ids are as in the source (hashed ids hashed, scaled values scaled), sample weights
+    as label:weight. A PATH that ends in .gz or .bz2 is packed.
+    """
+    from cirrus_fast.data.dataset import Dataset
+    from cirrus_fast.export import export_libsvm
+
+    output.refuse_existing(path, overwrite)
+    found = Dataset(dataset)
+    began = time.perf_counter()
+    with output.progress(f"exporting {dataset}", found.n_rows, "rows") as tell:
+        export_libsvm(found, path, overwrite=overwrite, n_threads=n_threads, on_progress=tell)
+    seconds = time.perf_counter() - began
+    n_bytes = Path(path).stat().st_size
+    if as_json:
+        output.show_json({"path": path, "rows": found.n_rows, "bytes": n_bytes, "seconds": seconds})
+        return
+    rate = output.row_rate(found.n_rows, seconds)
+    click.echo(
+        f"{path}: {found.n_rows:,} rows, {output.size(n_bytes)} in {output.span(seconds)}, {rate}"
+    )
 
 
 @command("ls")

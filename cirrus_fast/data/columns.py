@@ -9,7 +9,8 @@ import hashlib
 import io
 import zipfile
 import zlib
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,27 @@ COLUMN = np.dtype(
 )
 assert COLUMN.itemsize == _kernels.COLUMN_BYTES
 
-# Up to this width a column's id is its place in a table; beyond, ids are renumbered first.
-_DENSE_WIDTH = 1 << 26
+# A column's id is its place in a table, if that is no longer than this or than so many times what
+# goes into it. Beyond, ids are renumbered first: a single large id must not cost gigabytes.
+_SHORT_TABLE = 1 << 20
+_FILLED_TABLE = 16
+# Up to this width distinct ids are found with a table of it, else by sorting.
+_LOCALIZED_WIDTH = 1 << 28
+
+
+def _fits_table(width: int, n_used: int) -> bool:
+    return width <= max(_SHORT_TABLE, _FILLED_TABLE * n_used)
+
+
+def _renumber(indices: UInt32Array, width: int) -> tuple[UInt32Array, UInt32Array]:
+    """The distinct indices, in any order, and each index's place among them."""
+    if width > _LOCALIZED_WIDTH:
+        ids, places = np.unique(indices, return_inverse=True)
+        return ids, places.astype(np.uint32)
+    table = np.empty(width, np.uint32)  # whose contents do not matter: only used pages cost memory
+    local, distinct = np.empty_like(indices), np.empty(len(indices) + 1, np.uint32)
+    n = _kernels.localize(indices, table, local, distinct)
+    return distinct[:n].copy(), local
 
 
 def _as_bytes(columns: npt.NDArray[np.void]) -> npt.NDArray[np.uint8]:
@@ -64,15 +84,16 @@ class ColumnStatistics:
     @classmethod
     def scan(cls, indices: UInt32Array, data: Float32Array, width: int) -> ColumnStatistics:
         """Statistics of entries whose indices are below `width`."""
-        if width <= _DENSE_WIDTH:
+        if width <= 2 * len(data):
             columns = _empty_columns(width)
             _kernels.columns_scan(indices, data, _as_bytes(columns))
             ids = np.flatnonzero(columns["count"]).astype(np.uint32)
             return cls(ids, columns[ids])
-        ids, local = np.unique(indices, return_inverse=True)
+        ids, local = _renumber(indices, width)
         columns = _empty_columns(len(ids))
-        _kernels.columns_scan(local.astype(np.uint32), data, _as_bytes(columns))
-        return cls(ids, columns)
+        _kernels.columns_scan(local, data, _as_bytes(columns))
+        order = np.argsort(ids)
+        return cls(ids[order], columns[order])
 
     def merge(self, other: ColumnStatistics) -> ColumnStatistics:
         """Statistics of both sets of rows together."""
@@ -87,6 +108,14 @@ class ColumnStatistics:
             _as_bytes(columns),
         )
         return ColumnStatistics(ids[:n].copy(), columns[:n].copy())
+
+    @classmethod
+    def merge_all(cls, parts: Sequence[ColumnStatistics]) -> ColumnStatistics:
+        """All of them merged, like with like, so that no long list is copied once for each."""
+        if len(parts) > 2:
+            middle = len(parts) // 2
+            parts = [cls.merge_all(parts[:middle]), cls.merge_all(parts[middle:])]
+        return parts[0].merge(parts[1]) if len(parts) == 2 else parts[0] if parts else cls.empty()
 
     def shifted(self, base: int) -> ColumnStatistics:
         """The same columns with `base` taken off every id."""
@@ -169,6 +198,7 @@ class Scaling:
     ids: UInt32Array
     shift: Float32Array
     divisor: Float32Array
+    _table: list[Float32Array] = field(default_factory=list, init=False, repr=False)
 
     @classmethod
     def fit(cls, method: str, statistics: ColumnStatistics, n_rows: int) -> Scaling:
@@ -210,7 +240,7 @@ class Scaling:
         """The scaled values of entries with 0-based indices; a new array."""
         out = np.empty_like(data)
         width = int(self.ids[-1]) + 1 if len(self.ids) else 0
-        if width <= _DENSE_WIDTH:
+        if _fits_table(width, len(self.ids)):
             _kernels.columns_scale(indices, data, self._pairs(width), out)
             return out
         place = np.minimum(np.searchsorted(self.ids, indices), len(self.ids) - 1)
@@ -223,11 +253,14 @@ class Scaling:
         return replace(rows, data=self.apply(rows.indices, rows.data))
 
     def _pairs(self, width: int) -> Float32Array:
-        pairs = np.empty((width, 2), np.float32)
-        pairs[:] = (0, 1)
-        pairs[self.ids, 0] = self.shift
-        pairs[self.ids, 1] = self.divisor
-        return pairs
+        """(shift, divisor) by id, made once: many blocks are scaled alike."""
+        if not self._table:
+            pairs = np.empty((width, 2), np.float32)
+            pairs[:] = (0, 1)
+            pairs[self.ids, 0] = self.shift
+            pairs[self.ids, 1] = self.divisor
+            self._table.append(pairs)
+        return self._table[0]
 
 
 def usable_divisor(divisor: npt.NDArray[np.float32]) -> Float32Array:

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cirrus_fast.data.blocks import Dictionary, decode_block
+from cirrus_fast._version import __version__
+from cirrus_fast.data.blocks import Dictionary, decode_block, read_header
 from cirrus_fast.data.columns import ColumnStatistics, Scaling, load_npz
 from cirrus_fast.data.csr import CSR
 from cirrus_fast.data.labels import LabelMap
@@ -58,6 +59,8 @@ class Manifest:
     """What a data set is. Written as JSON, with `blocks` grouped by shard.
 
     longest_row : entries of the row that has most
+    text_format : "libsvm" or "criteo": what text is read as whose ids are these
+    hash_bits : what that text's ids, or categories, are hashed to
     weight, positive_weight : sums of the sample weights (1 a row where there are none) of all rows
     and of the positive ones; the other fields say what they are
     """
@@ -79,7 +82,13 @@ class Manifest:
     lineage: Mapping[str, Any]
     scaling: str | None = None
     scaling_id: str | None = None
+    text_format: str = "libsvm"
     shard_sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def numbering(self) -> tuple[int, int | None, str]:
+        """What must be equal where ids are to mean the same."""
+        return self.index_base, self.hash_bits, self.text_format
 
     def to_json(self) -> bytes:
         shards: dict[str, dict[str, Any]] = {
@@ -102,6 +111,7 @@ class Manifest:
             "positive_weight": self.positive_weight,
             "index_base": self.index_base,
             "hash_bits": self.hash_bits,
+            "text_format": self.text_format,
             "labels": self.label_map.to_json(),
             "weights": self.has_weights,
             "dictionary": self.dictionary,
@@ -109,6 +119,7 @@ class Manifest:
             "scaling": self.scaling,
             "scaling_id": self.scaling_id,
             "lineage": dict(self.lineage),
+            "written_by": f"cirrus-fast {__version__}",
             "shards": list(shards.values()),
         }
         return (json.dumps(body, indent=1) + "\n").encode()
@@ -148,12 +159,15 @@ class Manifest:
                 lineage=body["lineage"],
                 scaling=body["scaling"],
                 scaling_id=body["scaling_id"],
+                text_format=body.get("text_format", "libsvm"),
                 shard_sizes=sizes,
             )
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, DatasetError):
                 raise
-            raise DatasetError(f"{where}: damaged manifest ({error}); load it again") from error
+            raise DatasetError(
+                f"{where}: damaged manifest ({error}); load it again with overwrite=True"
+            ) from error
         for what, good in (
             ("features", isinstance(manifest.n_features, int)),
             ("index_base", manifest.index_base in (0, 1)),
@@ -248,8 +262,7 @@ class Dataset:
         raw = self.read_bytes(block)
         with self.naming(block):
             rows = decode_block(raw, self.dictionary, base=self.manifest.index_base)
-            if (rows.n_rows, rows.nnz) != (block.n_rows, block.nnz):
-                raise BlockError("the block is not the one its manifest speaks of")
+            check_header(raw, block)
         if rows.n_features > self.n_features:
             raise DatasetError(f"{self.uri}: a feature id is beyond the manifest's width")
         return CSR(rows.labels, rows.indptr, rows.indices, rows.data, self.n_features, rows.weights)
@@ -262,6 +275,13 @@ class Dataset:
         """Removes the data set from storage: the manifest first, so it is never half there."""
         self._storage.delete(MANIFEST)
         sweep(self._storage, keep=())
+
+
+def check_header(raw: bytes, block: Block) -> None:
+    """Refuses a block that is not the one its manifest speaks of."""
+    header = read_header(raw)
+    if (header.n_rows, header.nnz) != (block.n_rows, block.nnz):
+        raise BlockError("the block is not the one its manifest speaks of")
 
 
 class _Naming:

@@ -42,6 +42,7 @@ class DatasetWriter:
         self._n_rows = 0
         self._nnz = 0
         self._finished = False
+        self._manifest: bytes | None = None
 
     def __enter__(self) -> DatasetWriter:
         return self
@@ -52,7 +53,7 @@ class DatasetWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._finished:
+        if self._finished or self._is_in_place():
             return
         if self._shard is not None:
             self._shard.abort()
@@ -60,6 +61,11 @@ class DatasetWriter:
             self._storage.delete(name)
         if not self._storage.names():
             self._storage.remove_folder()
+
+    def _is_in_place(self) -> bool:
+        """Whether the manifest was written after all, though the caller was interrupted then."""
+        written = self._manifest is not None and self._storage.exists(MANIFEST)
+        return written and self._storage.read(MANIFEST) == self._manifest
 
     @property
     def n_rows(self) -> int:
@@ -105,6 +111,7 @@ class DatasetWriter:
         positive_weight: float,
         index_base: int,
         hash_bits: int | None,
+        text_format: str,
         label_map: LabelMap,
         has_weights: bool,
         dictionary: Dictionary | None,
@@ -129,6 +136,7 @@ class DatasetWriter:
             positive_weight=positive_weight,
             index_base=index_base,
             hash_bits=hash_bits,
+            text_format=text_format,
             label_map=label_map,
             has_weights=has_weights,
             blocks=tuple(self._blocks),
@@ -141,6 +149,7 @@ class DatasetWriter:
             scaling_id=None if scaling is None else scaling.id,
             shard_sizes=self._sizes,
         )
-        self._storage.write(MANIFEST, manifest.to_json())
+        self._manifest = manifest.to_json()
+        self._storage.write(MANIFEST, self._manifest)
         self._finished = True
         sweep(self._storage, keep=self._written)

@@ -25,10 +25,12 @@ class HoldOut:
     Attributes
     ----------
     seed : int
+    fraction : of all rows, about; seed and fraction decide everything
     shares : per block, the share of its rows that is held out
     """
 
     seed: int
+    fraction: float
     shares: tuple[float, ...]
 
     @classmethod
@@ -41,7 +43,8 @@ class HoldOut:
             drawn = np.random.default_rng([seed, 1]).choice(len(blocks), wanted, replace=False)
             chosen = set(drawn.tolist())
             share = fraction * len(blocks) / wanted
-        return cls(seed, tuple(share if i in chosen else 0.0 for i in range(len(blocks))))
+        shares = tuple(share if i in chosen else 0.0 for i in range(len(blocks)))
+        return cls(seed, fraction, shares)
 
     @classmethod
     def default(cls, blocks: tuple[Block, ...], seed: int) -> HoldOut:
@@ -50,7 +53,7 @@ class HoldOut:
 
     @classmethod
     def none(cls, blocks: tuple[Block, ...]) -> HoldOut:
-        return cls(0, (0.0,) * len(blocks))
+        return cls.plan(blocks, 0.0, 0)
 
     def mask(self, i: int, block: Block) -> npt.NDArray[np.bool_]:
         """bool[n_rows], True for the held-out rows of the i-th block."""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from cirrus_fast import _kernels
 from cirrus_fast.data.columns import Scaling, load_npz
+from cirrus_fast.data.criteo import parse_criteo
 from cirrus_fast.data.csr import CSR, Float32Array
 from cirrus_fast.data.dataset import (
     Dataset,
@@ -24,6 +25,7 @@ from cirrus_fast.data.dataset import (
 )
 from cirrus_fast.data.evaluation import Evaluation
 from cirrus_fast.data.labels import LabelMap
+from cirrus_fast.data.reading import CRITEO, LIBSVM, CriteoReader, LibsvmReader, TextReader
 from cirrus_fast.data.rows import as_rows
 from cirrus_fast.data.storage import write_file
 from cirrus_fast.data.text import parse_libsvm
@@ -51,6 +53,7 @@ class LinearModel:
     hash_bits : int or None, how text ids are hashed
     scaling : Scaling or None, what raw rows go through before the weights
     params : what it was trained with, for the record
+    text_format : "libsvm" or "criteo", what text is read as
     """
 
     weights: Float32Array
@@ -60,6 +63,7 @@ class LinearModel:
     hash_bits: int | None = None
     scaling: Scaling | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    text_format: str = LIBSVM
 
     @property
     def n_features(self) -> int:
@@ -74,8 +78,9 @@ class LinearModel:
         """Margins, float32[n_rows].
 
         `data` is raw rows, which go through the model's scaling: a CSR, a SciPy sparse matrix, a
-        NumPy array, or LibSVM text as bytes; or a Dataset or the name of one, which must be raw or
-        have been scaled as the model's was. Columns the model never saw count as nothing.
+        NumPy array, or text as bytes (LibSVM text; Criteo rows for a model of such); or a Dataset
+        or the name of one, which must be raw or have been scaled as the model's was. Columns the
+        model never saw count as nothing.
         """
         parts = [self._margins(rows) for rows in self.scorable(data)]
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
@@ -117,9 +122,19 @@ class LinearModel:
         return Evaluation.of(np.concatenate(margins), np.concatenate(positives), weighed)
 
     def _parse(self, text: bytes | bytearray | memoryview) -> CSR:
+        if self.text_format == CRITEO:
+            return parse_criteo(text, self.hash_bits or 0)
         if self.hash_bits is not None:
             return parse_libsvm(text, hash_bits=self.hash_bits)
         return parse_libsvm(text, zero_based=self.index_base == 0)
+
+    def text_reader(self) -> TextReader:
+        """What reads text of any size as this model's training data was read."""
+        if self.text_format == CRITEO:
+            return CriteoReader(self.hash_bits or 0)
+        if self.hash_bits is not None:
+            return LibsvmReader(hash_bits=self.hash_bits)
+        return LibsvmReader(zero_based=self.index_base == 0)
 
     def _margins(self, rows: CSR) -> Float32Array:
         margins = np.empty(rows.n_rows, np.float32)
@@ -151,10 +166,12 @@ class LinearModel:
                 f"{dataset.name}: ids start at {manifest.index_base}, the model's at "
                 f"{self.index_base}; load it again with like= the training set"
             )
-        if manifest.hash_bits != self.hash_bits:
+        theirs = _hashing(manifest.hash_bits, manifest.text_format)
+        ours = _hashing(self.hash_bits, self.text_format)
+        if theirs != ours:
             raise DatasetError(
-                f"{dataset.name}: has {_hashing(manifest.hash_bits)}, the model has "
-                f"{_hashing(self.hash_bits)}; load it again with like= the training set"
+                f"{dataset.name}: has {theirs}, the model has {ours}; "
+                "load it again with like= the training set"
             )
         if manifest.scaling_id is None:
             return self.scaling
@@ -177,6 +194,7 @@ class LinearModel:
             "intercept": self.intercept,
             "index_base": self.index_base,
             "hash_bits": self.hash_bits,
+            "text_format": self.text_format,
             "labels": self.label_map.to_json(),
             "scaling_id": None if self.scaling is None else self.scaling.id,
             "params": dict(self.params),
@@ -212,6 +230,7 @@ class LinearModel:
                 hash_bits=header["hash_bits"],
                 scaling=scaling,
                 params=header["params"],
+                text_format=header.get("text_format", LIBSVM),
             )
         except (KeyError, ValueError, TypeError, IndexError) as error:
             if isinstance(error, ModelError):
@@ -258,8 +277,10 @@ class LinearModel:
         return fitted
 
 
-def _hashing(bits: int | None) -> str:
-    return "ids as written" if bits is None else f"ids hashed to {bits} bits"
+def _hashing(bits: int | None, text_format: str) -> str:
+    if bits is None:
+        return "ids as written"
+    return f"{'categories' if text_format == CRITEO else 'ids'} hashed to {bits} bits"
 
 
 def npz_bytes(arrays: Mapping[str, Any]) -> bytes:

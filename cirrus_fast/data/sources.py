@@ -1,4 +1,4 @@
-"""LibSVM text as a stream of chunks that end on row boundaries."""
+"""Text as a stream of chunks that end on row boundaries."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Chunk:
     """Text whose rows begin in [begin, end) of `buffer`.
 
     `offset` and `line` place the buffer's first byte in its source: bytes and lines before it.
+    `layout` is what the reader of the text learnt from the start of the source.
     """
 
     buffer: bytes | mmap.mmap
@@ -36,6 +37,15 @@ class Chunk:
     source: str
     offset: int = 0
     line: int = 0
+    layout: object = None
+
+    @property
+    def n_bytes(self) -> int:
+        return self.end - self.begin
+
+    @property
+    def starts_source(self) -> bool:
+        return self.offset == 0 and self.begin == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,4 +148,4 @@ def _stream(file: IO[bytes] | io.BufferedIOBase, source: str, chunk_bytes: int) 
         if not piece:
             return
         if len(held) > 64 * chunk_bytes:
-            raise DatasetError(f"{source}: no line end in {len(held)} bytes; is this LibSVM text?")
+            raise DatasetError(f"{source}: no line end in {len(held)} bytes; is this text?")

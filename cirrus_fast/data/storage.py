@@ -47,12 +47,13 @@ class Storage(Protocol):
     def remove_folder(self) -> None: ...
 
 
-def configure(*, storage: str | None) -> None:
+def configure(*, storage: str | os.PathLike[str] | None) -> None:
     """Sets the storage root that bare data set names lie under; None goes back to the default."""
     global _configured_root
-    if storage is not None:
-        check_scheme(storage)
-    _configured_root = storage
+    root = None if storage is None else os.fspath(storage)
+    if root is not None:
+        check_scheme(root)
+    _configured_root = root
 
 
 def storage_root() -> str:

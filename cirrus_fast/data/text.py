@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import warnings
 from collections.abc import Sequence
@@ -17,8 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cirrus_fast import _kernels
+from cirrus_fast.data.arguments import check_count, check_flag
 from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
-from cirrus_fast.errors import DatasetError, LibsvmParseError, OptionError, SkippedRowsWarning
+from cirrus_fast.errors import (
+    DatasetError,
+    LibsvmParseError,
+    OptionError,
+    ParseError,
+    SkippedRowsWarning,
+)
 
 Buffer = bytes | bytearray | memoryview | mmap | npt.NDArray[np.uint8]
 
@@ -64,6 +70,7 @@ def parse_text(
     end: int | None = None,
     *,
     zero_based: bool | None = None,
+    max_index: int = MAX_INDEX,
     hash_bits: int | None = None,
     label_weights: bool = False,
     allow_nonfinite: bool = False,
@@ -78,6 +85,7 @@ def parse_text(
     ----------
     buffer : contiguous bytes: bytes, bytearray, mmap, memoryview, uint8 array
     zero_based : False refuses index 0; indices are never shifted
+    max_index : larger indices, as written, are refused; without meaning with hash_bits
     hash_bits : as in `parse_libsvm`
     label_weights, allow_nonfinite, skip_bad_rows : as in `parse_libsvm`, but nothing is announced
 
@@ -89,20 +97,20 @@ def parse_text(
     -----
     GIL released. The buffer must not change meanwhile.
     """
-    text = _as_text(buffer)
-    begin, end = _check_range(begin, end, len(text))
+    text = as_text(buffer)
+    begin, end = check_range(begin, end, len(text))
     if zero_based is not None:
-        zero_based = _check_flag("zero_based", zero_based, "True, False or None")
-    hash_bits = _check_count("hash_bits", hash_bits, 1, 32)
+        zero_based = check_flag("zero_based", zero_based, "True, False or None")
+    hash_bits = check_count("hash_bits", hash_bits, 1, 32)
     spans = [_kernels.libsvm_range(text, begin, end)]
     settings = _Settings(
         refuse_zero=zero_based is False,
         hash_bits=hash_bits or 0,
         base=0,
-        max_id=MAX_INDEX,
-        weights=_check_flag("label_weights", label_weights),
-        nonfinite=_check_flag("allow_nonfinite", allow_nonfinite),
-        skip=_check_flag("skip_bad_rows", skip_bad_rows),
+        max_id=max_index,
+        weights=check_flag("label_weights", label_weights),
+        nonfinite=check_flag("allow_nonfinite", allow_nonfinite),
+        skip=check_flag("skip_bad_rows", skip_bad_rows),
     )
     return _parse_spans(text, spans, settings)
 
@@ -151,12 +159,12 @@ def parse_libsvm(
     -----
     GIL released. The buffer must not change meanwhile.
     """
-    text = _as_text(buffer)
+    text = as_text(buffer)
     if not (isinstance(zero_based, str) and zero_based == "auto"):
-        zero_based = _check_flag("zero_based", zero_based, 'True, False or "auto"')
-    n_features = _check_count("n_features", n_features, 0, 2**32)
-    hash_bits = _check_count("hash_bits", hash_bits, 1, 32)
-    if _check_count("n_threads", n_threads, 1, 1024) is None:
+        zero_based = check_flag("zero_based", zero_based, 'True, False or "auto"')
+    n_features = check_count("n_features", n_features, 0, 2**32)
+    hash_bits = check_count("hash_bits", hash_bits, 1, 32)
+    if check_count("n_threads", n_threads, 1, 1024) is None:
         raise OptionError("n_threads=None: give a whole number from 1 to 1024")
     if hash_bits is not None and n_features not in (None, 2**hash_bits):
         raise OptionError(
@@ -172,9 +180,9 @@ def parse_libsvm(
         # "auto" bets on one-based text, by far the more common, and settles it at the end.
         base=int(hash_bits is None and zero_based is not True),
         max_id=limit,
-        weights=_check_flag("label_weights", label_weights),
-        nonfinite=_check_flag("allow_nonfinite", allow_nonfinite),
-        skip=_check_flag("skip_bad_rows", skip_bad_rows),
+        weights=check_flag("label_weights", label_weights),
+        nonfinite=check_flag("allow_nonfinite", allow_nonfinite),
+        skip=check_flag("skip_bad_rows", skip_bad_rows),
     )
     spans = _cut(text, min(n_threads, max(1, len(text) // MIN_BYTES_PER_THREAD)))
     parsed = _parse_spans(text, spans, settings)
@@ -205,8 +213,8 @@ def parse_libsvm(
 
 
 def rebase(
-    error: LibsvmParseError, *, offset: int, line: int | None = None, source: str | None = None
-) -> LibsvmParseError:
+    error: ParseError, *, offset: int, line: int | None = None, source: str | None = None
+) -> ParseError:
     """The error of a chunk as an error of the file or object it was cut from.
 
     Parameters
@@ -218,7 +226,7 @@ def rebase(
     Use it as ``raise rebase(error, ...) from error``.
     """
     known = line is not None and error.line is not None
-    return LibsvmParseError(
+    return type(error)(
         error.reason,
         offset=error.offset + offset,
         line=error.line + line - 1 if error.line is not None and line is not None else None,
@@ -248,7 +256,7 @@ def write_libsvm(
     GIL released while formatting. Not kept: trailing columns without entries (parse with
     n_features) and the payload of NaNs (parse with allow_nonfinite=True).
     """
-    base = 0 if _check_flag("zero_based", zero_based) else 1
+    base = 0 if check_flag("zero_based", zero_based) else 1
     if isinstance(file, str | os.PathLike):
         with Path(file).open("wb") as opened:
             _write(csr, opened, base)
@@ -369,11 +377,11 @@ def _parse_spans(text: memoryview, spans: Sequence[_Span], settings: _Settings) 
         row += rows_filled
         entry += entries_filled
     return ParsedText(
-        labels=_trim(labels, row),
-        indptr=_trim(indptr, row + 1),
-        indices=_trim(indices, entry),
-        data=_trim(data, entry),
-        weights=None if weights is None else _trim(weights, row),
+        labels=trim(labels, row),
+        indptr=trim(indptr, row + 1),
+        indices=trim(indices, entry),
+        data=trim(data, entry),
+        weights=None if weights is None else trim(weights, row),
         min_index=min((part[2] for part in filled if part[2] is not None), default=None),
         max_index=max((part[3] for part in filled if part[3] is not None), default=None),
         n_skipped=sum(part[4] for part in filled),
@@ -385,14 +393,14 @@ def _move(array: npt.NDArray[Any], source: int, target: int, n: int) -> None:
     array[target : target + n] = array[source : source + n]
 
 
-def _trim(array: npt.NDArray[_Scalar], n: int) -> npt.NDArray[_Scalar]:
+def trim(array: npt.NDArray[_Scalar], n: int) -> npt.NDArray[_Scalar]:
     """The first n items; a copy only where a view would keep much more memory reserved."""
     if n == len(array):
         return array
     return array[:n].copy() if 2 * n < len(array) else array[:n]
 
 
-def _as_text(buffer: Buffer) -> memoryview:
+def as_text(buffer: Buffer) -> memoryview:
     try:
         view = memoryview(buffer)  # type: ignore[arg-type]  # mypy: arrays are buffers too
     except TypeError:
@@ -403,30 +411,10 @@ def _as_text(buffer: Buffer) -> memoryview:
     return view.cast("B")
 
 
-def _check_range(begin: int, end: int | None, n: int) -> tuple[int, int]:
-    last = _check_count("end", end, 0, n)
+def check_range(begin: int, end: int | None, n: int) -> tuple[int, int]:
+    last = check_count("end", end, 0, n)
     last = n if last is None else last
-    first = _check_count("begin", begin, 0, last)
+    first = check_count("begin", begin, 0, last)
     if first is None:
         raise OptionError("begin=None: give a byte of the buffer")
     return first, last
-
-
-def _check_flag(name: str, value: object, choices: str = "True or False") -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise OptionError(f"{name}={value!r}: give {choices}")
-    return bool(value)
-
-
-def _check_count(name: str, value: object, low: int, high: int) -> int | None:
-    if value is None:
-        return None
-    try:
-        if isinstance(value, bool | np.bool_):
-            raise TypeError
-        count = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        count = low - 1
-    if not low <= count <= high:
-        raise OptionError(f"{name}={value!r}: give a whole number from {low} to {high}")
-    return count

@@ -16,7 +16,7 @@ import numpy as np
 from cirrus_fast import _kernels
 from cirrus_fast.data.blocks import decode_block_into
 from cirrus_fast.data.csr import CSR, UInt32Array
-from cirrus_fast.data.dataset import Block, Dataset
+from cirrus_fast.data.dataset import Block, Dataset, check_header
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.training_scale import TrainingScale
 
@@ -40,6 +40,12 @@ class ReadTimes:
 
     storage_read: float = 0.0
     decode: float = 0.0
+
+
+def share_of(dataset: Dataset, worker: int, n_workers: int) -> list[int]:
+    """Numbers of a worker's blocks: dealt out in turn, so that workers get like parts of data that
+    are sorted somehow."""
+    return list(range(worker, len(dataset.blocks), n_workers))
 
 
 def decoded_bytes(block: Block) -> int:
@@ -118,6 +124,7 @@ class MiniBatches:
             self.times.storage_read += read - started
             at, of = slice(row, row + block.n_rows), slice(entry, entry + block.nnz)
             with dataset.naming(block):
+                check_header(raw, block)
                 decode_block_into(
                     raw,
                     dataset.dictionary,

@@ -23,7 +23,7 @@ from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.errors import CirrusFastError, TrainingError
 from cirrus_fast.runtime.bsp import Rounds, make_scratch
-from cirrus_fast.runtime.minibatches import MiniBatches
+from cirrus_fast.runtime.minibatches import MiniBatches, share_of
 from cirrus_fast.runtime.params.local import Port, connect
 
 # Rows given to the kernel at once: some milliseconds, so that stopping and reporting are prompt
@@ -39,16 +39,16 @@ def most_entries(dataset: Dataset, blocks: list[int], minibatch_size: int) -> in
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpec:
-    """All that a worker is told. `blocks` are numbers into the data set's blocks."""
+    """All that a worker is told; which rows are its own follows from it."""
 
     task: str
     worker: int
+    n_workers: int
     generation: int
     dataset: str
     dataset_id: str
-    blocks: list[int]
     holdout_seed: int
-    holdout_shares: list[float]
+    holdout_fraction: float
     param_store: str
     fit_intercept: bool
     class_weight: tuple[float, float]
@@ -99,10 +99,11 @@ class _Worker:
         dataset = Dataset(spec.dataset)
         if dataset.id != spec.dataset_id:
             raise TrainingError(f"{spec.dataset}: was replaced after the run began")
-        holdout = HoldOut(spec.holdout_seed, tuple(spec.holdout_shares))
+        holdout = HoldOut.plan(dataset.blocks, spec.holdout_fraction, spec.holdout_seed)
+        self._blocks = share_of(dataset, spec.worker, spec.n_workers)
         self._stream = MiniBatches(
             dataset,
-            spec.blocks,
+            self._blocks,
             holdout,
             self._store.scale,
             spec.worker_size,
@@ -117,7 +118,7 @@ class _Worker:
             negative_weight=spec.class_weight[0],
             positive_weight=spec.class_weight[1],
         )
-        room = most_entries(dataset, spec.blocks, spec.minibatch_size)
+        room = most_entries(dataset, self._blocks, spec.minibatch_size)
         self._scratch = make_scratch(self._store.layout.n_ids, room)
         self._port = Port(
             self._store,
@@ -127,7 +128,7 @@ class _Worker:
             strict=spec.consistency != "async",
         )
         self._rounds = None
-        if spec.consistency == "bsp" and self._store.layout.n_workers > 1:
+        if spec.consistency == "bsp" and spec.n_workers > 1:
             self._rounds = Rounds(self._port, self._model)
         self._report = WorkerReport(spec.worker)
         self._report.start_up = time.perf_counter() - self._started
@@ -146,7 +147,7 @@ class _Worker:
 
     def _epochs(self) -> None:
         """From where this worker, or the one whose place it took, stands to the last epoch."""
-        rows_an_epoch = self._stream.count(self._spec.blocks)
+        rows_an_epoch = self._stream.count(self._blocks)
         if rows_an_epoch == 0:
             return
         first, skip = divmod(self._port.rows, rows_an_epoch)

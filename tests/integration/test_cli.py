@@ -66,7 +66,7 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def command(*args: object) -> list[str]:
-    return [sys.executable, "-m", "cirrus_fast", *map(str, args)]
+    return [sys.executable, "-P", "-m", "cirrus_fast", *map(str, args)]
 
 
 def error_line(result: Result) -> str:

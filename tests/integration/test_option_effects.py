@@ -34,7 +34,7 @@ def example(n_rows=N_ROWS, seed=0, noise=1.0):
 @pytest.fixture(autouse=True)
 def small_blocks(storage_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The data sets "d" and "other", in blocks of 256 rows."""
-    monkeypatch.setattr("cirrus_fast.preprocessing.BLOCK_ROWS", 256)
+    monkeypatch.setattr("cirrus_fast.data.loading.BLOCK_ROWS", 256)
     load_csr(example(), None, "d")
     load_csr(example(seed=5), None, "other", like="d")
     return storage_root
@@ -173,9 +173,10 @@ def test_threshold_loss():
 
 
 def test_timeout():
-    result = train(timeout=0.2, epochs=1_000_000)
-    assert result.stop_reason == "timeout"
-    assert 0 < result.rows_processed < 1_000_000 * N_ROWS
+    short, long = (train(timeout=seconds, epochs=1_000_000) for seconds in (0.2, 1.0))
+    for result in (short, long):
+        assert result.stop_reason == "timeout"
+    assert 0 < short.rows_processed < long.rows_processed < 1_000_000 * N_ROWS
 
 
 def test_checkpoint_interval(small_blocks):

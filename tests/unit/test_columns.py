@@ -116,8 +116,26 @@ def test_ids_over_all_of_uint32_need_no_table_of_that_width():
 def test_wide_and_narrow_ids_give_the_same(monkeypatch):
     ids, data = entries()
     narrow = scan(ids, data, 40)
-    monkeypatch.setattr(columns_module, "_DENSE_WIDTH", 8)
+    monkeypatch.setattr(columns_module, "_fits_table", lambda _width, _n_used: False)
     assert_same(scan(ids, data, 40), narrow)
+
+
+def test_a_single_large_id_costs_no_table(monkeypatch):
+    """A table for 60 million columns would be 1.4 GB, for each chunk of text and each thread."""
+    monkeypatch.setattr(columns_module, "_empty_columns", limited(columns_module._empty_columns))
+    found = scan([60_000_000, 1], [2, 4], 60_000_001)
+    assert found.ids.tolist() == [1, 60_000_000]
+    scaling = Scaling.fit(MAX_ABS_SCALING, found, 3)
+    monkeypatch.setattr(Scaling, "_pairs", None)
+    assert apply(scaling, [60_000_000, 1, 5], [1, 1, 1]).tolist() == [0.5, 0.25, 1]
+
+
+def limited(function):
+    def checked(n):
+        assert n < 1 << 21
+        return function(n)
+
+    return checked
 
 
 def test_merging_parts_gives_the_whole():
@@ -308,7 +326,7 @@ def test_wide_scalings_equal_narrow_ones(monkeypatch):
     asked = np.array([0, 39, 5, 41, 2**32 - 1, 5], np.uint32)
     values = np.array([1, -1, 0.5, 7, 3e38, 0], F32)
     narrow = scaling.apply(asked, values)
-    monkeypatch.setattr(columns_module, "_DENSE_WIDTH", 8)
+    monkeypatch.setattr(columns_module, "_fits_table", lambda _width, _n_used: False)
     np.testing.assert_array_equal(scaling.apply(asked, values), narrow)
     assert scaling.apply(asked[:0], values[:0]).shape == (0,)
 

@@ -147,7 +147,7 @@ def test_hash_bits_fold_ids_as_the_parser_does(source: Path) -> None:
 
 def test_n_features_widens_and_refuses_what_is_beyond(source: Path) -> None:
     assert load_libsvm(source, "wide", n_features=100).n_features == 100
-    with pytest.raises(DatasetError, match="feature id 4 is beyond n_features=3"):
+    with pytest.raises(LibsvmParseError, match=r"feature index is too large \(line 4, column 8"):
         load_libsvm(source, "narrow", n_features=3)
     assert list_datasets() == ["wide"]
 
@@ -345,7 +345,7 @@ def test_positive_labels_choose_among_many_classes(tmp_path: Path) -> None:
 def test_real_valued_labels_are_taken_for_a_mistake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cirrus_fast.preprocessing.MOST_LABELS", 20)
+    monkeypatch.setattr("cirrus_fast.data.loading.MOST_LABELS", 20)
     (tmp_path / "l.svm").write_text("".join(f"{i}.5 1:1\n" for i in range(30)))
     with pytest.raises(DatasetError, match="more than 20 different labels"):
         load_libsvm(tmp_path / "l.svm", "l")
@@ -490,7 +490,7 @@ def test_a_failed_load_keeps_folders_that_were_there_before(
 def tiny_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small chunks, blocks and shards, so that little text needs many of each."""
     monkeypatch.setattr(Source.chunks, "__defaults__", (512,))
-    monkeypatch.setattr("cirrus_fast.preprocessing.BLOCK_ROWS", 16)
+    monkeypatch.setattr("cirrus_fast.data.loading.BLOCK_ROWS", 16)
     monkeypatch.setattr(dataset_writer, "SHARD_BYTES", 400)
 
 
@@ -579,9 +579,9 @@ def test_a_limit_on_file_size_is_an_error_like_a_full_disk(
 _KILLED_WHILE_LOADING = """
 import os, signal, sys
 from cirrus_fast import load_libsvm
-from cirrus_fast.data import dataset_writer
+from cirrus_fast.data import dataset_writer, loading
 dataset_writer.SHARD_BYTES = 400
-load_libsvm.__globals__["BLOCK_ROWS"] = 16
+loading.BLOCK_ROWS = 16
 real, shards = dataset_writer.DatasetWriter._close_shard, 0
 def close(self):
     global shards

@@ -205,13 +205,17 @@ class LocalStore:
         return int(self.slots[worker]["granted"])
 
     def wait(self, rows: float, timeout: float) -> int:
-        """Waits until this many rows are done, at most `timeout` seconds; returns the rows done."""
+        """Waits until this many rows are done or all workers are, at most `timeout` seconds;
+        returns the rows done."""
         until = time.monotonic() + timeout
         while True:
+            finished = (self.slots["state"] == FINISHED).all()  # before its rows are looked at
             done = self.rows
             if done >= rows or time.monotonic() >= until:
                 return done
             time.sleep(NAP_S)
+            if finished:
+                return done
 
     def snapshot(self) -> tuple[Float32Array, float]:
         """Weights for the data as given, float32[n_ids], and the intercept."""
