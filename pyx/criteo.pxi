@@ -1,7 +1,5 @@
 """cf_criteo.h: rows of Criteo's click logs to CSR."""
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t
-
 from cirrus_fast.errors import CriteoParseError as _CriteoParseError
 
 cdef extern from "<stdbool.h>" nogil:
@@ -116,8 +114,10 @@ def criteo_fill(
     cdef cf_criteo_options options
     cdef cf_criteo_rows rows
     cdef cf_status status
+    cdef _Memory memory
     if not first <= last <= n:
         raise ValueError("need first <= last <= len(text)")
+    _need_lines(text, first, last)
     if row_ends.shape[0] != labels.shape[0] or data.shape[0] != indices.shape[0]:
         raise ValueError("outputs disagree in length")
     if not CF_CRITEO_MIN_BITS <= bits <= CF_CRITEO_MAX_BITS:
@@ -128,10 +128,10 @@ def criteo_fill(
         return 0, 0, 0, None
     rows.row_room = <size_t>labels.shape[0]
     rows.entry_room = <size_t>indices.shape[0]
-    rows.labels = &labels[0] if rows.row_room else NULL
-    rows.row_ends = &row_ends[0] if rows.row_room else NULL
-    rows.indices = &indices[0] if rows.entry_room else NULL
-    rows.data = &data[0] if rows.entry_room else NULL
+    rows.labels = _f32_out(labels)
+    rows.row_ends = _i64_out(row_ends)
+    rows.indices = _u32_out(indices)
+    rows.data = _f32_out(data)
     rows.n_rows = rows.n_entries = rows.n_skipped = 0
     options.layout.separator = separator
     options.layout.has_id = has_id
@@ -140,6 +140,13 @@ def criteo_fill(
     options.flags = CF_CRITEO_SKIP if skip else 0
     options.bits = bits
     cdef const uint8_t *p = &text[0]
+    memory.n = 0
+    _writes(&memory, rows.labels, 4 * rows.row_room)
+    _writes(&memory, rows.row_ends, 8 * rows.row_room)
+    _writes(&memory, rows.indices, 4 * rows.entry_room)
+    _writes(&memory, rows.data, 4 * rows.entry_room)
+    _reads(&memory, p, n)
+    _need_apart(&memory)
     with nogil:
         status = cf_criteo_fill(&options, p, n, first, last, &rows)
     if status.code == CF_E_ROOM:

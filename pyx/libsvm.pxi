@@ -105,6 +105,13 @@ cdef object _parse_error(const uint8_t *text, cf_status status, kind=_LibsvmPars
     return kind(_reason(status), offset=status.offset, line=line, column=column)
 
 
+cdef int _need_lines(const uint8_t[::1] text, size_t first, size_t last) except -1:
+    cdef size_t n = <size_t>text.shape[0]
+    return _need((first == 0 or first == n or text[first - 1] == 10)
+                 and (last == 0 or last == n or text[last - 1] == 10),
+                 "first and last must be starts of lines")
+
+
 def libsvm_fill(
     const uint8_t[::1] text not None,
     size_t first,
@@ -137,8 +144,7 @@ def libsvm_fill(
     cdef _Memory memory
     if not first <= last <= n:
         raise ValueError("need first <= last <= len(text)")
-    if (0 < first < n and text[first - 1] != 10) or (0 < last < n and text[last - 1] != 10):
-        raise ValueError("first and last must be starts of lines")
+    _need_lines(text, first, last)
     if row_ends.shape[0] != labels.shape[0] or data.shape[0] != indices.shape[0]:
         raise ValueError("outputs disagree in length")
     if weights is not None and weights.shape[0] != labels.shape[0]:

@@ -56,6 +56,11 @@ def test_probabilities_of_any_margin_lie_between_0_and_1_or_are_nan() -> None:
 N_ROWS, NNZ, N_IDS, ROOM = 3, 8, 10, 8
 TEXT = b"1 1:1 4:2\n0 2:1 3:0.5 7:1\n1 1:1 8:1 9:1\n"
 
+CLICKS = b"".join(
+    b",".join([label, *[b"%d" % i for i in range(13)], *[b"68fd1e64"] * 26]) + b"\n"
+    for label in (b"1", b"0")
+)
+
 Call = tuple[Callable[..., object], dict[str, Any]]
 
 
@@ -118,6 +123,10 @@ def fill(**arguments: Any) -> object:
     return _kernels.libsvm_fill(**arguments, **flags)
 
 
+def criteo_fill(**arguments: Any) -> object:
+    return _kernels.criteo_fill(**arguments, has_id=False, has_label=True, skip=False)
+
+
 def calls() -> dict[str, Call]:
     """Every kernel that takes arrays, with arguments it takes."""
     sizes = _kernels.dictionary_build_sizes(NNZ, 100)
@@ -137,6 +146,7 @@ def calls() -> dict[str, Call]:
         "base": 0,
     }
     return {
+        "number_read": (_kernels.number_read, {"text": np.frombuffer(b"1.5e3", U8)}),
         "libsvm_range": (
             _kernels.libsvm_range,
             {"text": np.frombuffer(TEXT, U8), "begin": 0, "end": 9},
@@ -144,6 +154,32 @@ def calls() -> dict[str, Call]:
         "libsvm_fill": (fill, {**filled, "scratch": None, "hash_bits": 0, "max_id": 100}),
         "libsvm_fill hashed": (fill, {**filled, "hash_bits": 3, "max_id": -1}),
         "libsvm_write": (_kernels.libsvm_write, {**rows(), "begin": 0, "end": N_ROWS, "base": 1}),
+        "criteo_id": (
+            _kernels.criteo_id,
+            {"column": 1, "cell": np.frombuffer(b"68fd1e64", U8), "bits": 19},
+        ),
+        "criteo_layout": (
+            _kernels.criteo_layout,
+            {"text": np.frombuffer(CLICKS, U8), "has_label": True},
+        ),
+        "criteo_range": (
+            _kernels.criteo_range,
+            {"text": np.frombuffer(CLICKS, U8), "begin": 0, "end": 9},
+        ),
+        "criteo_fill": (
+            criteo_fill,
+            {
+                "text": np.frombuffer(CLICKS, U8),
+                "first": 0,
+                "last": len(CLICKS),
+                "labels": np.empty(2, F32),
+                "row_ends": np.empty(2, I64),
+                "indices": np.empty(78, U32),
+                "data": np.empty(78, F32),
+                "separator": ord(","),
+                "bits": 19,
+            },
+        ),
         "csr_take": (
             _kernels.csr_take,
             {
@@ -288,6 +324,8 @@ def calls() -> dict[str, Call]:
 
 SCRATCH = ("table", "local", "distinct", "weights", "gradient", "touches")
 NAMES = sorted(calls())
+# They take numbers, or nothing.
+HARMLESS = {"active_impl", "implementations", "libsvm_hash", "number_format", "status_texts"}
 
 
 def arrays_of(arguments: dict[str, Any]) -> list[str]:
@@ -337,6 +375,12 @@ def variants(name: str, arguments: dict[str, Any]) -> Iterator[object]:
                 yield changed
 
 
+def test_every_kernel_is_tried() -> None:
+    tried = {name.split()[0].split(".")[0] for name in NAMES}
+    there = {name for name in dir(_kernels) if callable(getattr(_kernels, name))}
+    assert tried | HARMLESS == {name for name in there if not name.startswith("_")}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_valid_arguments_are_taken(name: str) -> None:
     function, arguments = calls()[name]
@@ -369,6 +413,7 @@ WRITES = {
     "block_encode": ("scratch",),
     "dictionary_build": ("scratch", "out"),
     "libsvm_fill hashed": ("labels", "row_ends", "indices", "data", "weights", "scratch"),
+    "criteo_fill": ("labels", "row_ends", "indices", "data"),
     "TrainScratch": SCRATCH,
 }
 
@@ -485,6 +530,7 @@ def test_positions_that_would_overflow_are_refused(base: int) -> None:
 
 @pytest.mark.parametrize(("first", "last"), [(1, 10), (0, 9), (10, 27), (3, 3)])
 def test_parsing_begins_and_ends_with_lines(first: int, last: int) -> None:
-    function, arguments = calls()["libsvm_fill"]
-    with pytest.raises(ValueError, match="starts of lines"):
-        function(**{**arguments, "first": first, "last": last})
+    for name in ("libsvm_fill", "criteo_fill"):
+        function, arguments = calls()[name]
+        with pytest.raises(ValueError, match="starts of lines"):
+            function(**{**arguments, "first": first, "last": last})
