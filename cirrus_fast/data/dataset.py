@@ -175,6 +175,14 @@ class Manifest:
         ):
             if not good:
                 raise DatasetError(f"{where}: damaged manifest ({what} is {body[what]!r})")
+        numbers = (n for b in blocks for n in (b.offset, b.n_bytes, b.n_rows, b.nnz))
+        if not all(isinstance(n, int) and n >= 0 for n in numbers):
+            raise DatasetError(f"{where}: damaged manifest (a block with impossible numbers)")
+        named = [*sizes, manifest.columns, manifest.dictionary or "", manifest.scaling or ""]
+        for other in named:
+            # A manifest from elsewhere must not lead out of its folder.
+            if not isinstance(other, str) or "/" in other or other in (".", ".."):
+                raise DatasetError(f"{where}: damaged manifest (an object named {other!r})")
         if first_row != manifest.n_rows or sum(b.nnz for b in blocks) != manifest.nnz:
             raise DatasetError(f"{where}: damaged manifest (its blocks do not add up)")
         return manifest

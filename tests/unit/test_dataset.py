@@ -679,6 +679,12 @@ def test_a_truncated_manifest_is_refused_at_every_length(source: Path, storage_r
         ("index_base", "1", "damaged manifest"),
         ("index_base", 2, "damaged manifest"),
         ("columns", None, "damaged manifest"),
+        ("columns", "../../columns.npz", "an object named '../../columns.npz'"),
+        ("dictionary", "/etc/passwd", "an object named '/etc/passwd'"),
+        ("dictionary", 5, "an object named 5"),
+        ("shards", [{"object": "../x", "bytes": 0, "blocks": [[0, 9, 4, 7]]}], "named '../x'"),
+        ("shards", [{"object": "x", "bytes": 0, "blocks": [[-1, 9, 4, 7]]}], "impossible"),
+        ("shards", [{"object": "x", "bytes": 0, "blocks": [[0, 9, 4.0, 7]]}], "impossible"),
     ],
 )
 def test_an_edited_manifest_is_refused_with_its_place(
