@@ -16,7 +16,7 @@ check: ## style, types, warnings, spelling
 	ruff format --check .
 	mypy
 	clang-format --dry-run -Werror $(C_FILES)
-	set -e; for file in csrc/*.c; do $${CC:-cc} -std=c11 -O3 -ffp-contract=off -Wall -Wextra -Wconversion -Werror -c $$file -o /dev/null; done
+	set -e; for file in csrc/*.c tests/core/*.c tests/fuzz/*.c; do $${CC:-cc} -std=c11 -O3 -ffp-contract=off -Icsrc -Wall -Wextra -Wconversion -Werror -c $$file -o /dev/null; done
 	codespell README.md CHANGELOG.md docs csrc pyx cirrus_fast tests/unit tests/property tests/integration bench
 
 asan: ## the tests with the core under AddressSanitizer and UBSan, in an environment of its own

@@ -101,13 +101,17 @@ static uint64_t identity_of(const uint8_t *data, size_t n) {
     return hash != 0 ? hash : 1;
 }
 
+/* Steps past taken slots while n keys go into a hash, of which real ones need about n / 2. Keys
+ * made to meet would need n^2 / 2, minutes for a few megabytes. */
+static uint64_t most_steps(uint32_t n) { return (UINT64_C(1) << 26) + 64 * (uint64_t)n; }
+
 /* Ids of all tiers, and the hash that finds them. */
 static cf_status read_ids(const uint8_t *data, const header *h, cf_dictionary *d, uint32_t *ids,
                           uint64_t *slots) {
     const uint8_t *stream = data + CF_DICTIONARY_HEADER;
     const uint64_t end = 8 * (uint64_t)h->ids_bytes;
     const uint64_t mask = ((uint64_t)1 << d->id_slot_bits) - 1;
-    uint64_t position = 0;
+    uint64_t position = 0, steps_left = most_steps(h->n_ids);
     for (uint64_t i = 0; i <= mask; i++)
         slots[i] = CF_NO_SLOT;
     for (unsigned t = 0; t <= h->n_tiers; t++) {
@@ -124,8 +128,8 @@ static cf_status read_ids(const uint8_t *data, const header *h, cf_dictionary *d
             ids[rank] = (uint32_t)id;
             uint64_t s = ((uint32_t)id * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - d->id_slot_bits);
             for (; slots[s] != CF_NO_SLOT; s = (s + 1) & mask)
-                if ((uint32_t)slots[s] == id)
-                    return cf_fail(CF_E_CORRUPT, offset); /* the id has two ranks */
+                if ((uint32_t)slots[s] == id || steps_left-- == 0)
+                    return cf_fail(CF_E_CORRUPT, offset); /* the id has two ranks, or see above */
             slots[s] = id | (uint64_t)rank << 32 | (uint64_t)t << 60;
         }
     }
@@ -139,6 +143,7 @@ static cf_status read_tables(const uint8_t *data, const header *h, cf_dictionary
                              uint64_t *slots) {
     const size_t tables_at = CF_DICTIONARY_HEADER + (size_t)h->ids_bytes;
     uint32_t next_rank = 0, begin = 0;
+    uint64_t steps_left = most_steps(h->n_values);
     for (uint32_t i = 0; i < h->n_tables; i++) {
         const size_t offset = tables_at + 8 * (size_t)i;
         const uint8_t *entry = data + offset;
@@ -171,8 +176,9 @@ static cf_status read_tables(const uint8_t *data, const header *h, cf_dictionary
     for (uint32_t i = 0; i < h->n_tables; i++)
         for (uint32_t v = tables[i].begin; v < tables[i].begin + tables[i].n; v++) {
             uint64_t s = cf_dictionary_value_slot(d, i, values[v]);
-            while (slots[s] != 0)
-                s = (s + 1) & mask;
+            for (; slots[s] != 0; s = (s + 1) & mask)
+                if (steps_left-- == 0)
+                    return cf_fail(CF_E_CORRUPT, tables_at + 8 * (size_t)i);
             slots[s] = (uint64_t)values[v] << 32 | (v + 1);
         }
     return cf_ok();

@@ -62,7 +62,8 @@ typedef struct {
 cf_status cf_dictionary_measure(const uint8_t *data, size_t n, size_t *n_words);
 
 /* Checks everything and fills `memory`, which begins with the cf_dictionary itself and must stay
- * where it is. CF_E_CHECKSUM is not reported when skip_checksum is set (for fuzzing only). */
+ * where it is. Ids or values made to meet in a hash, so that reading would take minutes, are
+ * CF_E_CORRUPT. CF_E_CHECKSUM is not reported when skip_checksum is set (for fuzzing only). */
 cf_status cf_dictionary_parse(const cf_kernels *kernels, const uint8_t *data, size_t n,
                               int skip_checksum, uint64_t *memory, size_t n_words);
 

@@ -21,6 +21,7 @@ const char *const fuzz_words[] = {"0",
                                   "inf",
                                   "infinity",
                                   "nan(",
+                                  "nan(0x7ff)",
                                   ")",
                                   "00000000",
                                   "99999999",
@@ -48,7 +49,12 @@ size_t fuzz_seed(size_t i, uint8_t *out, size_t room) {
                                     0x1p-1022,  0x1p-126,  0x1p-149,      0x1p0,
                                     0x1p53,     0x1p63,    0x1p64,        0x1.8p900,
                                     0x1.8p-300, 0x1p1023,  0x1.fffffep127};
-    if (i >= 4 * (sizeof HALVES / sizeof *HALVES))
+    if (i == 0) { /* a point behind all the digits that can matter */
+        const int n = snprintf((char *)out, room, "%0900d.5e-884", 0);
+        memcpy(out, "9007199254740993", 16);
+        return (size_t)n;
+    }
+    if (--i >= 4 * (sizeof HALVES / sizeof *HALVES))
         return 0;
     const double below = HALVES[i / 4], above = nextafter(below, INFINITY);
     const long double half = ((long double)below + (long double)above) / 2;

@@ -41,10 +41,11 @@ def sanitizers(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 def run(program: Path, *arguments: object, found: Path) -> subprocess.CompletedProcess[str]:
     # Leak checking needs ptrace, which some containers refuse: run_sanitized.sh does that.
-    options = "detect_leaks=0:quarantine_size_mb=4"
+    options = {"ASAN_OPTIONS": "detect_leaks=0:quarantine_size_mb=4", "FUZZ_FOUND": str(found)}
+    ours = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "UBSAN_OPTIONS")}
     return subprocess.run(
         [program, *map(str, arguments)],
-        env={**os.environ, "ASAN_OPTIONS": options, "FUZZ_FOUND": str(found)},
+        env=ours | options,
         capture_output=True,
         text=True,
         check=False,

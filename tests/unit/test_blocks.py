@@ -397,6 +397,35 @@ def test_refuses_hostile_dictionaries(
         Dictionary.from_bytes(patched(serialised, offset, layout, value))
 
 
+def serialised_dictionary(ids: np.ndarray, n_values: int) -> bytes:
+    """One coded tier of these ids as gaps of 32 bits; the first has a table of equal values."""
+    gaps = (np.diff(ids.astype(np.int64), prepend=-1) - 1).astype("<u4").tobytes()
+    tables = struct.pack("<IHBB", 0, n_values, 15, 0) if n_values else b""
+    sizes = (0, len(ids), 0, 0, 0, 0, len(tables) // 8, n_values, len(gaps))
+    header = struct.pack("<HH9I6B14x", 1, 0, *sizes, 1, 0, 32, 0, 0, 0)
+    body = header + gaps + tables + bytes(4 * n_values + 16)
+    return patched(b"CFD1" + struct.pack("<II", 0, len(body) + 12) + body, 12, "<H", 1)
+
+
+def test_keys_made_to_meet_in_a_hash_are_refused_soon() -> None:
+    # Reading them would take n^2 / 2 steps; a dictionary of 4 MB would take minutes.
+    ids = np.arange(1 << 22, dtype=np.uint64)
+    ids = ids[ids * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(56) == 0]
+    for colliding, n_values in [(ids, 0), (ids[:1], 30_000)]:
+        few = serialised_dictionary(colliding[:5000], min(n_values, 5000))
+        assert len(Dictionary.from_bytes(few)) == len(colliding[:5000])
+        with pytest.raises(BlockError, match="contradict"):
+            Dictionary.from_bytes(serialised_dictionary(colliding, n_values))
+
+
+def test_more_exceptions_than_entries_are_refused(make_rows: Callable[..., CSR]) -> None:
+    rows = make_rows("ones", 5)
+    block, more = bytearray(encode(rows)), rows.nnz + 1
+    block[-16:-16] = bytes(8 * more)
+    with pytest.raises(BlockError, match=r"contradict.* \(byte 44\)"):
+        decode_block(patched(patched(bytes(block), 8, "<I", len(block)), 44, "<I", more))
+
+
 def test_arrays_of_a_dictionary_and_block_must_fit(make_rows: Callable[..., CSR]) -> None:
     rows = make_rows("ones", 5)
     arrays = [np.empty_like(a) for a in (rows.labels, rows.indptr, rows.indices, rows.data)]
