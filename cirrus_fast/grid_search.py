@@ -116,7 +116,12 @@ class GridSearch:
         """
         results = GridResults()
         for point, task in zip(self._points, self._tasks, strict=True):
-            trial = _trial(point, task)
+            try:
+                trial = _trial(point, task)
+            except KeyboardInterrupt:
+                if not results:
+                    raise
+                break
             results.append(trial)
             if on_trial is not None:
                 on_trial(trial)

@@ -64,4 +64,8 @@ class Run:
 
     def result(self, timeout: float | None = None) -> TrainResult:
         """Waits for the end, at most `timeout` seconds; raises what the run raised."""
-        return self._outcome.result(timeout)
+        try:
+            return self._outcome.result(timeout)
+        except KeyboardInterrupt:  # the first Ctrl-C ends the run with what there is
+            self.stop()
+            return self._outcome.result(timeout)

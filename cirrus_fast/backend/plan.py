@@ -97,6 +97,7 @@ class Plan:
     learning_rate: float
     class_weight: tuple[float, float]
     n_workers: int
+    dataset_path: str  # in full, so that a change of folder during the run is of no account
 
     @classmethod
     def make(cls, options: Options) -> Plan:
@@ -126,6 +127,7 @@ class Plan:
                 options, n_train, dataset.manifest.n_positive - held_positive, dataset.name
             ),
             n_workers=_worker_count(options, dataset, n_train),
+            dataset_path=str(local_path(dataset.uri).resolve()),
         )
 
     @property
@@ -156,20 +158,11 @@ class Plan:
         rows = max(CHUNK_ROWS, round(FREE_LEAD * self.n_train / self.n_workers))
         return -(-rows // options.minibatch_size)
 
-    def create_store(self) -> LocalStore:
+    def create_store(self, task: str) -> LocalStore:
         options, manifest = self.options, self.dataset.manifest
         negative, positive = self.class_weight
         positive_mass = positive * manifest.positive_weight
         mass = positive_mass + negative * (manifest.weight - manifest.positive_weight)
-        scale = TrainingScale.of(
-            self.dataset.columns,
-            self.model_size,
-            self.dataset.n_rows,
-            optimizer=options.optimizer,
-            l1=options.l1,
-            l2=options.l2,
-            mean_weight=mass / self.dataset.n_rows,
-        )
         intercept = 0.0
         if options.fit_intercept and 0 < positive_mass < mass:  # start at the base rate
             intercept = math.log(positive_mass / (mass - positive_mass))
@@ -179,6 +172,15 @@ class Plan:
             shares = (share_of(self.dataset, i, self.n_workers) for i in range(self.n_workers))
             exchange = max(most_entries(self.dataset, share, size) for share in shares)
         try:
+            scale = TrainingScale.of(
+                self.dataset.columns,
+                self.model_size,
+                self.dataset.n_rows,
+                optimizer=options.optimizer,
+                l1=options.l1,
+                l2=options.l2,
+                mean_weight=mass / self.dataset.n_rows,
+            )
             return LocalStore.create(
                 options.optimizer,
                 self.learning_rate,
@@ -186,6 +188,7 @@ class Plan:
                 n_workers=self.n_workers,
                 intercept=intercept,
                 room=exchange,
+                task=task,
                 shared=options.executor != "local",
             )
         except (OSError, MemoryError, OverflowError) as error:
@@ -201,7 +204,7 @@ class Plan:
             worker=worker,
             n_workers=self.n_workers,
             generation=generation,
-            dataset=str(local_path(self.dataset.uri).resolve()),
+            dataset=self.dataset_path,
             dataset_id=self.dataset.id,
             holdout_seed=self.holdout.seed,
             holdout_fraction=self.holdout.fraction,

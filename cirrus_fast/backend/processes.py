@@ -21,7 +21,7 @@ from typing import Any
 
 import cirrus_fast
 from cirrus_fast import errors
-from cirrus_fast.errors import CirrusFastError, TrainingError
+from cirrus_fast.errors import TrainingError
 from cirrus_fast.runtime.worker import run_worker
 
 _LAST_WORDS = 2000
@@ -97,7 +97,7 @@ class ProcessExecutor(Executor):
             self._processes.discard(process)
         try:
             future.set_result(_report(answer, process.returncode, "".join(said)))
-        except CirrusFastError as error:
+        except BaseException as error:
             future.set_exception(error)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -125,7 +125,7 @@ def _report(answer: str, status: int, said: str) -> str:
         parsed = json.loads(answer)
     except ValueError:
         words = said.strip()[-_LAST_WORDS:]
-        cause = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        cause = f"signal {_signal_name(-status)}" if status < 0 else f"exit status {status}"
         tail = f"; its last words: {words}" if words else ""
         raise WorkerDiedError(f"a worker process died ({cause}){tail}") from None
     if "error" in parsed:
@@ -135,9 +135,16 @@ def _report(answer: str, status: int, said: str) -> str:
     return json.dumps(parsed["report"])
 
 
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # the real-time ones have none
+        return str(number)
+
+
 def _takes_text(kind: Any) -> bool:
     """Whether an error class can be made of its message alone."""
-    return kind not in (errors.LibsvmParseError, errors.KernelError)
+    return not issubclass(kind, errors.ParseError | errors.KernelError)
 
 
 def _environment() -> dict[str, str]:

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Event
 
 from cirrus_fast.backend.checkpoint import Best, Checkpoint
@@ -57,7 +56,7 @@ class Supervisor:
         began = time.perf_counter()
         plan = Plan.make(self._options)
         task = uuid.uuid4().hex[:12]
-        store = plan.create_store()
+        store = plan.create_store(task)
         try:
             with (
                 _executor(plan, task, store) as (executor, url),
@@ -231,6 +230,8 @@ class _Watch:
             if not future.done():
                 continue
             del self._futures[worker]
+            if isinstance(future.exception(), KeyboardInterrupt):  # Ctrl-C in a pool's process
+                raise KeyboardInterrupt
             try:
                 self._reports.append(json.loads(future.result()))
             except BrokenExecutor as error:
@@ -259,10 +260,13 @@ class _Watch:
         running = {w: f for w, f in self._futures.items() if not f.cancel()}
         wait(running.values())
         for worker, future in running.items():
-            try:
+            error = future.exception()
+            if error is None:
                 self._reports.append(json.loads(future.result()))
-            except (WorkerDiedError, BrokenExecutor):
+            elif isinstance(error, WorkerDiedError | BrokenExecutor | KeyboardInterrupt):
                 self._repeated += self._store.begun(worker)
+            else:
+                raise error
 
     # Measuring and stopping
 
@@ -367,4 +371,4 @@ class _Watch:
 
 
 def _checkpoint_path(task: str) -> str:
-    return str(Path(local_path(storage_root())) / "checkpoints" / f"{task}.npz")
+    return str(local_path(storage_root()).resolve() / "checkpoints" / f"{task}.npz")

@@ -22,6 +22,7 @@ from cirrus_fast.data.dataset import (
 )
 from cirrus_fast.data.labels import LabelMap
 from cirrus_fast.data.storage import ObjectWriter, open_storage
+from cirrus_fast.errors import DatasetError
 
 
 class DatasetWriter:
@@ -149,6 +150,12 @@ class DatasetWriter:
             scaling_id=None if scaling is None else scaling.id,
             shard_sizes=self._sizes,
         )
+        gone = [written for written in self._written if not self._storage.exists(written)]
+        if gone:
+            raise DatasetError(
+                f"{self._storage.uri}: {gone[0]} vanished while this data set was written; is "
+                "another load of the same name under way? Load it again when that is done"
+            )
         self._manifest = manifest.to_json()
         self._storage.write(MANIFEST, self._manifest)
         self._finished = True

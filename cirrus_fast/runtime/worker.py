@@ -95,7 +95,7 @@ class _Worker:
     def __init__(self, spec: WorkerSpec) -> None:
         self._started = time.perf_counter()
         self._spec = spec
-        self._store = connect(spec.param_store)
+        self._store = connect(spec.param_store, spec.task)
         dataset = Dataset(spec.dataset)
         if dataset.id != spec.dataset_id:
             raise TrainingError(f"{spec.dataset}: was replaced after the run began")

@@ -246,16 +246,16 @@ def test_a_program_without_main_guard_runs_worker_processes(
 
 def test_a_store_out_of_reach_says_so() -> None:
     with pytest.raises(TrainingError, match="must run on the supervisor's machine"):
-        connect("shared:/proc/self/fd/9999")
+        connect("shared:/proc/self/fd/9999", "t")
 
 
 def test_a_shared_store_is_seen_by_both_sides() -> None:
     from cirrus_fast.data.training_scale import TrainingScale
 
     scale = TrainingScale(np.full(10, 2, np.float32), None)
-    store = LocalStore.create("ftrl", 0.1, scale, n_workers=2, intercept=0.5, shared=True)
+    store = LocalStore.create("ftrl", 0.1, scale, n_workers=2, intercept=0.5, task="t", shared=True)
     try:
-        other = connect(shared_url(store, inherited=False))
+        other = connect(shared_url(store, inherited=False), "t")
         assert other.layout == store.layout == Layout(**vars_of(store.layout))
         other.state[4] = 7
         other.stop()

@@ -552,9 +552,9 @@ def test_a_data_set_replaced_under_a_run_is_noticed(monkeypatch):
     load_csr(clicks(), None, "d")
     real = worker_module.connect
 
-    def replaced(url):
+    def replaced(url, task):
         load_csr(clicks(seed=1), None, "d", overwrite=True)
-        return real(url)
+        return real(url, task)
 
     monkeypatch.setattr(worker_module, "connect", replaced)
     with pytest.raises(TrainingError, match="was replaced after the run began"):

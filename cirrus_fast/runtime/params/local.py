@@ -66,6 +66,8 @@ class Layout:
     penalized: bool
     n_workers: int
     room: int  # entries of a mini-batch that workers exchange; 0 outside bsp
+    task: str  # of the run: a worker left over from another must not train this model
+    owner: int  # process id of the supervisor
     magic: str = _MAGIC
 
     def sections(self) -> dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]]:
@@ -125,6 +127,7 @@ class LocalStore:
         n_workers: int,
         intercept: float = 0.0,
         room: int = 0,
+        task: str = "",
         shared: bool = False,
     ) -> LocalStore:
         """A model at 0 but for the intercept. `shared` makes it reachable from other processes."""
@@ -135,6 +138,8 @@ class LocalStore:
             penalized=scale.penalties is not None,
             n_workers=n_workers,
             room=room,
+            task=task,
+            owner=os.getpid(),
         )
         n_bytes = layout.sections()["end"][0]
         descriptor = _memory_file(n_bytes) if shared else -1
@@ -196,7 +201,7 @@ class LocalStore:
         it. What the older one had begun may be learnt from twice: see `begun`."""
         slot = self.slots[worker]
         slot["state"] = WAITING
-        slot["granted"] = 0
+        slot["granted"] = slot["ready"] = slot["merged"] = 0
         slot["generation"] += 1
         return int(slot["generation"])
 
@@ -241,6 +246,8 @@ class Port:
         self._generation = generation
         self._staleness = staleness
         self._strict = strict
+        self._owner_due = 0.0
+        self._owner_gone = False
         if not self.fenced:
             self._slot["state"] = ACTIVE
 
@@ -251,7 +258,16 @@ class Port:
 
     @property
     def stopping(self) -> bool:
-        return bool(self.store.control["stop"]) or self.fenced
+        return bool(self.store.control["stop"]) or self.fenced or self._orphaned()
+
+    def _orphaned(self) -> bool:
+        """Whether the supervisor's process is gone; looked up now and then."""
+        now = time.monotonic()
+        if now >= self._owner_due:
+            self._owner_due = now + 1.0
+            owner = self.store.layout.owner
+            self._owner_gone = owner != os.getpid() and not _runs(owner)
+        return self._owner_gone
 
     @property
     def rows(self) -> int:
@@ -320,10 +336,12 @@ def shared_url(store: LocalStore, *, inherited: bool) -> str:
     return f"{_SHARED}/proc/{owner}/fd/{store.descriptor}"
 
 
-def connect(url: str) -> LocalStore:
-    """The store at a URL that `publish` or `shared_url` gave."""
+def connect(url: str, task: str) -> LocalStore:
+    """The store of a run at a URL that `publish` or `shared_url` gave."""
     if url.startswith(_MEMORY):
-        return _published[url.removeprefix(_MEMORY)]
+        if task not in _published:
+            raise TrainingError(f"run {task} is over")
+        return _published[task]
     path = url.removeprefix(_SHARED)
     try:
         descriptor = os.open(path, os.O_RDWR)
@@ -339,7 +357,20 @@ def connect(url: str) -> LocalStore:
     header = json.loads(buffer[:_HEADER_BYTES].rstrip(b"\0"))
     if header.get("magic") != _MAGIC:
         raise TrainingError(f"{path} is not a shared model of this version of cirrus-fast")
-    return LocalStore(buffer, Layout(**header))
+    layout = Layout(**header)
+    if layout.task != task:
+        raise TrainingError(f"run {task} is over, and another has its place")
+    return LocalStore(buffer, layout)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _memory_file(n_bytes: int) -> int:
