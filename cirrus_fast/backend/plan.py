@@ -105,6 +105,11 @@ class Plan:
         size = _model_size(options, dataset)
         holdout = _holdout(options, dataset)
         test = _test_rows(options, dataset, holdout)
+        if test is None and options.test_fraction is not None:
+            raise DatasetError(
+                f"{dataset.name}: test_fraction={options.test_fraction} of {dataset.n_rows} rows "
+                "is none; raise it"
+            )
         if test is None and options.epsilon > 0:
             few = f"{dataset.name}: has too few rows to hold any out"
             if options.threshold_loss is not None:

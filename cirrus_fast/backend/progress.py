@@ -25,6 +25,8 @@ class Reporter(Protocol):
 
 def reporter(wanted: bool | None, total_rows: int) -> Reporter:
     """`wanted` None: only if standard error is a terminal."""
+    if sys.stderr is None:  # a daemon, or a window without a console
+        return Silent()
     terminal = sys.stderr.isatty()
     if wanted is False or (wanted is None and not terminal):
         return Silent()

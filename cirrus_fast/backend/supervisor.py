@@ -153,10 +153,11 @@ class _Watch:
             reason = "interrupted"
         store.stop()
         self._gather()
+        # Before the closing measurement, which a run that goes on would not make here.
+        self._save_checkpoint()
         last = None
         if store.rows > self._rows_measured or not self._history:
             last = self._measure()
-        self._save_checkpoint()
         if last is not None:
             for callback in options.callbacks:
                 callback(last)

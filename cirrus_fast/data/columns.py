@@ -263,7 +263,11 @@ class Scaling:
         return self._table[0]
 
 
+# Below, what is divided or divided by it may leave the range of float32.
+SMALLEST_DIVISOR = 1e-36
+
+
 def usable_divisor(divisor: npt.NDArray[np.float32]) -> Float32Array:
     """1 in place of what nothing can be divided by: a constant column, or one with infinities."""
-    usable = np.isfinite(divisor) & (divisor > 0)
+    usable = np.isfinite(divisor) & (divisor > SMALLEST_DIVISOR)
     return np.where(usable, divisor, np.float32(1)).astype(np.float32)

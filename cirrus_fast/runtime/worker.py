@@ -242,6 +242,8 @@ def main() -> int:
         answer = {"report": json.loads(run_worker(spec))}
     except (CirrusFastError, MemoryError) as error:
         answer = {"error": [type(error).__name__, str(error)]}
+    except Exception as error:  # a fault of ours or of the machine; another try would not help
+        answer = {"error": ["TrainingError", f"{type(error).__name__}: {error}"]}
     print(json.dumps(answer), flush=True)
     return 0
 

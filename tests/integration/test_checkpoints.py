@@ -107,3 +107,17 @@ def test_a_damaged_or_missing_checkpoint_is_one_clear_error(a9a: Dataset, tmp_pa
         Checkpoint.load(str(tmp_path / "model.npz"))
     with pytest.raises(ModelError, match="No such file"):
         LogisticRegression(dataset="a9a", resume_from=str(tmp_path / "none.npz")).run()
+
+
+def test_two_and_two_epochs_are_four_with_test_rows_too(a9a: Dataset) -> None:
+    # Two epochs end between evaluations: what is measured there is no part of the longer run.
+    base = {"dataset": "a9a", "epsilon": 0, "test_fraction": 0.1, "consistency": "bsp"}
+    base |= {"eval_interval": 0.9}
+    whole = LogisticRegression(base, epochs=4).run()
+    half = LogisticRegression(base, epochs=2, checkpoint_interval=3600).run()
+    rest = LogisticRegression(base, epochs=4, resume_from=half.checkpoint).run()
+    assert [(r.rows, r.test_loss) for r in rest.history] == [
+        (r.rows, r.test_loss) for r in whole.history
+    ]
+    assert rest.test_loss == whole.test_loss
+    assert np.array_equal(rest.model.weights, whole.model.weights)

@@ -268,3 +268,22 @@ def test_a_shared_store_is_seen_by_both_sides() -> None:
 
 def vars_of(layout: Layout) -> dict[str, object]:
     return {name: getattr(layout, name) for name in layout.__slots__}
+
+
+def test_a_fault_in_a_worker_process_is_no_death(
+    clicks: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ProcessExecutor() as executor, pytest.raises(TrainingError, match="JSONDecodeError"):
+        executor.submit(run_worker, "no JSON").result(30)
+
+
+def test_a_worker_of_a_run_that_is_over_cannot_reach_another(clicks: Dataset) -> None:
+    from cirrus_fast.data.training_scale import TrainingScale
+
+    scale = TrainingScale(np.ones(3, np.float32), None)
+    store = LocalStore.create("sgd", 0.1, scale, n_workers=1, task="new", shared=True)
+    try:
+        with pytest.raises(TrainingError, match="run old is over"):
+            connect(shared_url(store, inherited=False), "old")
+    finally:
+        store.close()

@@ -635,3 +635,24 @@ def test_a_model_of_scaled_data_scores_raw_rows(adult):
     scaled_test = normalize(adult[1], f"{folder}/ts", "standard", like=f"{folder}/scaled")
     assert result.model.evaluate(adult[1]) == result.model.evaluate(scaled_test)
     assert result.model.evaluate(adult[1]).logloss < 0.33
+
+
+def test_a_fraction_that_holds_out_nothing_is_refused() -> None:
+    load_csr(clicks(), None, "few", overwrite=True)
+    with pytest.raises(DatasetError, match="is none; raise it"):
+        LogisticRegression(dataset="few", test_fraction=1e-9, epsilon=0).run()
+
+
+def test_a_program_without_standard_error_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_csr(clicks(), None, "quiet", overwrite=True)
+    monkeypatch.setattr("sys.stderr", None)
+    assert LogisticRegression(dataset="quiet", epochs=1, progress=True).run().rows_processed
+
+
+def test_values_too_small_to_divide_by_train_a_finite_model() -> None:
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.normal(size=500), np.full(500, 1e-40)])
+    load_csr(X, rng.integers(0, 2, 500), "tiny")
+    model = LogisticRegression(dataset="tiny", epsilon=0, epochs=2).run().model
+    assert np.isfinite(model.weights).all()
+    assert np.isfinite(model.evaluate("tiny").logloss)
