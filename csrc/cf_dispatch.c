@@ -46,6 +46,7 @@ unsigned cf_cpu_features(void) { return 0; }
 
 static const cf_kernels *const TABLES[] = {
 #if defined(__x86_64__)
+    &cf_kernels_avx512,
     &cf_kernels_avx2,
 #endif
     &cf_kernels_scalar,

@@ -18,4 +18,12 @@ const cf_kernels cf_kernels_avx2 = {
     .libsvm_rows = cf_libsvm_rows_scalar,
     .crc32c = cf_crc32c_sse42,
 };
+
+const cf_kernels cf_kernels_avx512 = {
+    .name = "avx512",
+    .needs = CF_CPU_AVX512 | CF_CPU_AVX2 | CF_CPU_CRC32,
+    .count_lines_colons = cf_count_lines_colons_avx2,
+    .libsvm_rows = cf_libsvm_rows_scalar,
+    .crc32c = cf_crc32c_sse42,
+};
 #endif

@@ -6,7 +6,7 @@
 
 extern const cf_kernels cf_kernels_scalar;
 #if defined(__x86_64__)
-extern const cf_kernels cf_kernels_avx2;
+extern const cf_kernels cf_kernels_avx2, cf_kernels_avx512;
 #endif
 
 /* The pieces, named after the table's members. */
