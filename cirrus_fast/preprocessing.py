@@ -25,7 +25,7 @@ from cirrus_fast.data.parallel import available_cores
 from cirrus_fast.data.reading import CRITEO, LIBSVM, CriteoReader, LibsvmReader, Part
 from cirrus_fast.data.rows import as_rows
 from cirrus_fast.data.sources import Chunk, Source
-from cirrus_fast.data.storage import local_path, resolve
+from cirrus_fast.data.storage import absolute, resolve
 from cirrus_fast.data.text import MAX_INDEX
 from cirrus_fast.errors import DatasetError, OptionError
 
@@ -339,7 +339,7 @@ def normalize(
     source = Dataset(src) if isinstance(src, str) else src
     if source.manifest.scaling is not None:
         raise DatasetError(f"{source.name}: is scaled already; normalize the data set it came from")
-    if local_path(resolve(dst)).resolve() == local_path(source.uri).resolve():
+    if absolute(resolve(dst)) == absolute(source.uri):
         raise DatasetError(f"{dst}: a data set cannot be normalized onto itself")
     parent = Dataset(like) if isinstance(like, str) else like
     if parent is None:

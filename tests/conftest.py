@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,3 +204,44 @@ def make_rows() -> Callable[..., CSR]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def s3_process() -> Iterator[Any]:
+    """A server that speaks S3, for the whole session."""
+    from s3_server import S3Server
+
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_process: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The server with a bucket "bucket", empty, and nothing that goes wrong."""
+    from s3_server import Faults
+
+    from cirrus_fast.data import s3 as storage
+
+    for name in [name for name in os.environ if name.startswith(("AWS_", "CIRRUS_FAST_S3_"))]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_process.url,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": os.devnull + "/none",
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull + "/none",
+    }.items():
+        monkeypatch.setenv(name, value)
+    storage.forget()
+    s3_process.faults = Faults()
+    client = storage.client()
+    client.create_bucket(Bucket="bucket")
+    s3_process.application.requests.clear()
+    yield s3_process
+    s3_process.faults = Faults()
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket="bucket"):
+        for item in page.get("Contents", ()):
+            client.delete_object(Bucket="bucket", Key=item["Key"])
+    storage.forget()

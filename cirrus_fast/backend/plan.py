@@ -16,7 +16,7 @@ from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.labels import LabelMap
 from cirrus_fast.data.model import LinearModel
 from cirrus_fast.data.parallel import available_cores
-from cirrus_fast.data.storage import local_path
+from cirrus_fast.data.storage import absolute
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.errors import DatasetError, TrainingError
 from cirrus_fast.notices import notice_once
@@ -132,7 +132,7 @@ class Plan:
                 options, n_train, dataset.manifest.n_positive - held_positive, dataset.name
             ),
             n_workers=_worker_count(options, dataset, n_train),
-            dataset_path=str(local_path(dataset.uri).resolve()),
+            dataset_path=absolute(dataset.uri),
         )
 
     @property

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 
+from cirrus_fast.errors import StorageError
+
 REQUEST_PAYER = "CIRRUS_FAST_S3_REQUEST_PAYER"
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 # Presigned addresses are used at once; this allows for retries.
@@ -59,13 +61,19 @@ class BotoSigner:
         self._client = client
 
     def get(self, bucket: str, key: str) -> Request:
+        from botocore.exceptions import BotoCoreError
+
         params = {"Bucket": bucket, "Key": key}
         payer = request_payer()
         if payer is not None:
             params["RequestPayer"] = payer
-        url = urlsplit(
-            self._client().generate_presigned_url("get_object", params, ExpiresIn=_PRESIGNED_S)
-        )
+        try:
+            signed = self._client().generate_presigned_url(
+                "get_object", params, ExpiresIn=_PRESIGNED_S
+            )
+        except BotoCoreError as error:
+            raise StorageError(f"s3://{bucket}/{key}: {error}") from error
+        url = urlsplit(signed)
         # What boto3 signs, it wants sent; a payer it puts into the query.
         return Request(url.scheme, url.netloc, f"{url.path}?{url.query}", {})
 

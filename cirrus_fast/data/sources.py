@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from cirrus_fast.data.storage import check_scheme, local_path
+from cirrus_fast.data.storage import check_scheme, is_s3, local_path
 from cirrus_fast.errors import DatasetError, StorageError
 
 CHUNK_BYTES = 16 << 20
@@ -65,6 +65,14 @@ class Source:
                 paths.append(name)
                 continue
             check_scheme(name)
+            if is_s3(name):
+                from cirrus_fast.data import s3_source
+
+                found_there = s3_source.find(name)
+                if not found_there:
+                    raise StorageError(f"{name}: no such object")
+                paths += found_there
+                continue
             path = str(local_path(name))
             matches = [path] if Path(path).exists() else sorted(glob.glob(path))  # noqa: PTH207
             if not matches:
@@ -73,7 +81,7 @@ class Source:
         if not paths:
             raise StorageError("no source was given")
         for path in paths:
-            if path != STDIN and Path(path).is_dir():
+            if path != STDIN and not is_s3(path) and Path(path).is_dir():
                 raise StorageError(f"{path}: is a folder; name its files, or a pattern such as /*")
         return cls(tuple(paths))
 
@@ -87,6 +95,10 @@ class Source:
         for path in self.paths:
             if path == STDIN:
                 found.append({"path": path})
+            elif is_s3(path):
+                from cirrus_fast.data import s3_source
+
+                found.append(s3_source.lineage(path))
             else:
                 stat = Path(path).stat()
                 found.append(
@@ -102,7 +114,7 @@ class Source:
         """Bytes as stored, or None if standard input is among them."""
         if self.is_stdin:
             return None
-        return sum(Path(path).stat().st_size for path in self.paths)
+        return sum(version["bytes"] for version in self.lineage())
 
     def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
         """All the text in order, in pieces of about chunk_bytes."""
@@ -111,6 +123,12 @@ class Source:
             try:
                 if path == STDIN:
                     yield from _stream(sys.stdin.buffer, "standard input", chunk_bytes)
+                elif is_s3(path):
+                    from cirrus_fast.data.s3_source import S3Stream
+
+                    with S3Stream(path) as stream:
+                        unpacked = stream if opener is None else opener(stream, "rb")
+                        yield from _stream(unpacked, path, chunk_bytes)
                 elif opener is not None:
                     with opener(path, "rb") as file:
                         yield from _stream(file, path, chunk_bytes)

@@ -1,6 +1,6 @@
 """Where data sets live: a folder of objects behind one small interface.
 
-A plain path or ``file://`` URI is a folder on disk. A bare name (no slash) lies under the storage
+A plain path or ``file://`` URI is a folder on disk, ``s3://bucket/prefix`` one in S3. A bare name (no slash) lies under the storage
 root: what `configure` set, else the environment's CIRRUS_FAST_STORAGE, else ./cirrus_data.
 """
 
@@ -65,10 +65,14 @@ def storage_root() -> str:
 def check_scheme(uri: str) -> None:
     """Refuses a URI that no storage here can serve."""
     scheme = urlsplit(uri).scheme
-    if scheme == "s3":
-        raise StorageError(f"{uri}: s3:// storage is not in this version; use a path or file://")
-    if scheme not in ("", "file"):
-        raise StorageError(f"{uri}: unknown storage scheme {scheme}://; use a path or file://")
+    if scheme not in ("", "file", "s3"):
+        raise StorageError(
+            f"{uri}: unknown storage scheme {scheme}://; use a path, file:// or s3://"
+        )
+
+
+def is_s3(uri: str) -> bool:
+    return uri.startswith("s3://")
 
 
 def resolve(name: str) -> str:
@@ -84,17 +88,28 @@ def resolve(name: str) -> str:
 def open_storage(uri: str) -> Storage:
     """The folder at a full URI or path; it need not exist yet."""
     check_scheme(uri)
+    if is_s3(uri):
+        from cirrus_fast.data.s3 import S3Storage  # which few need, and workers pay for
+
+        return S3Storage(uri)
     return FileStorage(local_path(uri))
 
 
 def local_path(uri: str) -> Path:
     """The path behind a plain path or file:// URI."""
+    if is_s3(uri):
+        raise StorageError(f"{uri}: must be a path or file:// here")
     parts = urlsplit(uri)
     if parts.scheme == "file":
         if parts.netloc not in ("", "localhost"):
             raise StorageError(f"{uri}: file:// of another host")
         return Path(unquote(parts.path))
     return Path(uri)
+
+
+def absolute(uri: str) -> str:
+    """The same folder whatever the current one is; two of these are equal if they are the same."""
+    return uri.rstrip("/") if is_s3(uri) else str(local_path(uri).resolve())
 
 
 @contextmanager

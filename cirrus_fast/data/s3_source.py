@@ -1,0 +1,88 @@
+"""Text in S3 as a stream: some ranges of the object are always on their way."""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from cirrus_fast.data.s3 import S3Storage, getter, split
+from cirrus_fast.errors import StorageError
+
+# Large enough that a request's fixed cost is nothing beside its bytes.
+RANGE_BYTES = 8 << 20
+CONNECTIONS = 4
+
+
+def find(uri: str) -> list[str]:
+    """The object at a URI, or those of one folder whose names match a pattern, sorted."""
+    folder, _, name = uri.rpartition("/")
+    if not any(c in name for c in "*?["):
+        return [uri] if _head(uri) is not None else []
+    return [f"{folder}/{n}" for n in S3Storage(folder).names() if fnmatch.fnmatchcase(n, name)]
+
+
+def lineage(uri: str) -> dict[str, Any]:
+    """What tells one version of the object from another."""
+    head = _head(uri)
+    if head is None:
+        raise StorageError(f"{uri}: is not there")
+    return {"path": uri, "bytes": head["ContentLength"], "etag": head["ETag"]}
+
+
+def _head(uri: str) -> dict[str, Any] | None:
+    bucket, key = split(uri)
+    if not key:
+        raise StorageError(f"{uri}: names a bucket, not an object")
+    return S3Storage(f"s3://{bucket}").head(key)
+
+
+class S3Stream(io.RawIOBase):
+    """An object from its first byte to its last; one that changes meanwhile is refused."""
+
+    def __init__(self, uri: str) -> None:
+        version = lineage(uri)
+        self._etag = version["etag"]
+        bucket, self._key = split(uri)
+        self._getter = getter(bucket)
+        self._ranges = self._spans(version["bytes"])
+        self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="cirrus-s3")
+        self._coming: deque[Future[memoryview]] = deque()
+        self._at_hand = memoryview(b"")
+        for _ in range(CONNECTIONS):
+            self._order()
+
+    @staticmethod
+    def _spans(size: int) -> Iterator[tuple[int, int]]:
+        for begin in range(0, size, RANGE_BYTES):
+            yield begin, min(RANGE_BYTES, size - begin)
+
+    def _order(self) -> None:
+        span = next(self._ranges, None)
+        if span is not None:
+            self._coming.append(self._pool.submit(self._fetch, *span))
+
+    def _fetch(self, begin: int, n_bytes: int) -> memoryview:
+        out = memoryview(bytearray(n_bytes))
+        self._getter.read_into(self._key, begin, out, self._etag)
+        return out
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._at_hand and self._coming:
+            self._at_hand = self._coming.popleft().result()
+            self._order()
+        n = min(len(buffer), len(self._at_hand))
+        buffer[:n] = self._at_hand[:n]
+        self._at_hand = self._at_hand[n:]
+        return n
+
+    def close(self) -> None:
+        if not self.closed:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        super().close()
