@@ -270,7 +270,7 @@ def _timed(
             tell(done)
 
         made = work(note)
-    return made, time.perf_counter() - began, made.n_rows > 0 and not worked
+    return made, time.perf_counter() - began, not worked
 
 
 def _summary(dataset: Dataset) -> str:

@@ -170,11 +170,14 @@ def write_dataset(
             label_map = _label_map(total, positive_labels, parent)
         except DatasetError as error:
             raise DatasetError(f"{name}: {error}") from error
+        weight = sum(total.label_weights.values())
+        if not weight > 0:
+            raise DatasetError(f"{name}: its rows weigh nothing: their sample weights are all 0")
         writer.finish(
             n_features=meaning.n_features,
             longest_row=total.longest_row,
             n_positive=sum(total.labels[label] for label in label_map.positive),
-            weight=sum(total.label_weights.values()),
+            weight=weight,
             positive_weight=sum(total.label_weights[label] for label in label_map.positive),
             index_base=meaning.index_base,
             hash_bits=meaning.hash_bits,
@@ -198,7 +201,7 @@ def write_dataset(
 
 def _no_rows(total: Total) -> str:
     if not total.n_skipped:
-        return "there are no rows in its source; a data set needs at least one"
+        return "its source has no rows; a data set needs at least one"
     return (
         f"none of the {total.n_skipped} rows of its source can be read; the first: "
         f"{total.first_skipped}"

@@ -129,7 +129,7 @@ class Manifest:
                 "lineage": dict(self.lineage),
                 "written_by": self.written_by,
                 "shards": list(shards.values()),
-                "crc32c": {name: f"{crc:08x}" for name, crc in self.checksums.items()},
+                "crc32c": {name: f"{crc:08x}" for name, crc in sorted(self.checksums.items())},
             }
         )
 
@@ -303,7 +303,7 @@ def _read(fields: _Fields) -> Manifest:
         text_format=text_format,
         label_weights=fields.flag("label_weights"),
         allow_nonfinite=fields.flag("allow_nonfinite"),
-        written_by=fields.text("written_by", "[^\n]*"),
+        written_by=fields.text("written_by", r"[^\n]*"),
     )
     beside = (manifest.dictionary, manifest.columns, manifest.scaling)
     named = {*sizes, *(name for name in beside if name is not None)}

@@ -115,7 +115,7 @@ class LinearModel:
             margins.append(self._margins(rows))
             positives.append(self.label_map.positives(rows.labels))
             weights.append(rows.weights)
-        if not margins:
+        if not sum(map(len, margins)):
             raise DatasetError("there are no rows to evaluate")
         weighed = None
         if any(part is not None for part in weights):

@@ -169,8 +169,12 @@ class FileStorage:
 
     def create(self, name: str, data: bytes) -> bool:
         for _ in range(_TRIES - 1):
-            with suppress(FileNotFoundError):  # the folder was removed, being empty
+            try:
                 return self._create(name, data)
+            except StorageError as error:
+                # Else the folder was removed, being empty, while this was about to write there.
+                if error.errno not in (errno.ENOENT, errno.EEXIST):
+                    raise
         return self._create(name, data)
 
     def _create(self, name: str, data: bytes) -> bool:
@@ -191,7 +195,8 @@ class FileStorage:
             try:
                 # Who comes second waits here, and then finds another file under the name.
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                if not _is_open_as(descriptor, path) or path.read_bytes() != old:
+                there = os.pread(descriptor, len(old) + 1, 0)
+                if there != old or not _is_open_as(descriptor, path):
                     return False
                 self.write(name, new)
                 return True
