@@ -206,20 +206,21 @@ def list_datasets() -> list[str]:
 def remove(name: str) -> None:
     """Deletes a data set, complete or not; what is no data set is left alone, and what is being
     written is refused."""
-    storage = open_storage(resolve(name))
-    check_removable(storage, name)
+    storage = check_removable(name)
     with Lock(storage, name):
         storage.delete(MANIFEST)  # first, so that it is never half there
         sweep(storage, keep=())
 
 
-def check_removable(storage: Storage, name: str) -> None:
-    """Refuses what `remove` would refuse."""
+def check_removable(name: str) -> Storage:
+    """Refuses what `remove` would refuse; the folder."""
+    storage = open_storage(resolve(name))
     if storage.exists(MANIFEST):
         refuse_foreign(storage, name)
     elif not _ours(storage) and not storage.exists(LOCK):
         raise _missing(storage, name)
     refuse_if_held(storage, name)
+    return storage
 
 
 def refuse_foreign(storage: Storage, name: str) -> None:

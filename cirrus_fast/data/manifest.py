@@ -277,8 +277,12 @@ def _read(fields: _Fields) -> Manifest:
     if (scaling is None) != (scaling_id is None):
         raise _Damaged("scaling and scaling_id: one is null, the other is not")
     lineage = fields.fields("lineage")
-    for source in lineage.items("source"):
-        _Fields(source, "lineage: a source")
+    for item in lineage.items("source"):
+        source = _Fields(item, "lineage: a source")
+        for key in source.keys() & {"path", "dataset"}:
+            source.text(key, r"(?s:.*)")
+        for key in source.keys() & {"bytes", "mtime_ns"}:
+            source.whole(key)
     lineage.fields("options")
     manifest = Manifest(
         n_rows=n_rows,

@@ -351,9 +351,9 @@ def test_real_valued_labels_are_taken_for_a_mistake(
 @pytest.mark.parametrize("text", [b"", b"\n \t\n", b"# only a comment"])
 def test_a_source_without_rows_is_refused(tmp_path: Path, storage_root: Path, text: bytes) -> None:
     (tmp_path / "empty.svm").write_bytes(text)
-    with pytest.raises(DatasetError, match="^e: its source has no rows; a data set needs"):
+    with pytest.raises(DatasetError, match=r"^e: its source has no rows; a data set needs"):
         load_libsvm(tmp_path / "empty.svm", "e")
-    with pytest.raises(DatasetError, match="^e: its source has no rows"):
+    with pytest.raises(DatasetError, match=r"^e: its source has no rows"):
         load_csr(np.empty((0, 3)), [], "e")
     assert files_under(storage_root) == set()
     assert parse_libsvm(text).n_rows == 0

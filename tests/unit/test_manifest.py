@@ -34,7 +34,7 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def manifest(source: Path) -> Path:
+def manifest(storage_root: Path, source: Path) -> Path:  # noqa: ARG001
     """Of a data set "d"."""
     return Path(load_libsvm(source, "d").uri) / "manifest.json"
 
@@ -186,6 +186,8 @@ def again(body: dict[str, Any]) -> None:
         (put(lineage=[]), r"lineage is \[\], not an object"),
         (put(lineage={"source": [1], "options": {}}), "lineage: a source is 1"),
         (put(lineage={"source": []}), "options is missing"),
+        (put(lineage={"source": [{"path": 1}], "options": {}}), "a source: path is 1"),
+        (put(lineage={"source": [{"bytes": "9"}], "options": {}}), 'a source: bytes is "9"'),
         (put(written_by=1), "written_by is 1"),
         (put(crc32c={}), "disagree about columns-"),
         (put(crc32c=None), "crc32c is null"),
