@@ -23,7 +23,7 @@ def run(*args: object, status: int = 0) -> Result:
 
 
 @pytest.fixture
-def clicks(storage_root: Path, tmp_path: Path) -> Dataset:  # noqa: ARG001
+def clicks(storage_root: Path, tmp_path: Path) -> Dataset:
     (tmp_path / "rows.svm").write_text(TEXT)
     return load_libsvm(tmp_path / "rows.svm", "clicks", label_weights=True)
 

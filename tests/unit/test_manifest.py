@@ -34,7 +34,7 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def manifest(storage_root: Path, source: Path) -> Path:  # noqa: ARG001
+def manifest(storage_root: Path, source: Path) -> Path:
     """Of a data set "d"."""
     return Path(load_libsvm(source, "d").uri) / "manifest.json"
 
