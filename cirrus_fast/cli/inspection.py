@@ -286,7 +286,7 @@ def rm_command(datasets: tuple[str, ...], yes: bool, as_json: bool) -> None:
 
     Incomplete ones too. Asks first; where there is no terminal to ask on, --yes is needed.
     """
-    from cirrus_fast.data.dataset import check_removable, remove
+    from cirrus_fast.data.dataset import check_removable, remove_dataset
 
     names = list(dict.fromkeys(datasets))
     for name in names:  # all of them, before the first is touched
@@ -294,7 +294,7 @@ def rm_command(datasets: tuple[str, ...], yes: bool, as_json: bool) -> None:
     if not yes and not _confirmed(f"delete {', '.join(names)}?"):
         raise CirrusFastError("nothing was deleted")
     for name in names:
-        remove(name)
+        remove_dataset(name)
     if as_json:
         output.show_json({"removed": names})
     else:

@@ -203,7 +203,7 @@ def list_datasets() -> list[str]:
     return [name for name in root.folders() if exists(f"{root.uri}/{name}")]
 
 
-def remove(name: str) -> None:
+def remove_dataset(name: str) -> None:
     """Deletes a data set, complete or not; what is no data set is left alone, and what is being
     written is refused."""
     storage = check_removable(name)
@@ -213,7 +213,7 @@ def remove(name: str) -> None:
 
 
 def check_removable(name: str) -> Storage:
-    """Refuses what `remove` would refuse; the folder."""
+    """Refuses what `remove_dataset` would refuse; the folder."""
     storage = open_storage(resolve(name))
     if storage.exists(MANIFEST):
         refuse_foreign(storage, name)

@@ -25,7 +25,7 @@ from cirrus_fast import (
     normalize,
 )
 from cirrus_fast.cli import cli
-from cirrus_fast.data.dataset import list_datasets, remove
+from cirrus_fast.data.dataset import list_datasets, remove_dataset
 from cirrus_fast.data.lock import LOCK, Holder
 from cirrus_fast.errors import CirrusFastError
 
@@ -161,7 +161,7 @@ def held_lock() -> Case:
 
 def held_lock_on_removal() -> Case:
     held_lock()
-    return Case(lambda: remove("d"), ("rm", "d", "--yes"), "d: is being written by process")
+    return Case(lambda: remove_dataset("d"), ("rm", "d", "--yes"), "d: is being written by process")
 
 
 def taken_name() -> Case:

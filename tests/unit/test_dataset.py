@@ -25,7 +25,7 @@ import scipy.sparse
 from cirrus_fast import CSR, Dataset, load_csr, load_libsvm, normalize, parse_libsvm
 from cirrus_fast.data import dataset_writer, sources, storage
 from cirrus_fast.data.columns import MAX_ABS_SCALING, MIN_MAX_SCALING, SCALINGS, Scaling
-from cirrus_fast.data.dataset import iterate, list_datasets, remove
+from cirrus_fast.data.dataset import iterate, list_datasets, remove_dataset
 from cirrus_fast.data.sources import Source
 from cirrus_fast.errors import (
     BlockError,
@@ -474,7 +474,7 @@ def test_only_objects_of_a_data_set_are_ever_deleted(
     with pytest.raises(LibsvmParseError):
         load_libsvm(tmp_path / "bad.svm", "d", overwrite=True)
     assert Dataset("d").n_features == 9
-    remove("d")
+    remove_dataset("d")
     assert files_under(folder) == {*mine, "inner"}
 
 
@@ -725,7 +725,7 @@ def test_damage_beside_the_shards_names_the_object(
 def test_a_damaged_data_set_can_be_removed_and_replaced(
     source: Path, storage_root: Path, damage: Callable[[bytes], bytes]
 ) -> None:
-    for mend in (lambda: remove("d"), lambda: load_libsvm(source, "d", overwrite=True)):
+    for mend in (lambda: remove_dataset("d"), lambda: load_libsvm(source, "d", overwrite=True)):
         load_libsvm(source, "d")
         manifest = manifest_path(storage_root)
         manifest.write_bytes(damage(manifest.read_bytes()))
@@ -733,7 +733,7 @@ def test_a_damaged_data_set_can_be_removed_and_replaced(
             load_libsvm(source, "d")
         mend()
         load_libsvm(source, "d")
-        remove("d")
+        remove_dataset("d")
 
 
 def test_remove_takes_the_manifest_first(
@@ -748,7 +748,7 @@ def test_remove_takes_the_manifest_first(
         real(self, name)
 
     monkeypatch.setattr(storage.FileStorage, "delete", delete)
-    remove("d")
+    remove_dataset("d")
     assert deleted[0] == "manifest.json"
     assert not (storage_root / "d").exists()
 
@@ -758,16 +758,16 @@ def test_remove_takes_incomplete_data_sets_but_nothing_else(
 ) -> None:
     load_libsvm(source, "d")
     manifest_path(storage_root).unlink()
-    remove("d")
+    remove_dataset("d")
     assert not (storage_root / "d").exists()
     (storage_root / "photos").mkdir()
     (storage_root / "photos" / "a.png").write_bytes(b"")
     for name in ("photos", "absent"):
         with pytest.raises(DatasetError, match=name):
-            remove(name)
+            remove_dataset(name)
     (storage_root / "photos" / "manifest.json").write_text('{"name": "of some web application"}')
     with pytest.raises(DatasetError, match="is not a manifest of a cirrus_fast data set"):
-        remove("photos")
+        remove_dataset("photos")
     with pytest.raises(DatasetError, match="is not a manifest of a cirrus_fast data set"):
         load_libsvm(source, "photos", overwrite=True)
     assert files_under(storage_root / "photos") == {"a.png", "manifest.json"}

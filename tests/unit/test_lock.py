@@ -22,7 +22,7 @@ import pytest
 import cirrus_fast
 from cirrus_fast import Dataset, load_csr, load_libsvm, normalize
 from cirrus_fast.data import lock as locks
-from cirrus_fast.data.dataset import list_datasets, remove
+from cirrus_fast.data.dataset import list_datasets, remove_dataset
 from cirrus_fast.data.lock import LOCK, Holder, Lock
 from cirrus_fast.data.storage import FileStorage
 from cirrus_fast.errors import DatasetError, StorageError
@@ -97,7 +97,7 @@ def test_replacing_scaling_and_removing_respect_a_load(source: Path) -> None:
 
     def disturb(_done: int) -> None:
         for act in (
-            lambda: remove("d"),
+            lambda: remove_dataset("d"),
             lambda: normalize("other", "d", overwrite=True),
             lambda: load_libsvm(source, "d", n_features=7, overwrite=True),
         ):
@@ -111,7 +111,7 @@ def test_replacing_scaling_and_removing_respect_a_load(source: Path) -> None:
 
     loaded = load_libsvm(source, "d", n_features=9, overwrite=True, on_progress=disturb)
     assert Dataset("d").id == loaded.id
-    remove("d")
+    remove_dataset("d")
     assert list_datasets() == ["other"]
 
 
@@ -199,7 +199,7 @@ def test_a_load_of_another_process_counts_until_it_is_killed(
         busy = f"d: is being written by process {process.pid} since"
         for act in (
             lambda: load_libsvm(source, "d", n_features=5, overwrite=True),
-            lambda: remove("d"),
+            lambda: remove_dataset("d"),
         ):
             with pytest.raises(DatasetError, match=busy):
                 act()
@@ -224,7 +224,7 @@ def test_what_a_killed_load_left_can_be_removed(source: Path, folder: FileStorag
         process.kill()
         process.wait()
     assert LOCK in folder.names()
-    remove("d")
+    remove_dataset("d")
     assert not folder.folder.exists()
 
 
