@@ -54,6 +54,7 @@ class LinearModel:
     scaling : Scaling or None, what raw rows go through before the weights
     params : what it was trained with, for the record
     text_format : "libsvm" or "criteo", what text is read as
+    label_weights, allow_nonfinite : how LibSVM text is read, as the training data was
     """
 
     weights: Float32Array
@@ -64,6 +65,8 @@ class LinearModel:
     scaling: Scaling | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     text_format: str = LIBSVM
+    label_weights: bool = False
+    allow_nonfinite: bool = False
 
     @property
     def n_features(self) -> int:
@@ -112,7 +115,7 @@ class LinearModel:
             margins.append(self._margins(rows))
             positives.append(self.label_map.positives(rows.labels))
             weights.append(rows.weights)
-        if not margins:
+        if not sum(map(len, margins)):
             raise DatasetError("there are no rows to evaluate")
         weighed = None
         if any(part is not None for part in weights):
@@ -124,17 +127,23 @@ class LinearModel:
     def _parse(self, text: bytes | bytearray | memoryview) -> CSR:
         if self.text_format == CRITEO:
             return parse_criteo(text, self.hash_bits or 0)
-        if self.hash_bits is not None:
-            return parse_libsvm(text, hash_bits=self.hash_bits)
-        return parse_libsvm(text, zero_based=self.index_base == 0)
+        return parse_libsvm(text, **self._reading)
 
     def text_reader(self) -> TextReader:
         """What reads text of any size as this model's training data was read."""
         if self.text_format == CRITEO:
             return CriteoReader(self.hash_bits or 0)
-        if self.hash_bits is not None:
-            return LibsvmReader(hash_bits=self.hash_bits)
-        return LibsvmReader(zero_based=self.index_base == 0)
+        return LibsvmReader(**self._reading)
+
+    @property
+    def _reading(self) -> dict[str, Any]:
+        """Options of `parse_libsvm`."""
+        base = {"zero_based": self.index_base == 0} if self.hash_bits is None else {}
+        return base | {
+            "hash_bits": self.hash_bits,
+            "label_weights": self.label_weights,
+            "allow_nonfinite": self.allow_nonfinite,
+        }
 
     def _margins(self, rows: CSR) -> Float32Array:
         margins = np.empty(rows.n_rows, np.float32)
@@ -195,6 +204,8 @@ class LinearModel:
             "index_base": self.index_base,
             "hash_bits": self.hash_bits,
             "text_format": self.text_format,
+            "label_weights": self.label_weights,
+            "allow_nonfinite": self.allow_nonfinite,
             "labels": self.label_map.to_json(),
             "scaling_id": None if self.scaling is None else self.scaling.id,
             "params": dict(self.params),
@@ -231,6 +242,8 @@ class LinearModel:
                 scaling=scaling,
                 params=header["params"],
                 text_format=header.get("text_format", LIBSVM),
+                label_weights=bool(header.get("label_weights", False)),
+                allow_nonfinite=bool(header.get("allow_nonfinite", False)),
             )
         except (KeyError, ValueError, TypeError, IndexError) as error:
             if isinstance(error, ModelError):

@@ -94,6 +94,13 @@ def test_manifest_has_the_keys_described(repository: Path, data_dir: Path) -> No
     raw = json.loads((Path(made.uri) / "manifest.json").read_text())
     assert set(raw) == keys(page(repository, "data.md"), "manifest.json")
     assert set(raw["shards"][0]) == {"object", "bytes", "blocks"}
+    whole = (Path(made.uri) / "manifest.json").read_bytes()
+    is_whole = run_code(page(repository, "data.md"))["is_whole"]
+    is_whole.__globals__["crc32c"] = _kernels.crc32c
+    assert is_whole(whole)
+    assert not is_whole(whole.replace(b"300", b"301"))
+    objects = {path.name: path.read_bytes() for path in Path(made.uri).glob("*-*")}
+    assert raw["crc32c"] == {n: f"{_kernels.crc32c(x):08x}" for n, x in objects.items()}
     names = {re.sub("[0-9a-f]{8}", "TOKEN", path.name) for path in Path(made.uri).iterdir()}
     normalized = normalize("c", "n")
     names |= {re.sub("[0-9a-f]{8}", "TOKEN", path.name) for path in Path(normalized.uri).iterdir()}
