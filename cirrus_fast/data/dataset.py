@@ -136,7 +136,14 @@ class Dataset:
 
     def read_bytes(self, block: Block) -> bytes:
         """A block as stored."""
-        return self._storage.read_range(block.shard, block.offset, block.n_bytes)
+        out = bytearray(block.n_bytes)
+        self.read_into(block, memoryview(out))
+        return bytes(out)
+
+    def read_into(self, block: Block, out: memoryview) -> None:
+        """Fills `out` with what is stored from the block's first byte on: it and more of its
+        shard's blocks. May be called on many threads."""
+        self._storage.read_into(block.shard, block.offset, out)
 
     def read_block(self, block: Block) -> CSR:
         """One block's rows: labels as written, indices 0-based and increasing within a row."""

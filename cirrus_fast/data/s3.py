@@ -9,6 +9,7 @@ account's own).
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import deque
@@ -98,10 +99,8 @@ class S3Storage:
     def read(self, name: str) -> bytes:
         return getter(self.bucket).read(self.key(name))
 
-    def read_range(self, name: str, offset: int, n_bytes: int) -> bytes:
-        out = bytearray(n_bytes)
-        getter(self.bucket).read_into(self.key(name), offset, memoryview(out))
-        return bytes(out)
+    def read_into(self, name: str, offset: int, out: memoryview) -> None:
+        getter(self.bucket).read_into(self.key(name), offset, out)
 
     def write(self, name: str, data: bytes) -> None:
         with self._naming(name):
@@ -128,12 +127,48 @@ class S3Storage:
         )
 
     def exists(self, name: str) -> bool:
-        return self.size(name) is not None
+        return self.head(name) is not None
 
-    def size(self, name: str) -> int | None:
-        """Bytes of an object, or None if it is not there."""
+    def size(self, name: str) -> int:
         head = self.head(name)
-        return None if head is None else int(head["ContentLength"])
+        if head is None:
+            raise StorageError(errno.ENOENT, "no such object", f"{self.uri}/{name}")
+        return int(head["ContentLength"])
+
+    def create(self, name: str, data: bytes) -> bool:
+        return self._put_if(name, data, IfNoneMatch="*")
+
+    def replace(self, name: str, old: bytes, new: bytes) -> bool:
+        head = self.head(name)
+        if head is None or head["ContentLength"] != len(old):
+            return False
+        there = bytearray(len(old))
+        etag = getter(self.bucket).read_into(self.key(name), 0, memoryview(there))
+        return there == old and self._put_if(name, new, IfMatch=etag)
+
+    def _put_if(self, name: str, data: bytes, **condition: Any) -> bool:
+        from botocore.exceptions import ClientError
+
+        try:
+            with self._naming(name):
+                client().put_object(
+                    Bucket=self.bucket,
+                    Key=self.key(name),
+                    Body=data,
+                    **condition,
+                    **_encryption(),
+                    **_payer(),
+                )
+        except StorageError as error:
+            # 412: the condition does not hold; 409: another writer was there at the same time;
+            # 404: what should match is gone.
+            cause = error.__cause__
+            if isinstance(cause, ClientError):
+                status = cause.response["ResponseMetadata"]["HTTPStatusCode"]
+                if status in (409, 412) or (status == 404 and "IfMatch" in condition):
+                    return False
+            raise
+        return True
 
     def head(self, name: str) -> dict[str, Any] | None:
         """What S3 knows of an object, or None if it is not there."""

@@ -6,6 +6,7 @@ there is to import.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import random
@@ -240,7 +241,7 @@ class _Fetch:
         if status == 416:
             raise StorageError(f"{self._name}: is shorter than it should be; it was cut short")
         if status == 404:
-            raise StorageError(f"{self._name}: is not there ({said})")
+            raise StorageError(errno.ENOENT, f"no such object ({said})", self._name)
         region = answer.getheader("x-amz-bucket-region") or _tag(body, "Region")
         if status in (301, 307) or code == "AuthorizationHeaderMalformed":
             raise StorageError(f"{self._name}: is in region {region or 'unknown'}; set AWS_REGION")

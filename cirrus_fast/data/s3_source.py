@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import io
 from collections import deque
@@ -29,7 +30,7 @@ def lineage(uri: str) -> dict[str, Any]:
     """What tells one version of the object from another."""
     head = _head(uri)
     if head is None:
-        raise StorageError(f"{uri}: is not there")
+        raise StorageError(errno.ENOENT, "no such object", uri)
     return {"path": uri, "bytes": head["ContentLength"], "etag": head["ETag"]}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import glob
 import gzip
 import io
@@ -20,6 +21,7 @@ from cirrus_fast.errors import DatasetError, StorageError
 
 CHUNK_BYTES = 16 << 20
 STDIN = "-"
+_Readable = IO[bytes] | io.BufferedIOBase | io.RawIOBase
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
 
 
@@ -70,7 +72,7 @@ class Source:
 
                 found_there = s3_source.find(name)
                 if not found_there:
-                    raise StorageError(f"{name}: no such object")
+                    raise StorageError(errno.ENOENT, "no such object", name)
                 paths += found_there
                 continue
             path = str(local_path(name))
@@ -114,7 +116,7 @@ class Source:
         """Bytes as stored, or None if standard input is among them."""
         if self.is_stdin:
             return None
-        return sum(version["bytes"] for version in self.lineage())
+        return sum(int(version["bytes"]) for version in self.lineage())
 
     def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
         """All the text in order, in pieces of about chunk_bytes."""
@@ -127,7 +129,7 @@ class Source:
                     from cirrus_fast.data.s3_source import S3Stream
 
                     with S3Stream(path) as stream:
-                        unpacked = stream if opener is None else opener(stream, "rb")
+                        unpacked: _Readable = stream if opener is None else opener(stream, "rb")
                         yield from _stream(unpacked, path, chunk_bytes)
                 elif opener is not None:
                     with opener(path, "rb") as file:
@@ -150,7 +152,7 @@ def _mapped(path: str, chunk_bytes: int) -> Iterator[Chunk]:
         yield Chunk(text, begin, min(begin + chunk_bytes, size), path)
 
 
-def _stream(file: IO[bytes] | io.BufferedIOBase, source: str, chunk_bytes: int) -> Iterator[Chunk]:
+def _stream(file: _Readable, source: str, chunk_bytes: int) -> Iterator[Chunk]:
     """A stream cannot be looked back into, so what follows the last line end waits for more."""
     held = b""
     offset = line = 0

@@ -1,7 +1,8 @@
 """Where data sets live: a folder of objects behind one small interface.
 
-A plain path or ``file://`` URI is a folder on disk, ``s3://bucket/prefix`` one in S3. A bare name (no slash) lies under the storage
-root: what `configure` set, else the environment's CIRRUS_FAST_STORAGE, else ./cirrus_data.
+A plain path or ``file://`` URI is a folder on disk, ``s3://bucket/prefix`` one in S3. A bare name
+(no slash) lies under the storage root: what `configure` set, else the environment's
+CIRRUS_FAST_STORAGE, else ./cirrus_data.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ class Storage(Protocol):
     uri: str
 
     def read(self, name: str) -> bytes: ...
-    def read_range(self, name: str, offset: int, n_bytes: int) -> bytes: ...
+    def read_into(self, name: str, offset: int, out: memoryview) -> None:
+        """Fills `out` with the object's bytes from `offset` on. May be called on many threads."""
+        ...
+
     def write(self, name: str, data: bytes) -> None: ...
     def writer(self, name: str) -> ObjectWriter: ...
     def names(self) -> list[str]: ...
@@ -143,16 +147,19 @@ class FileStorage:
         with _naming(path):
             return path.read_bytes()
 
-    def read_range(self, name: str, offset: int, n_bytes: int) -> bytes:
-        path = self.folder / name
+    def read_into(self, name: str, offset: int, out: memoryview) -> None:
+        path, done = self.folder / name, 0
         with _naming(path), path.open("rb", buffering=0) as file:
-            data = os.pread(file.fileno(), n_bytes, offset)
-        if len(data) != n_bytes:
+            while done < len(out):
+                n = os.preadv(file.fileno(), [out[done:]], offset + done)
+                if n == 0:
+                    break
+                done += n
+        if done != len(out):
             raise StorageError(
-                f"{path}: {n_bytes} bytes at {offset} were asked for, {len(data)} are there; "
+                f"{path}: {len(out)} bytes at {offset} were asked for, {done} are there; "
                 "the file has been cut short"
             )
-        return data
 
     def write(self, name: str, data: bytes) -> None:
         _write_whole(self.writer(name), data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import os
 import threading
@@ -11,16 +12,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from s3_server import Faults
 
 import cirrus_fast
 from cirrus_fast.data import s3 as s3_module
 from cirrus_fast.data import s3_get, s3_source
-from cirrus_fast.data.dataset import list_datasets, remove
+from cirrus_fast.data.dataset import list_datasets, remove_dataset
+from cirrus_fast.data.lock import LOCK
 from cirrus_fast.data.s3 import S3Storage, getter
 from cirrus_fast.data.s3_get import Getter
 from cirrus_fast.data.s3_signing import BotoSigner, EnvironmentSigner
 from cirrus_fast.errors import DatasetError, StorageError
-from s3_server import Faults
 
 SECRETS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 CONTENT = bytes(np.random.default_rng(1).integers(0, 256, 300_000, np.uint8))
@@ -46,8 +48,10 @@ def test_objects_are_written_read_listed_and_deleted(folder):
     S3Storage("s3://bucket/some/folderol").write("d", b"four")
     assert folder.read("a") == CONTENT
     assert folder.read("empty") == b""
-    assert folder.read_range("a", 1000, 70_000) == CONTENT[1000:71_000]
-    assert folder.read_range("a", 5, 0) == b""
+    out = memoryview(bytearray(70_000))
+    folder.read_into("a", 1000, out)
+    assert out == CONTENT[1000:71_000]
+    folder.read_into("a", 5, out[:0])
     assert folder.names() == ["a", "b", "empty"]
     assert folder.folders() == ["inner"]
     assert S3Storage("s3://bucket/some").folders() == ["folder", "folderol"]
@@ -96,7 +100,9 @@ def test_an_aborted_object_leaves_nothing(folder, monkeypatch):
 def test_a_bucket_that_is_not_there_is_named(s3):
     with pytest.raises(StorageError, match=r"s3://other/x/name: NoSuchBucket"):
         S3Storage("s3://other/x").write("name", b"x")
-    with pytest.raises(StorageError, match=r"s3://other/x/name: is not there \(404 NoSuchBucket"):
+    with pytest.raises(
+        StorageError, match=r"no such object \(404 NoSuchBucket\): 's3://other/x/name'"
+    ):
         S3Storage("s3://other/x").read("name")
 
 
@@ -114,6 +120,32 @@ def test_encryption_is_asked_for(folder, monkeypatch):
     head = folder.head("object")
     assert head is not None
     assert (head["ServerSideEncryption"], head["SSEKMSKeyId"]) == ("aws:kms", "alias/mine")
+
+
+def test_of_several_creators_one_wins_and_replacing_needs_what_was_there(folder):
+    assert folder.create("lock", b"mine")
+    assert not folder.create("lock", b"yours")
+    assert folder.read("lock") == b"mine"
+    assert not folder.replace("lock", b"other", b"x")
+    assert not folder.replace("lock", b"else", b"x")
+    assert not folder.replace("none", b"", b"x")
+    assert folder.replace("lock", b"mine", b"new")
+    assert folder.read("lock") == b"new"
+    assert folder.size("lock") == 3
+    with pytest.raises(StorageError) as caught:
+        folder.size("none")
+    assert caught.value.errno == errno.ENOENT
+
+
+def test_two_loads_of_one_name_exclude_each_other(root, text, monkeypatch):
+    S3Storage("s3://bucket/text").write("a.svm", text)
+
+    def second(_bytes):
+        with pytest.raises(DatasetError, match="clicks: is being written by process"):
+            cirrus_fast.load_libsvm("s3://bucket/text/a.svm", "clicks")
+
+    cirrus_fast.load_libsvm("s3://bucket/text/a.svm", "clicks", on_progress=second)
+    assert LOCK not in S3Storage("s3://bucket/sets/clicks").names()
 
 
 # Reading
@@ -190,7 +222,7 @@ def test_an_object_that_is_cut_short_or_gone_is_an_error(reader, folder):
         reader.read_into("some/folder/object", len(CONTENT) - 50, out)
     with pytest.raises(StorageError, match="is shorter than it should be"):
         reader.read_into("some/folder/object", len(CONTENT), out)
-    with pytest.raises(StorageError, match=r"is not there \(404 NoSuchKey\)"):
+    with pytest.raises(StorageError, match=r"no such object \(404 NoSuchKey\): 's3://"):
         reader.read("some/folder/other")
 
 
@@ -204,7 +236,6 @@ def test_an_object_replaced_meanwhile_is_noticed(s3, reader, folder):
 def test_an_object_replaced_between_two_attempts_is_noticed(s3, reader, folder):
     def replace(_key):
         folder.write("object", CONTENT[::-1])
-        return None
 
     plans = iter([lambda _key: "short", replace])
     s3.faults = Faults(lambda key: next(plans)(key), after=1000)
@@ -256,6 +287,7 @@ class _Plain(BaseHTTPRequestHandler):
 def plain():
     handler = type("Handler", (_Plain,), {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.handle_error = lambda *_arguments: None  # clients hang up, which is what is tested
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     handler.url = f"http://127.0.0.1:{server.server_port}"
@@ -355,7 +387,7 @@ def test_what_is_wrong_with_text_is_placed_in_its_object(root, text):
     says = f"s3://bucket/text/a.svm: .*increase.*line {line}, column 7, byte {at + 6}"
     with pytest.raises(cirrus_fast.LibsvmParseError, match=says):
         cirrus_fast.load_libsvm("s3://bucket/text/a.svm", "clicks")
-    with pytest.raises(StorageError, match="s3://bucket/text/none: no such object"):
+    with pytest.raises(StorageError, match="no such object: 's3://bucket/text/none'"):
         cirrus_fast.load_libsvm("s3://bucket/text/none", "clicks")
     assert root.names() == []
     assert list_datasets() == []
@@ -380,5 +412,5 @@ def test_from_s3_to_s3_to_a_model(root, text, storage_root):
         options, dataset="s3://bucket/sets/scaled", executor="processes"
     ).run()
     assert np.array_equal(far.model.weights, processes.model.weights)
-    remove("s3://bucket/sets/scaled")
+    remove_dataset("s3://bucket/sets/scaled")
     assert S3Storage("s3://bucket/sets").folders() == ["clicks"]

@@ -1,0 +1,237 @@
+"""A worker's blocks out of storage: read ahead in large pieces, and once only.
+
+Blocks that lie side by side are read by one request. Requests run on threads of their own, a
+bounded number of bytes before whoever decodes. What was read is kept, as the compact bytes it came
+in, for the epochs to come: in memory up to a budget, beyond it in a temporary file, and only where
+that has no room either is it read again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from cirrus_fast.data.manifest import Block
+from cirrus_fast.notices import notice_once
+
+# A request costs some milliseconds whatever it brings, on the link and of the CPU; this many bytes
+# make them small change, and few enough requests are under way that they fit a small worker.
+RUN_BYTES = 8 << 20
+CONNECTIONS = 4
+
+
+class BlockSource(Protocol):
+    """Where blocks come from: `data.dataset.Dataset`. `read_into` is called on threads."""
+
+    @property
+    def blocks(self) -> Sequence[Block]: ...
+    def read_into(self, block: Block, out: memoryview) -> None:
+        """Fills `out` with the bytes from the block's first on."""
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """Blocks that lie side by side, and where their bytes are."""
+
+    numbers: tuple[int, ...]
+    n_bytes: int
+    memory: memoryview | None = None
+    coming: Future[memoryview] | None = None
+    spilled_at: int | None = None  # in the temporary file
+    untaken: int = 0  # of its blocks, since they were last expected
+
+
+class Fetcher:
+    """Hands out the bytes of some blocks, in an order that is told beforehand.
+
+    Parameters
+    ----------
+    numbers : of the blocks
+    budget : bytes of blocks to hold in memory, those on their way included; at least two requests'
+        worth is used
+    keep : whether blocks given out are kept, here or in the temporary file, to be given out again
+    run_bytes : bytes of a request, about; fewer where there would be fewer requests than
+        connections, or where two would not fit the budget
+
+    Attributes
+    ----------
+    wait_s : seconds that `take` had to wait
+    """
+
+    def __init__(
+        self,
+        source: BlockSource,
+        numbers: Sequence[int],
+        budget: int,
+        *,
+        keep: bool = True,
+        run_bytes: int = RUN_BYTES,
+        connections: int = CONNECTIONS,
+    ) -> None:
+        self._blocks = source.blocks
+        self._source = source
+        total = sum(self._blocks[i].n_bytes for i in numbers)
+        run_bytes = max(1, min(run_bytes, budget // 2, -(-total // connections)))
+        self._runs = _side_by_side(self._blocks, numbers, run_bytes)
+        self._run_of = {number: run for run in self._runs for number in run.numbers}
+        self._budget = max(budget, 2 * max((run.n_bytes for run in self._runs), default=0))
+        self._keep = keep
+        self._held = 0  # bytes in memory or on their way there
+        self._used: deque[_Run] = deque()  # in memory, all blocks taken, longest ago first
+        self._expected: deque[_Run] = deque()
+        self._pool = ThreadPoolExecutor(connections, thread_name_prefix="cirrus-fetch")
+        self._spill: _SpillFile | None = _SpillFile() if keep else None
+        self.wait_s = 0.0
+
+    @property
+    def runs(self) -> list[tuple[int, ...]]:
+        """The numbers of the blocks, those that one request brings together."""
+        return [run.numbers for run in self._runs]
+
+    def expect(self, numbers: Sequence[int]) -> None:
+        """Says which blocks are taken next, each once, in which order; reading begins."""
+        self._expected.clear()
+        for run in self._runs:
+            run.untaken = 0
+        for number in numbers:
+            run = self._run_of[number]
+            if run.untaken == 0:
+                self._expected.append(run)
+            run.untaken += 1
+        self._used = deque(r for r in self._runs if r.memory is not None and r.untaken == 0)
+        self._read_ahead()
+
+    def take(self, number: int) -> memoryview:
+        """The bytes of an expected block. Raises what reading them raised."""
+        run = self._run_of[number]
+        if run.memory is None:
+            started = time.perf_counter()
+            if run.coming is None:  # expected later, or not at all
+                self._make_room(run.n_bytes)
+                self._order(run)
+            assert run.coming is not None
+            coming, run.coming = run.coming, None
+            try:
+                run.memory = coming.result()
+            except BaseException:
+                self._held -= run.n_bytes
+                raise
+            self.wait_s += time.perf_counter() - started
+        first = self._blocks[number].offset - self._blocks[run.numbers[0]].offset
+        view = run.memory[first : first + self._blocks[number].n_bytes]
+        run.untaken -= 1
+        if run.untaken <= 0:
+            self._used.append(run)
+        self._read_ahead()
+        return view
+
+    def close(self) -> None:
+        """Stops reading and gives everything up."""
+        self._expected.clear()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._spill is not None:
+            self._spill.close()
+
+    def _read_ahead(self) -> None:
+        while self._expected:
+            run = self._expected[0]
+            if run.memory is None and run.coming is None:
+                if not self._make_room(run.n_bytes):
+                    return
+                self._order(run)
+            self._expected.popleft()
+
+    def _order(self, run: _Run) -> None:
+        self._held += run.n_bytes
+        run.coming = self._pool.submit(self._fetch, run)
+
+    def _fetch(self, run: _Run) -> memoryview:
+        out = memoryview(bytearray(run.n_bytes))
+        if run.spilled_at is None:
+            self._source.read_into(self._blocks[run.numbers[0]], out)
+        else:
+            assert self._spill is not None
+            self._spill.read(run.spilled_at, out)
+        return out
+
+    def _make_room(self, n_bytes: int) -> bool:
+        """Lets go of blocks that were taken, the latest first: they are the last to be taken again
+        where epochs go through them in a similar order. Whether there is room."""
+        while self._held + n_bytes > self._budget and self._used:
+            run = self._used.pop() if self._keep else self._used.popleft()
+            if run.memory is None or run.untaken > 0:
+                continue
+            if self._spill is not None and run.spilled_at is None:
+                run.spilled_at = self._spill.write(run.memory)
+            run.memory = None
+            self._held -= run.n_bytes
+        return self._held + n_bytes <= self._budget
+
+
+def _side_by_side(blocks: Sequence[Block], numbers: Sequence[int], run_bytes: int) -> list[_Run]:
+    runs: list[_Run] = []
+    end: tuple[str, int] | None = None
+    for number in sorted(numbers):
+        block = blocks[number]
+        joins = end == (block.shard, block.offset)
+        if joins and runs[-1].n_bytes + block.n_bytes <= run_bytes:
+            runs[-1].numbers += (number,)
+            runs[-1].n_bytes += block.n_bytes
+        else:
+            runs.append(_Run((number,), block.n_bytes))
+        end = (block.shard, block.offset + block.n_bytes)
+    return runs
+
+
+class _SpillFile:
+    """A temporary file without a name, which is gone when it is closed, or its process dies."""
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+        self._end = 0
+        self._full = False
+
+    def write(self, data: memoryview) -> int | None:
+        """Where it lies, or None if there is no room."""
+        if self._full:
+            return None
+        at, done = self._end, 0
+        try:
+            if self._descriptor is None:
+                descriptor, path = tempfile.mkstemp(prefix="cirrus-blocks-")
+                os.unlink(path)  # noqa: PTH108
+                self._descriptor = descriptor
+            while done < len(data):
+                done += os.pwrite(self._descriptor, data[done:], at + done)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+                raise
+            self._full = True
+            notice_once(
+                f"no room in {tempfile.gettempdir()} for blocks that do not fit worker_size: they "
+                "are read from storage again, every epoch"
+            )
+            return None
+        self._end += done
+        return at
+
+    def read(self, at: int, out: memoryview) -> None:
+        assert self._descriptor is not None
+        done = 0
+        while done < len(out):
+            n = os.preadv(self._descriptor, [out[done:]], at + done)
+            if n == 0:
+                raise OSError(errno.EIO, "the temporary file of blocks was cut short")
+            done += n
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

@@ -1,0 +1,193 @@
+"""Blocks read ahead, in large pieces, and once only."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from cirrus_fast.data.manifest import Block
+from cirrus_fast.errors import StorageError
+from cirrus_fast.runtime import fetching
+from cirrus_fast.runtime.fetching import Fetcher
+
+
+class Source:
+    """Shards in memory; notes what is asked for. `gate`, if set, holds all answers up."""
+
+    def __init__(self, shards: int = 2, blocks: int = 10, n_bytes: int = 100) -> None:
+        draw = np.random.default_rng(1)
+        self.content = {
+            f"shard-{s}": draw.integers(0, 256, blocks * n_bytes, np.uint8).tobytes()
+            for s in range(shards)
+        }
+        self.blocks = tuple(
+            Block(f"shard-{s}", b * n_bytes, n_bytes, 10, 20, 0)
+            for s in range(shards)
+            for b in range(blocks)
+        )
+        self.asked: list[tuple[str, int, int]] = []
+        self.most_out = self.out = 0
+        self.gate: threading.Event | None = None
+        self.broken: set[int] = set()
+        self._lock = threading.Lock()
+
+    def read_into(self, block: Block, out: memoryview) -> None:
+        with self._lock:
+            self.asked.append((block.shard, block.offset, len(out)))
+        if self.gate is not None:
+            self.gate.wait(10)
+        if block.offset in self.broken:
+            raise StorageError(f"{block.shard}: gone")
+        out[:] = self.content[block.shard][block.offset : block.offset + len(out)]
+
+    def bytes_of(self, number: int) -> bytes:
+        block = self.blocks[number]
+        return self.content[block.shard][block.offset : block.offset + block.n_bytes]
+
+
+@pytest.fixture
+def source():
+    return Source()
+
+
+ALL = range(20)
+
+
+def taken(fetcher: Fetcher, numbers) -> list[bytes]:
+    fetcher.expect(numbers)
+    return [bytes(fetcher.take(n)) for n in numbers]
+
+
+def test_neighbours_are_read_together_and_shards_apart(source):
+    fetcher = Fetcher(source, ALL, 10_000, run_bytes=400, connections=1)
+    assert fetcher.runs == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9), (10, 11, 12, 13), (14, 15, 16, 17),
+                            (18, 19)]  # fmt: skip
+    assert taken(fetcher, ALL) == [source.bytes_of(n) for n in ALL]
+    assert [n for _, _, n in sorted(source.asked)] == [400, 400, 200, 400, 400, 200]
+    fetcher.close()
+
+
+def test_blocks_that_are_not_neighbours_are_not_read_between(source):
+    fetcher = Fetcher(source, [0, 2, 3, 7], 10_000, connections=1)
+    assert fetcher.runs == [(0,), (2, 3), (7,)]
+    assert taken(fetcher, [7, 3, 2, 0]) == [source.bytes_of(n) for n in (7, 3, 2, 0)]
+    assert sum(n for _, _, n in source.asked) == 400
+    fetcher.close()
+
+
+def test_few_bytes_are_spread_over_the_connections():
+    fetcher = Fetcher(Source(1, 8), range(8), 10_000, connections=4)
+    assert fetcher.runs == [(0, 1), (2, 3), (4, 5), (6, 7)]
+    fetcher.close()
+
+
+@pytest.mark.parametrize("budget", [1, 250, 700, 1500, 10_000])
+@pytest.mark.parametrize("keep", [True, False])
+def test_every_block_comes_out_in_any_order_epoch_after_epoch(source, budget, keep):
+    draw = np.random.default_rng(2)
+    fetcher = Fetcher(source, ALL, budget, keep=keep, run_bytes=300)
+    for _ in range(4):
+        order = [n for i in draw.permutation(len(fetcher.runs)) for n in fetcher.runs[i]]
+        assert taken(fetcher, order) == [source.bytes_of(n) for n in order]
+        assert fetcher._held == sum(
+            r.n_bytes for r in fetcher._runs if r.memory is not None or r.coming is not None
+        )
+    fetcher.close()
+
+
+@pytest.mark.parametrize("budget", [700, 10_000])
+def test_storage_is_read_once_whatever_fits_in_memory(source, budget):
+    fetcher = Fetcher(source, ALL, budget, run_bytes=300)
+    for _ in range(3):
+        taken(fetcher, ALL)
+    assert sum(n for _, _, n in source.asked) == 2000
+    fetcher.close()
+
+
+def test_without_keeping_no_more_than_the_budget_is_ever_held(source):
+    fetcher = Fetcher(source, ALL, 700, keep=False, run_bytes=300)
+    fetcher.expect(ALL)
+    for n in ALL:
+        fetcher.take(n)
+        assert fetcher._held <= 700
+    fetcher.close()
+
+
+def test_reading_goes_on_before_anyone_asks_and_stays_within_the_budget(source):
+    source.gate = threading.Event()
+    fetcher = Fetcher(source, ALL, 900, keep=False, run_bytes=300, connections=4)
+    fetcher.expect(ALL)
+    for _ in range(200):
+        if len(source.asked) >= 3:
+            break
+        threading.Event().wait(0.01)
+    assert sorted(source.asked) == [
+        ("shard-0", 0, 300),
+        ("shard-0", 300, 300),
+        ("shard-0", 600, 300),
+    ]
+    source.gate.set()
+    assert bytes(fetcher.take(0)) == source.bytes_of(0)
+    fetcher.close()
+
+
+def test_a_read_that_fails_is_raised_where_its_block_is_taken(source):
+    source.broken = {300}
+    fetcher = Fetcher(source, range(10), 10_000, run_bytes=300, connections=1)
+    fetcher.expect(range(10))
+    assert bytes(fetcher.take(2)) == source.bytes_of(2)
+    with pytest.raises(StorageError, match="shard-0: gone"):
+        fetcher.take(3)
+    source.broken = set()
+    assert bytes(fetcher.take(3)) == source.bytes_of(3)  # and is tried anew if asked for again
+    fetcher.close()
+
+
+def test_a_full_disk_costs_reading_again_and_says_so(source, monkeypatch, caplog):
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    fetching.notice_once.cache_clear()
+    monkeypatch.setattr(os, "pwrite", full)
+    fetcher = Fetcher(source, ALL, 700, run_bytes=300)
+    for _ in range(3):
+        assert taken(fetcher, ALL) == [source.bytes_of(n) for n in ALL]
+    assert sum(n for _, _, n in source.asked) > 2000
+    assert caplog.text.count("read from storage again, every epoch") == 1
+    fetcher.close()
+
+
+def test_the_temporary_file_has_no_name_and_goes_with_the_fetcher(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching.tempfile, "tempdir", str(tmp_path))
+    before = len(os.listdir("/proc/self/fd"))
+    fetcher = Fetcher(source, ALL, 700, run_bytes=300)
+    taken(fetcher, ALL)
+    assert fetcher._spill is not None
+    assert fetcher._spill._descriptor is not None
+    assert list(tmp_path.iterdir()) == []
+    fetcher.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_view_outlives_its_eviction(source):
+    fetcher = Fetcher(source, ALL, 600, run_bytes=300)
+    fetcher.expect(ALL)
+    first = fetcher.take(0)
+    for n in ALL[1:]:
+        fetcher.take(n)
+    assert bytes(first) == source.bytes_of(0)
+    fetcher.close()
+
+
+def test_waiting_is_measured(source):
+    source.gate = threading.Event()
+    threading.Timer(0.05, source.gate.set).start()
+    fetcher = Fetcher(source, ALL, 10_000)
+    fetcher.expect(ALL)
+    fetcher.take(0)
+    assert fetcher.wait_s > 0.02
+    fetcher.close()
