@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,6 +56,10 @@ def source():
 
 
 ALL = range(20)
+
+
+def _open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def taken(fetcher: Fetcher, numbers) -> list[bytes]:
@@ -163,14 +168,14 @@ def test_a_full_disk_costs_reading_again_and_says_so(source, monkeypatch, caplog
 
 def test_the_temporary_file_has_no_name_and_goes_with_the_fetcher(source, tmp_path, monkeypatch):
     monkeypatch.setattr(fetching.tempfile, "tempdir", str(tmp_path))
-    before = len(os.listdir("/proc/self/fd"))
+    before = _open_files()
     fetcher = Fetcher(source, ALL, 700, run_bytes=300)
     taken(fetcher, ALL)
     assert fetcher._spill is not None
     assert fetcher._spill._descriptor is not None
     assert list(tmp_path.iterdir()) == []
     fetcher.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert _open_files() == before
 
 
 def test_a_view_outlives_its_eviction(source):
