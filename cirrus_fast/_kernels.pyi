@@ -130,6 +130,25 @@ def logistic_gradient(
     gradient: _F32,
 ) -> tuple[float, float, float]: ...
 
+# prepare.pxi
+
+def prepare_rows(
+    labels: _F32,
+    indptr: _I64,
+    indices: _U32,
+    data: _F32,
+    weights: _F32 | None,
+    order: _U32,
+    place: _U32,
+    divisor: _F32,
+    first_entry: int,
+    out_labels: _F32,
+    out_indptr: _I64,
+    out_indices: _U32,
+    out_data: _F32,
+    out_weights: _F32 | None,
+) -> int: ...
+
 # optimizer.pxi
 
 class Optimizer:
@@ -164,10 +183,18 @@ class TrainScratch:
     @property
     def room(self) -> int: ...
 
+class HotCopies:
+    published: _F32
+    own: _F32
+    def __init__(
+        self, optimizer: Optimizer, published: _F32, thread: int, own: _F32, every: int
+    ) -> None: ...
+
 class TrainModel:
     optimizer: Optimizer
     state: _F32
     penalties: _F32 | None
+    hot: HotCopies | None
     def __init__(
         self,
         optimizer: Optimizer,
@@ -177,6 +204,7 @@ class TrainModel:
         fit_intercept: bool = True,
         negative_weight: float = 1.0,
         positive_weight: float = 1.0,
+        hot: HotCopies | None = None,
     ) -> None: ...
     def train(
         self,
@@ -201,6 +229,8 @@ class TrainModel:
         weights: _F32 | None,
         order: _U32,
         scratch: TrainScratch,
+        *,
+        rows_seen: float = 0.0,
     ) -> tuple[int, float, float, float]: ...
     def apply(
         self,

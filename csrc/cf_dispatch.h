@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cf_status.h"
+
 /* CPU abilities that a table may need. A bit is set only if the operating system saves the
  * registers too (cpuid says what the chip can do, xgetbv what the system allows). */
 enum {
@@ -21,6 +23,7 @@ enum {
 
 struct cf_libsvm_options; /* cf_libsvm.h */
 struct cf_libsvm_rows;
+struct cf_train_walk; /* cf_train_rows.h */
 
 typedef struct {
     const char *name; /* "scalar", "avx2", "avx512" */
@@ -36,6 +39,8 @@ typedef struct {
                           size_t pos, size_t last, struct cf_libsvm_rows *rows);
     /* cf_crc32c.h */
     uint32_t (*crc32c)(uint32_t crc, const uint8_t *data, size_t n);
+    /* cf_train_rows.h */
+    cf_status (*train_rows)(struct cf_train_walk *walk, const uint32_t *order, size_t n);
 } cf_kernels;
 
 unsigned cf_cpu_features(void);

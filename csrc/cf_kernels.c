@@ -1,5 +1,6 @@
 /* The tables themselves: which piece serves which instruction set. */
 #include "cf_crc32c.h"
+#include "cf_train_rows.h"
 #include "cf_variants.h"
 
 const cf_kernels cf_kernels_scalar = {
@@ -8,6 +9,7 @@ const cf_kernels cf_kernels_scalar = {
     .count_lines_colons = cf_count_lines_colons_scalar,
     .libsvm_rows = cf_libsvm_rows_scalar,
     .crc32c = cf_crc32c_scalar,
+    .train_rows = cf_train_rows_scalar,
 };
 
 #if defined(__x86_64__)
@@ -17,6 +19,7 @@ const cf_kernels cf_kernels_avx2 = {
     .count_lines_colons = cf_count_lines_colons_avx2,
     .libsvm_rows = cf_libsvm_rows_scalar,
     .crc32c = cf_crc32c_sse42,
+    .train_rows = cf_train_rows_avx2,
 };
 
 const cf_kernels cf_kernels_avx512 = {
@@ -25,5 +28,6 @@ const cf_kernels cf_kernels_avx512 = {
     .count_lines_colons = cf_count_lines_colons_avx2,
     .libsvm_rows = cf_libsvm_rows_scalar,
     .crc32c = cf_crc32c_sse42,
+    .train_rows = cf_train_rows_avx2,
 };
 #endif

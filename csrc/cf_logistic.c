@@ -1,7 +1,6 @@
 #include "cf_logistic.h"
 
 #include <math.h>
-#include <string.h>
 
 #include "cf_math.h"
 
@@ -49,30 +48,26 @@ void cf_logistic_probabilities(const float *margins, size_t n_rows, float *p) {
         p[i] = cf_sigmoid(margins[i]);
 }
 
-cf_status cf_logistic_gradient(const cf_csr *rows, const float *w, size_t n_weights,
-                               float intercept, float *gradient, double *intercept_gradient,
-                               cf_logistic_total *total) {
-    *intercept_gradient = 0;
-    *total = (cf_logistic_total){0, 0, 0};
-    if (n_weights)
-        memset(gradient, 0, n_weights * sizeof *gradient);
+/* What cf_gradient_sum takes for granted. */
+static cf_status check_rows(const cf_csr *rows, size_t n_weights) {
     for (size_t i = 0; i < rows->n_rows; i++) {
         size_t begin, end;
         if (!cf_csr_row(rows, i, &begin, &end))
             return cf_fail(CF_E_INDPTR, i);
-        float margin = intercept;
-        for (size_t k = begin; k < end; k++) {
+        for (size_t k = begin; k < end; k++)
             if (rows->indices[k] >= n_weights)
                 return cf_fail(CF_E_ID, k);
-            margin += rows->data[k] * w[rows->indices[k]];
-        }
-        const bool positive = rows->labels[i] > 0;
-        const float weight = rows->weights ? rows->weights[i] : 1.0f;
-        total_add(total, margin, positive, weight);
-        const float error = weight * (cf_sigmoid(margin) - (positive ? 1.0f : 0.0f));
-        *intercept_gradient += error;
-        for (size_t k = begin; k < end; k++)
-            gradient[rows->indices[k]] += error * rows->data[k];
     }
     return cf_ok();
+}
+
+cf_status cf_logistic_gradient(const cf_csr *rows, const float *w, size_t n_weights,
+                               float intercept, float *gradient, cf_gradient_total *total) {
+    const cf_status status = check_rows(rows, n_weights);
+    if (status.code != CF_OK)
+        return status;
+    const uint32_t *local = rows->n_rows && rows->nnz ? rows->indices + rows->indptr[0] : NULL;
+    const cf_minibatch batch = {rows, NULL, rows->n_rows, local, {1.0f, 1.0f}};
+    *total = cf_gradient_sum(&batch, w, n_weights, intercept, gradient, NULL);
+    return status;
 }

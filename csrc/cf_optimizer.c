@@ -13,23 +13,20 @@ void cf_optimizer_clear(cf_optimizer optimizer, float *state, size_t n) {
 
 void cf_optimizer_set(cf_optimizer optimizer, float *state, float w) {
     cf_optimizer_clear(optimizer, state, 1);
-    state[0] = w;
     if (optimizer.kind == CF_FTRL) /* the z that gives this weight back */
-        state[1] = -w * (optimizer.initial / optimizer.learning_rate);
+        w *= -(optimizer.initial / optimizer.learning_rate);
+    state[0] = w;
 }
 
 void cf_optimizer_weights(cf_optimizer optimizer, const float *state, size_t n,
                           const cf_penalty *penalties, double rows_seen, float *weights) {
     const size_t width = cf_optimizer_width(optimizer.kind);
     for (size_t i = 0; i < n; i++) {
-        const float *mine = state + i * width;
-        if (optimizer.kind == CF_FTRL && penalties) {
-            const float l1 = (float)(penalties[i].l1 * rows_seen);
-            const float l2 = (float)(penalties[i].l2 * rows_seen);
-            weights[i] = cf_ftrl_weight(optimizer, cf_shared_read(&mine[1]),
-                                        cf_shared_read(&mine[2]), l1, l2);
-        } else {
-            weights[i] = cf_shared_read(&mine[0]);
+        cf_penalty due = {0, 0};
+        if (penalties) {
+            due.l1 = penalties[i].l1 * (float)rows_seen;
+            due.l2 = penalties[i].l2 * (float)rows_seen;
         }
+        weights[i] = cf_optimizer_weight(optimizer, state + i * width, due);
     }
 }

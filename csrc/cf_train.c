@@ -1,69 +1,8 @@
 #include "cf_train.h"
 
+#include "cf_gradient.h"
 #include "cf_localize.h"
-#include "cf_math.h"
-
-/* How far ahead memory is asked for: a row's entries, then the coordinates they name. Found by
- * trial on rows of 35 entries and a model of 2^19; both are flat around these values. */
-enum { ROWS_AHEAD = 8, IDS_AHEAD = 3 };
-
-/* Sums of log-loss without a logarithm a row: the product of the probabilities given to the right
- * labels, whose log is taken only when the next factor (at least e^-87) could underflow it. */
-typedef struct {
-    double product, loss;
-} loss_sum;
-
-static void loss_flush(loss_sum *sum) {
-    sum->loss -= log(sum->product);
-    sum->product = 1.0;
-}
-
-/* `right` is the probability given to the label, `toward` the margin in its direction. */
-static void loss_add(loss_sum *sum, float toward, float right, float weight) {
-    if (!(toward > -80.0f)) { /* cf_expf clamps near there; NaN comes along too */
-        sum->loss -= (double)weight * toward;
-    } else if (weight == 1.0f) {
-        sum->product *= right;
-        if (!(sum->product > 1e-250))
-            loss_flush(sum);
-    } else {
-        sum->loss -= (double)weight * log(right);
-    }
-}
-
-/* Checks row order[i] and gives its entries. */
-static cf_code find_row(const cf_csr *rows, uint32_t row, size_t *begin, size_t *end) {
-    if (row >= rows->n_rows)
-        return CF_E_ROW;
-    return cf_csr_row(rows, row, begin, end) ? CF_OK : CF_E_INDPTR;
-}
-
-static cf_code check_ids(const cf_csr *rows, size_t begin, size_t end, size_t n_ids) {
-    uint32_t highest = 0;
-    for (size_t k = begin; k < end; k++)
-        highest = rows->indices[k] > highest ? rows->indices[k] : highest;
-    return begin < end && highest >= n_ids ? CF_E_ID : CF_OK;
-}
-
-static void prefetch_entries(const cf_csr *rows, uint32_t row) {
-    size_t begin, end;
-    if (find_row(rows, row, &begin, &end) != CF_OK)
-        return;
-    for (size_t k = begin; k < end; k += 16) { /* 64-byte lines */
-        __builtin_prefetch(rows->indices + k);
-        __builtin_prefetch(rows->data + k);
-    }
-}
-
-static void prefetch_state(const cf_train_model *model, size_t width, const cf_csr *rows,
-                           uint32_t row) {
-    size_t begin, end;
-    if (find_row(rows, row, &begin, &end) != CF_OK)
-        return;
-    for (size_t k = begin; k < end; k++)
-        if (rows->indices[k] < model->n_ids)
-            __builtin_prefetch(model->state + rows->indices[k] * width, 1);
-}
+#include "cf_train_rows.h"
 
 /* The charge for `touches` touches of coordinate j, or for all rows seen. */
 static cf_penalty charge(const cf_train_model *model, size_t j, float touches, double rows_seen) {
@@ -76,57 +15,39 @@ static cf_penalty charge(const cf_train_model *model, size_t j, float touches, d
     return penalty;
 }
 
-/* What one row contributes: its error (p - label, weighted) and its loss. */
-static float row_error(const cf_train_model *model, const cf_csr *rows, uint32_t row, float margin,
-                       loss_sum *loss, cf_train_total *total) {
-    const bool positive = rows->labels[row] > 0;
-    const float weight = rows->weights ? rows->weights[row] : 1.0f;
-    const float toward = positive ? margin : -margin;
-    const cf_odds odds = cf_sides(margin);
-    const float right = toward < 0 ? odds.unlikely : odds.likely;
-    const float wrong = toward < 0 ? odds.likely : odds.unlikely;
-    loss_add(loss, toward, right, weight);
-    total->weight_sum += weight;
-    return model->class_weight[positive] * weight * (positive ? -wrong : wrong);
-}
-
-/* Mini-batches of one row: a row's ids are distinct, so its entries update the model directly.
- * The optimiser is a constant at every call of this function, so each gets a loop of its own. */
-static inline cf_status train_single(cf_optimizer_kind kind, const cf_train_model *model,
-                                     const cf_csr *rows, const uint32_t *order, size_t n_order,
-                                     loss_sum *loss, cf_train_total *total) {
-    const size_t width = cf_optimizer_width(kind);
-    cf_optimizer optimizer = model->optimizer;
-    optimizer.kind = kind;
-    float *const intercept = model->state + model->n_ids * width;
-    for (size_t i = 0; i < n_order; i++) {
-        size_t begin, end;
-        cf_code code = find_row(rows, order[i], &begin, &end);
-        if (code == CF_OK)
-            code = check_ids(rows, begin, end, model->n_ids);
-        if (code != CF_OK)
-            return cf_fail(code, i);
-        if (i + ROWS_AHEAD < n_order)
-            prefetch_entries(rows, order[i + ROWS_AHEAD]);
-        if (i + IDS_AHEAD < n_order)
-            prefetch_state(model, width, rows, order[i + IDS_AHEAD]);
-
-        float margin = cf_shared_read(intercept);
-        for (size_t k = begin; k < end; k++)
-            margin += rows->data[k] * cf_shared_read(model->state + rows->indices[k] * width);
-        const float error = row_error(model, rows, order[i], margin, loss, total);
-        const double rows_seen = model->rows_seen + (double)(i + 1);
-        for (size_t k = begin; k < end; k++) {
-            const size_t id = rows->indices[k];
-            cf_optimizer_update(optimizer, model->state + id * width, error * rows->data[k],
-                                charge(model, id, 1.0f, rows_seen));
-        }
-        if (model->fit_intercept)
-            cf_optimizer_update(optimizer, intercept, error, (cf_penalty){0, 0});
-        total->n_rows++;
-        total->n_updates++;
+/* Mini-batches of one row. */
+static cf_status train_rows(const cf_kernels *kernels, const cf_train_model *model,
+                            const cf_csr *rows, const uint32_t *order, size_t n_order,
+                            cf_train_total *total) {
+    const cf_hot *const hot = model->hot;
+    const size_t width = cf_optimizer_width(model->optimizer.kind);
+    cf_train_walk walk = {
+        .model = model,
+        .rows = rows,
+        .hot = hot ? hot->own : model->state + model->n_ids * width,
+        .n_hot = hot ? hot->n : 0,
+        .order_end = order + n_order,
+        .rows_seen = model->rows_seen,
+        .loss = CF_LOSS_NONE,
+        .total = total,
+    };
+    cf_status status = cf_ok();
+    size_t done = 0;
+    if (hot)
+        cf_hot_fetch(hot, model->state, model->n_ids, width);
+    while (status.code == CF_OK && done < n_order) {
+        const size_t left = n_order - done, n = hot && hot->every < left ? hot->every : left;
+        status = kernels->train_rows(&walk, order + done, n);
+        if (status.code != CF_OK)
+            status.offset += done;
+        walk.rows_seen += (double)n;
+        done += n;
+        if (hot)
+            cf_hot_exchange(hot, model->state, model->n_ids, width);
     }
-    return cf_ok();
+    cf_loss_flush(&walk.loss);
+    total->loss_sum = walk.loss.loss;
+    return status;
 }
 
 /* Renumbers the entries of a mini-batch's rows one after another into scratch->local. */
@@ -137,7 +58,7 @@ static cf_status localize_batch(const cf_train_model *model, const cf_csr *rows,
     size_t filled = 0;
     for (size_t i = 0; i < n; i++) {
         size_t begin, end;
-        const cf_code code = find_row(rows, order[i], &begin, &end);
+        const cf_code code = cf_find_row(rows, order[i], &begin, &end);
         if (code != CF_OK)
             return cf_fail(code, i);
         if (end - begin > scratch->room - filled)
@@ -150,38 +71,36 @@ static cf_status localize_batch(const cf_train_model *model, const cf_csr *rows,
 }
 
 /* Pulls the weights of a localised mini-batch and sums its gradient; returns the intercept's. */
-static float sum_gradient(const cf_train_model *model, size_t width, const cf_csr *rows,
-                          const uint32_t *batch, size_t n, const cf_train_scratch *scratch,
-                          size_t n_distinct, loss_sum *loss, cf_train_total *total) {
+static inline float sum_gradient(cf_optimizer_kind kind, const cf_train_model *model,
+                                 const cf_csr *rows, const uint32_t *order, size_t n,
+                                 const cf_train_scratch *scratch, size_t n_distinct,
+                                 double rows_seen, cf_train_total *total) {
     enum { AHEAD = 16 };
-    float *const w = scratch->weights, *const gradient = scratch->gradient;
-    float *const touches = scratch->touches;
+    const size_t width = cf_optimizer_width(kind);
+    cf_optimizer optimizer = model->optimizer;
+    optimizer.kind = kind;
     for (size_t j = 0; j < n_distinct; j++) {
         if (j + AHEAD < n_distinct)
             __builtin_prefetch(model->state + scratch->distinct[j + AHEAD] * width, 1);
-        w[j] = cf_shared_read(model->state + scratch->distinct[j] * width);
-        gradient[j] = touches[j] = 0.0f;
+        const uint32_t id = scratch->distinct[j];
+        scratch->weights[j] = cf_optimizer_weight(optimizer, model->state + id * width,
+                                                  charge(model, id, 0.0f, rows_seen));
     }
-    const float intercept = cf_shared_read(model->state + model->n_ids * width);
-    float intercept_gradient = 0.0f;
-    const uint32_t *local = scratch->local;
-    for (size_t i = 0; i < n; i++) {
-        const size_t begin = (size_t)rows->indptr[batch[i]];
-        const size_t length = (size_t)rows->indptr[batch[i] + 1] - begin;
-        const float *const data = rows->data + begin;
-        float margin = intercept;
-        for (size_t k = 0; k < length; k++)
-            margin += data[k] * w[local[k]];
-        const float error = row_error(model, rows, batch[i], margin, loss, total);
-        intercept_gradient += error;
-        for (size_t k = 0; k < length; k++) {
-            gradient[local[k]] += error * data[k];
-            touches[local[k]] += 1.0f;
-        }
-        local += length;
-    }
+    const bool charged = model->penalties && model->optimizer.kind != CF_FTRL;
+    const cf_minibatch batch = {
+        rows, order, n, scratch->local, {model->class_weight[0], model->class_weight[1]}};
+    const float intercept = cf_optimizer_weight(optimizer, model->state + model->n_ids * width,
+                                                (cf_penalty){0, 0});
+    const cf_gradient_total summed =
+        cf_gradient_sum(&batch, scratch->weights, n_distinct, intercept, scratch->gradient,
+                        charged ? scratch->touches : NULL);
+    if (!charged)
+        for (size_t j = 0; j < n_distinct; j++)
+            scratch->touches[j] = 0.0f;
     total->n_rows += n;
-    return intercept_gradient;
+    total->loss_sum += summed.loss;
+    total->weight_sum += summed.weight;
+    return summed.intercept;
 }
 
 /* One optimiser step with a summed gradient. */
@@ -203,7 +122,7 @@ static inline void apply(cf_optimizer_kind kind, const cf_train_model *model, co
 static inline cf_status train_batched(cf_optimizer_kind kind, const cf_train_model *model,
                                       const cf_csr *rows, const uint32_t *order, size_t n_order,
                                       size_t minibatch_size, const cf_train_scratch *scratch,
-                                      loss_sum *loss, cf_train_total *total) {
+                                      cf_train_total *total) {
     for (size_t first = 0; first < n_order; first += minibatch_size) {
         const size_t n = n_order - first < minibatch_size ? n_order - first : minibatch_size;
         size_t n_distinct;
@@ -211,60 +130,43 @@ static inline cf_status train_batched(cf_optimizer_kind kind, const cf_train_mod
             localize_batch(model, rows, order + first, n, scratch, &n_distinct);
         if (status.code != CF_OK)
             return cf_fail(status.code, first);
-        const float intercept_gradient =
-            sum_gradient(model, cf_optimizer_width(kind), rows, order + first, n, scratch,
-                         n_distinct, loss, total);
+        const double rows_seen = model->rows_seen + (double)first;
+        const float intercept_gradient = sum_gradient(kind, model, rows, order + first, n, scratch,
+                                                      n_distinct, rows_seen, total);
         apply(kind, model, scratch->distinct, scratch->gradient, scratch->touches, n_distinct,
-              intercept_gradient, model->rows_seen + (double)(first + n));
+              intercept_gradient, rows_seen);
         total->n_updates++;
     }
     return cf_ok();
 }
 
-static inline cf_status train(cf_optimizer_kind kind, const cf_train_model *model,
-                              const cf_csr *rows, const uint32_t *order, size_t n_order,
-                              size_t minibatch_size, const cf_train_scratch *scratch,
-                              loss_sum *loss, cf_train_total *total) {
-    if (minibatch_size == 1)
-        return train_single(kind, model, rows, order, n_order, loss, total);
-    return train_batched(kind, model, rows, order, n_order, minibatch_size, scratch, loss, total);
-}
-
-cf_status cf_train(const cf_train_model *model, const cf_csr *rows, const uint32_t *order,
-                   size_t n_order, size_t minibatch_size, const cf_train_scratch *scratch,
-                   cf_train_total *total) {
-    loss_sum loss = {1.0, 0.0};
-    cf_status status = cf_ok();
+cf_status cf_train(const cf_kernels *kernels, const cf_train_model *model, const cf_csr *rows,
+                   const uint32_t *order, size_t n_order, size_t minibatch_size,
+                   const cf_train_scratch *scratch, cf_train_total *total) {
     *total = (cf_train_total){0, 0, 0, 0};
-    switch (model->optimizer.kind) {
+    if (minibatch_size == 1)
+        return train_rows(kernels, model, rows, order, n_order, total);
+    switch (model->optimizer.kind) { /* a constant in each call, so each has a loop of its own */
     case CF_SGD:
-        status = train(CF_SGD, model, rows, order, n_order, minibatch_size, scratch, &loss, total);
-        break;
+        return train_batched(CF_SGD, model, rows, order, n_order, minibatch_size, scratch, total);
     case CF_ADAGRAD:
-        status =
-            train(CF_ADAGRAD, model, rows, order, n_order, minibatch_size, scratch, &loss, total);
-        break;
+        return train_batched(CF_ADAGRAD, model, rows, order, n_order, minibatch_size, scratch,
+                             total);
     case CF_FTRL:
-        status = train(CF_FTRL, model, rows, order, n_order, minibatch_size, scratch, &loss, total);
-        break;
+        return train_batched(CF_FTRL, model, rows, order, n_order, minibatch_size, scratch, total);
     }
-    loss_flush(&loss);
-    total->loss_sum = loss.loss;
-    return status;
+    return cf_ok();
 }
 
 cf_status cf_train_gradient(const cf_train_model *model, const cf_csr *rows, const uint32_t *order,
                             size_t n_order, const cf_train_scratch *scratch, size_t *n_distinct,
                             float *intercept_gradient, cf_train_total *total) {
-    loss_sum loss = {1.0, 0.0};
     *total = (cf_train_total){0, 0, 0, 0};
     const cf_status status = localize_batch(model, rows, order, n_order, scratch, n_distinct);
     if (status.code != CF_OK)
         return status;
-    *intercept_gradient = sum_gradient(model, cf_optimizer_width(model->optimizer.kind), rows,
-                                       order, n_order, scratch, *n_distinct, &loss, total);
-    loss_flush(&loss);
-    total->loss_sum = loss.loss;
+    *intercept_gradient = sum_gradient(model->optimizer.kind, model, rows, order, n_order, scratch,
+                                       *n_distinct, model->rows_seen, total);
     return status;
 }
 

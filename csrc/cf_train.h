@@ -7,10 +7,12 @@
 #define CF_TRAIN_H
 
 #include "cf_csr.h"
+#include "cf_dispatch.h"
+#include "cf_hot.h"
 #include "cf_optimizer.h"
 #include "cf_status.h"
 
-typedef struct {
+typedef struct cf_train_model {
     cf_optimizer optimizer;
     float *state; /* [(n_ids + 1) * width]; the last coordinate is the intercept */
     size_t n_ids;
@@ -18,6 +20,7 @@ typedef struct {
     bool fit_intercept;
     float class_weight[2]; /* of labels 0 and 1 */
     double rows_seen;      /* by all workers before this call; ftrl's penalties grow with it */
+    const cf_hot *hot;     /* this thread's copies where several train in steps of one row, or NULL */
 } cf_train_model;
 
 /* Scratch for mini-batches of more than one row; all may be NULL when minibatch_size is 1. With m
@@ -36,27 +39,27 @@ typedef struct {
     double weight_sum; /* of row weights */
 } cf_train_total;
 
-/* Takes the rows named by order[n_order] in mini-batches of `minibatch_size` (the last may be
+/* Takes the rows named by order[n_order], whose ids are distinct within a row, in mini-batches of `minibatch_size` (the last may be
  * smaller), applying one optimiser step after each. Labels are 1 or 0.
  *
  * Every row and id is checked before it is used; on failure `total` tells what was applied before,
  * and `offset` is the place in `order` of the mini-batch that was not. */
-cf_status cf_train(const cf_train_model *model, const cf_csr *rows, const uint32_t *order,
-                   size_t n_order, size_t minibatch_size, const cf_train_scratch *scratch,
+cf_status cf_train(const cf_kernels *kernels, const cf_train_model *model, const cf_csr *rows,
+                   const uint32_t *order, size_t n_order, size_t minibatch_size, const cf_train_scratch *scratch,
                    cf_train_total *total);
 
 /* The two halves of a step, for workers that wait for each other in between.
  *
  * cf_train_gradient takes all of order[n_order] as one mini-batch and leaves the model alone:
  * scratch->distinct, gradient and touches hold the *n_distinct ids, the sums of their gradients and
- * of their entries. */
+ * the numbers of their entries (0 for all if no penalty is charged by them). */
 cf_status cf_train_gradient(const cf_train_model *model, const cf_csr *rows, const uint32_t *order,
                             size_t n_order, const cf_train_scratch *scratch, size_t *n_distinct,
                             float *intercept_gradient, cf_train_total *total);
 
 /* cf_train_apply takes n gradients, those of several workers one after another, sums the ones of
- * equal id in that order, and makes one optimiser step. model->rows_seen counts this step's rows
- * already. The arrays must not be the scratch's. */
+ * equal id in that order, and makes one optimiser step. model->rows_seen does not count this step's
+ * rows. The arrays must not be the scratch's. */
 cf_status cf_train_apply(const cf_train_model *model, const uint32_t *ids, const float *gradient,
                          const float *touches, size_t n, float intercept_gradient,
                          const cf_train_scratch *scratch);

@@ -10,9 +10,12 @@ cdef extern from "cf_logistic.h" nogil:
     cf_logistic_total cf_logistic_loss(const float *margins, const float *labels,
                                        const float *weights, size_t n_rows)
     void cf_logistic_probabilities(const float *margins, size_t n_rows, float *p)
+    ctypedef struct cf_gradient_total:
+        float intercept
+        double loss
+        double weight
     cf_status cf_logistic_gradient(const cf_csr *rows, const float *w, size_t n_weights,
-                                   float intercept, float *gradient, double *intercept_gradient,
-                                   cf_logistic_total *total)
+                                   float intercept, float *gradient, cf_gradient_total *total)
 
 
 def logistic_margins(const int64_t[::1] indptr not None, const uint32_t[::1] indices not None,
@@ -59,8 +62,7 @@ def logistic_gradient(const float[::1] labels not None, const int64_t[::1] indpt
     Fills gradient (as long as w) and returns (intercept's gradient, loss, weight), all sums.
     """
     cdef cf_csr rows
-    cdef cf_logistic_total total
-    cdef double intercept_gradient = 0
+    cdef cf_gradient_total total
     cdef cf_status status
     cdef _Memory memory
     _csr(&rows, labels, indptr, indices, data, weights)
@@ -74,7 +76,7 @@ def logistic_gradient(const float[::1] labels not None, const int64_t[::1] indpt
     _need_apart(&memory)
     with nogil:
         status = cf_logistic_gradient(&rows, model, <size_t>w.shape[0], intercept, sums,
-                                      &intercept_gradient, &total)
+                                      &total)
     if status.code != CF_OK:
         raise _array_error(status)
-    return intercept_gradient, total.loss_sum, total.weight_sum
+    return total.intercept, total.loss, total.weight

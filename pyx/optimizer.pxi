@@ -51,7 +51,7 @@ cdef class Optimizer:
 
     @property
     def width(self):
-        """Floats of state a coordinate has; the weight is the first."""
+        """Floats of state a coordinate has."""
         return cf_optimizer_width(self._c.kind)
 
     cdef size_t _coordinates(self, const float[::1] state) except? 0:
@@ -70,7 +70,8 @@ cdef class Optimizer:
 
     def weights(self, const float[::1] state not None, const float[:, ::1] penalties,
                 double rows_seen, float[::1] out not None):
-        """Copies the weights of all coordinates but the intercept's, which is returned."""
+        """Reads the weights of all coordinates but the intercept's, which is returned, as they are
+        after `rows_seen` rows."""
         cdef size_t n = self._coordinates(state)
         _need(n > 0 and <size_t>out.shape[0] == n - 1, "out must be one coordinate short of state")
         cdef const cf_penalty *charged = _penalties(penalties, n - 1)

@@ -1,5 +1,15 @@
 """cf_train.h: mini-batch steps on a model in memory."""
 
+cdef extern from "cf_hot.h" nogil:
+    ctypedef struct cf_hot:
+        size_t n
+        size_t every
+        size_t n_threads
+        size_t thread
+        float *published
+        float *own
+        float *seen
+
 cdef extern from "cf_train.h" nogil:
     ctypedef struct cf_train_model:
         cf_optimizer optimizer
@@ -9,6 +19,7 @@ cdef extern from "cf_train.h" nogil:
         bint fit_intercept
         float class_weight[2]
         double rows_seen
+        const cf_hot *hot
     ctypedef struct cf_train_scratch:
         uint32_t *table
         uint32_t *local
@@ -22,9 +33,9 @@ cdef extern from "cf_train.h" nogil:
         size_t n_updates
         double loss_sum
         double weight_sum
-    cf_status cf_train(const cf_train_model *model, const cf_csr *rows, const uint32_t *order,
-                       size_t n_order, size_t minibatch_size, const cf_train_scratch *scratch,
-                       cf_train_total *total)
+    cf_status cf_train(const cf_kernels *kernels, const cf_train_model *model, const cf_csr *rows,
+                       const uint32_t *order, size_t n_order, size_t minibatch_size,
+                       const cf_train_scratch *scratch, cf_train_total *total)
     cf_status cf_train_gradient(const cf_train_model *model, const cf_csr *rows,
                                 const uint32_t *order, size_t n_order,
                                 const cf_train_scratch *scratch, size_t *n_distinct,
@@ -83,20 +94,59 @@ cdef class TrainScratch:
         return self._c.room
 
 
+cdef class HotCopies:
+    """One thread's own copies of the coordinates that every row touches (csrc/cf_hot.h).
+
+    published : float32[n_threads, (n + 1) * width], zeros at first, shared by all threads
+    thread : whose copies these are
+    own : float32[2 * (n + 1) * width], this thread's alone
+    every : rows between exchanges
+    """
+
+    cdef cf_hot _c
+    cdef size_t _width
+    cdef bint _in_use
+    cdef readonly object published, own
+
+    def __cinit__(self, Optimizer optimizer not None, float[:, ::1] published not None,
+                  size_t thread, float[::1] own not None, size_t every):
+        cdef size_t n_threads = <size_t>published.shape[0], size = <size_t>published.shape[1]
+        self._width = cf_optimizer_width(optimizer._c.kind)
+        _need(thread < n_threads, "thread must be below the number of threads")
+        _need(size > 0 and size % self._width == 0, "published must hold whole coordinates")
+        _need(<size_t>own.shape[0] == 2 * size, "own must be twice as long as a thread's part")
+        _need(every >= 1, "every must be at least 1")
+        self.published, self.own = published, own
+        self._c.n = size // self._width - 1
+        self._c.every = every
+        self._c.n_threads = n_threads
+        self._c.thread = thread
+        self._c.published = <float *>_aligned(&published[0, 0], 4)
+        self._c.own = _f32_out(own)
+        self._c.seen = self._c.own + size
+
+    cdef void _writes_all(self, _Memory *memory) noexcept:
+        cdef size_t size = (self._c.n + 1) * self._width
+        _writes(memory, self._c.published, 4 * self._c.n_threads * size)
+        _writes(memory, self._c.own, 8 * size)
+
+
 cdef class TrainModel:
     """A model in memory as the kernels see it; several threads may train it at once.
 
     state : float32[(n_ids + 1) * optimizer.width], the last coordinate the intercept's
     penalties : float32[n_ids, 2] charges of l1 and l2 (csrc/cf_optimizer.h), or None
+    hot : the calling thread's, where several train in mini-batches of one row, or None
     """
 
     cdef cf_train_model _c
     cdef readonly Optimizer optimizer
     cdef readonly object state, penalties
+    cdef readonly HotCopies hot
 
     def __cinit__(self, Optimizer optimizer not None, float[::1] state not None,
                   const float[:, ::1] penalties, *, bint fit_intercept=True,
-                  float negative_weight=1.0, float positive_weight=1.0):
+                  float negative_weight=1.0, float positive_weight=1.0, HotCopies hot=None):
         cdef size_t n = optimizer._coordinates(state)
         _need(n > 0, "state must hold the intercept at least")
         self.optimizer, self.state, self.penalties = optimizer, state, penalties
@@ -107,6 +157,12 @@ cdef class TrainModel:
         self._c.fit_intercept = fit_intercept
         self._c.class_weight[0] = negative_weight
         self._c.class_weight[1] = positive_weight
+        self._c.hot = NULL
+        self.hot = hot
+        if hot is not None:
+            _need(hot._c.n <= n - 1 and hot._width == optimizer.width,
+                  "hot copies were made for another model")
+            self._c.hot = &hot._c
 
     cdef const cf_train_scratch *_scratch(self, TrainScratch scratch) except NULL:
         _need(scratch is not None, "mini-batches of several rows need scratch")
@@ -140,11 +196,15 @@ cdef class TrainModel:
         cdef const uint32_t *chosen = _u32(order)
         _csr(&rows, labels, indptr, indices, data, weights)
         _need(minibatch_size >= 1, "minibatch_size must be at least 1")
+        _need(minibatch_size == 1 or self.hot is None, "hot copies are for mini-batches of one row")
         memory.n = 0
         self._writes_state(&memory)
         if minibatch_size > 1:
             mine = self._scratch(scratch)
             scratch._writes_all(&memory)
+        if self.hot is not None:
+            _need(not self.hot._in_use, "hot copies are in use by another thread")
+            self.hot._writes_all(&memory)
         _reads(&memory, chosen, 4 * n_order)
         _reads_rows(&memory, &rows)
         _need_apart(&memory)
@@ -152,10 +212,15 @@ cdef class TrainModel:
         model.optimizer.learning_rate *= <float>rate
         if minibatch_size > 1:
             scratch._in_use = True
+        if self.hot is not None:
+            self.hot._in_use = True
         with nogil:
-            status = cf_train(&model, &rows, chosen, n_order, minibatch_size, mine, &total)
+            status = cf_train(_kernels, &model, &rows, chosen, n_order, minibatch_size, mine,
+                              &total)
         if minibatch_size > 1:
             scratch._in_use = False
+        if self.hot is not None:
+            self.hot._in_use = False
         if status.code != CF_OK:
             raise _array_error(status)
         return total.n_rows, total.n_updates, total.loss_sum, total.weight_sum
@@ -163,7 +228,7 @@ cdef class TrainModel:
     def gradient(self, const float[::1] labels not None, const int64_t[::1] indptr not None,
                  const uint32_t[::1] indices not None, const float[::1] data not None,
                  const float[::1] weights, const uint32_t[::1] order not None,
-                 TrainScratch scratch not None):
+                 TrainScratch scratch not None, *, double rows_seen=0.0):
         """Sums the gradient of one mini-batch into scratch and leaves the model alone.
 
         Returns (distinct ids k, intercept's gradient, loss sum, weight sum); the first k of
@@ -175,6 +240,7 @@ cdef class TrainModel:
         cdef cf_status status
         cdef size_t n_distinct = 0, n_order = <size_t>order.shape[0]
         cdef float intercept_gradient = 0
+        cdef cf_train_model model = self._c
         cdef _Memory memory
         cdef const uint32_t *chosen = _u32(order)
         _csr(&rows, labels, indptr, indices, data, weights)
@@ -184,9 +250,10 @@ cdef class TrainModel:
         _reads(&memory, chosen, 4 * n_order)
         _reads_rows(&memory, &rows)
         _need_apart(&memory)
+        model.rows_seen = rows_seen
         scratch._in_use = True
         with nogil:
-            status = cf_train_gradient(&self._c, &rows, chosen, n_order, mine, &n_distinct,
+            status = cf_train_gradient(&model, &rows, chosen, n_order, mine, &n_distinct,
                                        &intercept_gradient, &total)
         scratch._in_use = False
         if status.code != CF_OK:
@@ -197,7 +264,7 @@ cdef class TrainModel:
               const float[::1] touches not None, float intercept_gradient,
               TrainScratch scratch not None, *, double rows_seen=0.0, double rate=1.0):
         """One step with gradients of several workers, one after another; equal ids are summed in
-        that order. rows_seen counts this step's rows already."""
+        that order. rows_seen does not count this step's rows."""
         cdef cf_train_model model = self._c
         cdef const cf_train_scratch *mine = self._scratch(scratch)
         cdef cf_status status

@@ -30,6 +30,8 @@ from cirrus_fast.runtime.worker import CHUNK_ROWS, WorkerSpec, most_entries
 FEW_ROWS = 100_000
 MOST_IN_FLIGHT = 0.01
 DEFAULT_STALENESS = 100
+# Of popular columns a worker knows what the others learnt up to so many rows ago.
+MOST_BETWEEN_EXCHANGES = 500
 # How far ahead a worker may be with async, as a share of its epoch.
 FREE_LEAD = 0.05
 # Evaluations of small data come no closer: a step or two between them tells nothing of progress.
@@ -163,6 +165,16 @@ class Plan:
         rows = max(CHUNK_ROWS, round(FREE_LEAD * self.n_train / self.n_workers))
         return -(-rows // options.minibatch_size)
 
+    @property
+    def exchange_rows(self) -> int:
+        """Rows after which a worker tells the others what it learnt of popular columns; 0: at once.
+        """
+        options = self.options
+        if self.n_workers == 1 or options.minibatch_size > 1 or options.consistency == "bsp":
+            return 0
+        in_flight = int(MOST_IN_FLIGHT * self.n_train) // self.n_workers
+        return max(1, min(MOST_BETWEEN_EXCHANGES, in_flight))
+
     def create_store(self, task: str) -> LocalStore:
         options, manifest = self.options, self.dataset.manifest
         negative, positive = self.class_weight
@@ -179,7 +191,6 @@ class Plan:
         try:
             scale = TrainingScale.of(
                 self.dataset.columns,
-                self.model_size,
                 self.dataset.n_rows,
                 optimizer=options.optimizer,
                 l1=options.l1,
@@ -190,8 +201,10 @@ class Plan:
                 options.optimizer,
                 self.learning_rate,
                 scale,
+                model_size=self.model_size,
                 n_workers=self.n_workers,
                 intercept=intercept,
+                exchange_rows=self.exchange_rows,
                 room=exchange,
                 task=task,
                 shared=options.executor != "local",

@@ -335,7 +335,7 @@ class _Watch:
             return
         store = self._store
         # Positions first: a worker that moves on meanwhile repeats a few rows, and skips none.
-        slots, state = store.slots.copy(), store.state.copy()
+        slots, state = store.slots.copy(), store.merged_state()
         Checkpoint(
             options=self._options.to_json(),
             dataset_id=self._plan.dataset.id,

@@ -74,14 +74,13 @@ class Rounds:
         ids = np.concatenate([store.exchange_ids[w, :n] for w, n in pairs])
         gradient = np.concatenate([store.exchange_values[w, 0, :n] for w, n in pairs])
         touches = np.concatenate([store.exchange_values[w, 1, :n] for w, n in pairs])
-        rows = int(store.slots["batch_rows"][members].sum())
         self._model.apply(
             ids,
             gradient,
             touches,
             float(store.slots["batch_intercept"][members].sum()),
             self._scratch,
-            rows_seen=float(store.rows + rows),
+            rows_seen=float(store.rows),
             rate=rate,
         )
         for worker, _ in pairs:

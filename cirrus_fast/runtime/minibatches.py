@@ -1,21 +1,25 @@
 """A worker's rows, epoch after epoch: blocks read, decoded, rescaled and shuffled.
 
-As many decoded blocks are held as `worker_size` allows. If that is all of them they are read once;
-if not, each epoch goes through them in windows, and rows are shuffled within a window of randomly
-drawn blocks.
+As many rows are held as `worker_size` allows. If that is all of them they are read once; if not,
+each epoch goes through them in windows, each of randomly drawn blocks.
+
+Rows are shuffled in memory while they are made ready, a group of randomly drawn blocks at a time,
+so that training walks forward through memory instead of jumping about in it, which would take
+several times as long as the learning. Rows that are held get another order each epoch by runs of
+neighbours, single rows where they fit in a cache.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from cirrus_fast import _kernels
 from cirrus_fast.data.blocks import decode_block_into
-from cirrus_fast.data.csr import CSR, UInt32Array
+from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
 from cirrus_fast.data.dataset import Dataset, check_header
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.manifest import Block
@@ -23,6 +27,10 @@ from cirrus_fast.data.training_scale import TrainingScale
 
 # Of a worker's memory, what decoded rows may take; the rest is the model, Python and NumPy.
 _SHARE_FOR_ROWS = 0.6
+# Rows are shuffled across as many blocks as fit in this; it lies beside the rows held.
+_GROUP_BYTES = 16e6
+# How many neighbours stay together where the rows held are more than a cache takes.
+_RUN = 32
 _BYTES_A_ROW = 4 + 8 + 4 + 4  # label, indptr, weight, order
 _BYTES_AN_ENTRY = 4 + 4
 
@@ -57,7 +65,7 @@ def decoded_bytes(block: Block) -> int:
 class MiniBatches:
     """The training rows of the blocks with these numbers.
 
-    Rows carry labels 1 and 0, values divided by the training scale.
+    Rows carry labels 1 and 0, the training scale's places for ids, and values divided by it.
     """
 
     dataset: Dataset
@@ -68,23 +76,28 @@ class MiniBatches:
     seed: int
     worker: int
     times: ReadTimes = field(default_factory=ReadTimes)
-    _held: tuple[CSR, UInt32Array] | None = None
+    _held: CSR | None = None
+    _arrays: _Arrays | None = None
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Window]:
         """Every training row once, in an order of this epoch's own; the first `skip` left out."""
         draw = np.random.default_rng([self.seed, 2, epoch, self.worker])
         if self._held is None and self._fits(self.numbers):
-            self._held = self._decode(self.numbers)
+            mixed = np.random.default_rng([self.seed, 4, self.worker])
+            numbers = mixed.permutation(self.numbers).tolist()
+            self._held = self._decode(numbers, mixed)
+            self._arrays = None
         if self._held is not None:
-            rows, training = self._held
-            yield Window(rows, draw.permutation(training)[skip:])
+            order = _runs(self._held.n_rows, self._run(), draw)
+            yield Window(self._held, order[skip:])
             return
         for part, numbers in enumerate(self._windows(draw.permutation(self.numbers).tolist())):
             n_rows = self.count(numbers)
             if skip < n_rows:
-                rows, training = self._decode(numbers)
-                within = np.random.default_rng([self.seed, 3, epoch, self.worker, part])
-                yield Window(rows, within.permutation(training)[skip:])
+                mixed = np.random.default_rng([self.seed, 3, epoch, self.worker, part])
+                rows = self._decode(numbers, mixed)
+                yield Window(rows, np.arange(skip, n_rows, dtype=np.uint32))
+                del rows  # its memory is the next window's
             skip = max(0, skip - n_rows)
 
     def count(self, numbers: Sequence[int]) -> int:
@@ -92,33 +105,64 @@ class MiniBatches:
         blocks, holdout = self.dataset.blocks, self.holdout
         return sum(blocks[i].n_rows - int(holdout.mask(i, blocks[i]).sum()) for i in numbers)
 
-    def _budget(self) -> float:
-        return self.worker_size_mb * 1e6 * _SHARE_FOR_ROWS
+    def _bytes(self, numbers: Sequence[int]) -> int:
+        return sum(decoded_bytes(self.dataset.blocks[i]) for i in numbers)
 
     def _fits(self, numbers: Sequence[int]) -> bool:
-        blocks = self.dataset.blocks
-        return sum(decoded_bytes(blocks[i]) for i in numbers) <= self._budget()
+        return self._bytes(numbers) <= self.worker_size_mb * 1e6 * _SHARE_FOR_ROWS
+
+    def _run(self) -> int:
+        return 1 if self._bytes(self.numbers) <= _GROUP_BYTES else _RUN
 
     def _windows(self, numbers: list[int]) -> Iterator[list[int]]:
-        window: list[int] = []
-        for number in numbers:
-            if window and not self._fits([*window, number]):
-                yield window
-                window = []
-            window.append(number)
-        if window:
-            yield window
+        return _parts(numbers, self._fits)
 
-    def _decode(self, numbers: Sequence[int]) -> tuple[CSR, UInt32Array]:
-        """The rows of some blocks as one CSR, and which of them are training rows."""
+    def _decode(self, numbers: Sequence[int], draw: np.random.Generator) -> CSR:
+        """The training rows of some blocks, ready to learn from, in an order drawn."""
+        whole = self._sizes(numbers)
+        if self._arrays is None or not self._arrays.hold(*whole):
+            self._arrays = None  # first, so that there are never two
+            self._arrays = _Arrays.empty(*whole, self.dataset.manifest.has_weights)
+        held, row, entry = self._arrays, 0, 0
+        groups = list(_parts(numbers, lambda group: self._bytes(group) <= _GROUP_BYTES))
+        sizes = [self._sizes(group) for group in groups]
+        raw = _Arrays.empty(*map(max, zip(*sizes, strict=True)), held.weights is not None)
+        for group in groups:
+            rows, training = self._read(group, raw)
+            started = time.perf_counter()
+            order = draw.permutation(training)
+            last = row + len(order)
+            ended = _kernels.prepare_rows(
+                rows.labels,
+                rows.indptr,
+                rows.indices,
+                rows.data,
+                rows.weights,
+                order,
+                self.scale.place,
+                self.scale.divisor,
+                entry,
+                held.labels[row:last],
+                held.indptr[row : last + 1],
+                held.indices[entry:],
+                held.data[entry:],
+                None if held.weights is None else held.weights[row:last],
+            )
+            row, entry = last, ended
+            self.times.decode += time.perf_counter() - started
+        return held.rows(row, entry, len(self.scale.divisor))
+
+    def _sizes(self, numbers: Sequence[int]) -> tuple[int, int]:
+        """(rows, entries) of some blocks, training rows or not."""
+        blocks = [self.dataset.blocks[i] for i in numbers]
+        return sum(block.n_rows for block in blocks), sum(block.nnz for block in blocks)
+
+    def _read(self, numbers: Sequence[int], into: _Arrays) -> tuple[CSR, UInt32Array]:
+        """The rows of some blocks as stored but for labels 1 and 0, and which are training rows."""
         dataset = self.dataset
-        blocks = [dataset.blocks[i] for i in numbers]
-        n_rows, nnz = sum(b.n_rows for b in blocks), sum(b.nnz for b in blocks)
-        labels, indptr = np.empty(n_rows, np.float32), np.zeros(n_rows + 1, np.int64)
-        indices, data = np.empty(nnz, np.uint32), np.empty(nnz, np.float32)
-        weights = np.empty(n_rows, np.float32) if dataset.manifest.has_weights else None
         training, row, entry = [], 0, 0
-        for number, block in zip(numbers, blocks, strict=True):
+        for number in numbers:
+            block = dataset.blocks[number]
             started = time.perf_counter()
             raw = dataset.read_bytes(block)
             read = time.perf_counter()
@@ -129,11 +173,11 @@ class MiniBatches:
                 decode_block_into(
                     raw,
                     dataset.dictionary,
-                    labels[at],
-                    indptr[row : row + block.n_rows + 1],
-                    indices[of],
-                    data[of],
-                    None if weights is None else weights[at],
+                    into.labels[at],
+                    into.indptr[row : row + block.n_rows + 1],
+                    into.indices[of],
+                    into.data[of],
+                    None if into.weights is None else into.weights[at],
                     base=dataset.manifest.index_base,
                     ordered=False,
                     entry_offset=entry,
@@ -141,12 +185,66 @@ class MiniBatches:
             training.append(np.flatnonzero(~self.holdout.mask(number, block)) + row)
             row, entry = row + block.n_rows, entry + block.nnz
             self.times.decode += time.perf_counter() - read
-        started = time.perf_counter()
-        _kernels.columns_scale(indices, data, self.scale.pairs, data)
-        positives = dataset.manifest.label_map.positives(labels)
-        rows = CSR(positives, indptr, indices, data, dataset.n_features, weights)
-        self.times.decode += time.perf_counter() - started
+        rows = into.rows(row, entry, dataset.n_features)
+        rows.labels[:] = dataset.manifest.label_map.positives(rows.labels)
         return rows, np.concatenate([np.empty(0, np.int64), *training]).astype(np.uint32)
+
+
+@dataclass(slots=True)
+class _Arrays:
+    """Memory for rows, taken once and used again: pages fresh from the system cost as much time as
+    decoding into them."""
+
+    labels: Float32Array
+    indptr: Int64Array
+    indices: UInt32Array
+    data: Float32Array
+    weights: Float32Array | None
+
+    @classmethod
+    def empty(cls, n_rows: int, nnz: int, has_weights: bool) -> _Arrays:
+        return cls(
+            np.empty(n_rows, np.float32),
+            np.zeros(n_rows + 1, np.int64),
+            np.empty(nnz, np.uint32),
+            np.empty(nnz, np.float32),
+            np.empty(n_rows, np.float32) if has_weights else None,
+        )
+
+    def hold(self, n_rows: int, nnz: int) -> bool:
+        return n_rows <= len(self.labels) and nnz <= len(self.data)
+
+    def rows(self, n_rows: int, nnz: int, n_features: int) -> CSR:
+        """The first rows."""
+        return CSR(
+            self.labels[:n_rows],
+            self.indptr[: n_rows + 1],
+            self.indices[:nnz],
+            self.data[:nnz],
+            n_features,
+            None if self.weights is None else self.weights[:n_rows],
+        )
+
+
+def _parts(numbers: Sequence[int], fits: Callable[[list[int]], bool]) -> Iterator[list[int]]:
+    """The numbers in turn, in as long parts as fit; a number that fits nowhere is alone."""
+    part: list[int] = []
+    for number in numbers:
+        if part and not fits([*part, number]):
+            yield part
+            part = []
+        part.append(number)
+    if part:
+        yield part
+
+
+def _runs(n_rows: int, length: int, draw: np.random.Generator) -> UInt32Array:
+    """All row numbers, runs of neighbours in an order drawn, which begin elsewhere each time."""
+    if length == 1:
+        return draw.permutation(np.arange(n_rows, dtype=np.uint32))
+    starts = np.arange(int(draw.integers(length)) - length, n_rows, length)
+    rows = draw.permutation(starts)[:, np.newaxis] + np.arange(length)
+    return rows[(rows >= 0) & (rows < n_rows)].astype(np.uint32)
 
 
 def held_out_rows(dataset: Dataset, holdout: HoldOut) -> list[CSR]:

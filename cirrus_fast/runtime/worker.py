@@ -114,6 +114,7 @@ class _Worker:
             self._store.optimizer,
             self._store.state,
             self._store.scale.penalties,
+            hot=self._store.hot_copies(spec.worker),
             fit_intercept=spec.fit_intercept,
             negative_weight=spec.class_weight[0],
             positive_weight=spec.class_weight[1],
@@ -200,7 +201,14 @@ class _Worker:
         """One mini-batch, summed into the model together with the other workers'."""
         started = time.perf_counter()
         n, intercept, loss, weight = self._model.gradient(
-            rows.labels, rows.indptr, rows.indices, rows.data, rows.weights, order, self._scratch
+            rows.labels,
+            rows.indptr,
+            rows.indices,
+            rows.data,
+            rows.weights,
+            order,
+            self._scratch,
+            rows_seen=float(self._store.rows),
         )
         self._report.compute += time.perf_counter() - started
         if not math.isfinite(loss):
@@ -222,10 +230,13 @@ class _Worker:
 
     def _blame(self, rows: CSR) -> str:
         """Why the loss is no number: the column with the wildest values, and what to do."""
-        size = np.abs(rows.data)
-        worst = int(np.argmax(np.where(np.isnan(size), np.inf, size))) if rows.nnz else 0
-        column = f"feature {rows.indices[worst]} (0-based)" if rows.nnz else "no feature"
-        value = rows.data[worst] * self._store.scale.divisor[rows.indices[worst]]
+        size, scale = np.abs(rows.data), self._store.scale
+        column, value = "no feature", 0.0
+        if rows.nnz:
+            worst = int(np.argmax(np.where(np.isnan(size), np.inf, size)))
+            place = rows.indices[worst]
+            column = f"feature {scale.ids[place]} (0-based)"
+            value = float(rows.data[worst] * scale.divisor[place])
         return (
             f"the loss is no longer a finite number after {self._store.rows} rows; the likely "
             f"cause is {column}, with a value of {value:g}: lower learning_rate "

@@ -112,10 +112,8 @@ static void check_logistic(byte_source *in, const cf_csr *rows, size_t n_ids) {
     CHECK(same_bytes(p, margins, 4 * rows->n_rows));
     for (size_t i = 0; i < rows->n_rows; i++)
         CHECK(isnan(p[i]) || (p[i] >= 0 && p[i] <= 1));
-    cf_logistic_total total;
-    double intercept_gradient;
-    const cf_status pushed =
-        cf_logistic_gradient(rows, w, n_ids, intercept, gradient, &intercept_gradient, &total);
+    cf_gradient_total total;
+    const cf_status pushed = cf_logistic_gradient(rows, w, n_ids, intercept, gradient, &total);
     CHECK(pushed.code == CF_OK || pushed.code == CF_E_INDPTR || pushed.code == CF_E_ID);
     free(w);
     free(gradient);

@@ -51,7 +51,11 @@ _CONTROL = np.dtype(
 WAITING, ACTIVE, FINISHED = 0, 1, 2
 
 _HEADER_BYTES = 4096
-_MAGIC = "cirrus_fast shared model 1"
+_MAGIC = "cirrus_fast shared model 2"
+# Popular coordinates a worker has its own copies of: seven of ten entries of click data are of
+# these. All workers together have no more than MOST_COPIES, since each reads the others'.
+MOST_HOT = 1024
+MOST_COPIES = 16 * MOST_HOT
 # Long enough to leave the core to who works, short enough to be nothing beside a chunk of rows.
 NAP_S = 0.0002
 
@@ -60,11 +64,15 @@ NAP_S = 0.0002
 class Layout:
     """What lies where; the header of a shared buffer, as JSON."""
 
-    n_ids: int
+    model_size: int
+    n_ids: int  # that some row has: coordinates beside the intercept's
+    n_places: int  # entries of the scale's `place`
     optimizer: str
     learning_rate: float
     penalized: bool
     n_workers: int
+    n_hot: int  # coordinates that each worker has its own copy of, beside the intercept's
+    exchange_rows: int  # rows after which it tells what it learnt of them; 0: no copies
     room: int  # entries of a mini-batch that workers exchange; 0 outside bsp
     task: str  # of the run: a worker left over from another must not train this model
     owner: int  # process id of the supervisor
@@ -77,8 +85,14 @@ class Layout:
             "control": (_CONTROL, (1,)),
             "slots": (_SLOT, (self.n_workers,)),
             "state": (np.dtype(np.float32), ((self.n_ids + 1) * width,)),
+            "ids": (np.dtype(np.uint32), (self.n_ids,)),
+            "place": (np.dtype(np.uint32), (self.n_places,)),
             "divisor": (np.dtype(np.float32), (self.n_ids,)),
             "penalties": (np.dtype(np.float32), (self.n_ids if self.penalized else 0, 2)),
+            "hot": (
+                np.dtype(np.float32),
+                (self.n_workers if self.exchange_rows else 0, (self.n_hot + 1) * width),
+            ),
             "exchange_ids": (np.dtype(np.uint32), (self.n_workers, self.room)),
             "exchange_values": (np.dtype(np.float32), (self.n_workers, 2, self.room)),
         }
@@ -97,8 +111,9 @@ class LocalStore:
     ----------
     layout : Layout
     optimizer : kind and constants of the updates
-    scale : column divisors and penalties that every worker uses
-    state : float32[(n_ids + 1) * width]; the last coordinate is the intercept
+    scale : column numbers, divisors and penalties that every worker uses
+    state : float32[(n_ids + 1) * width]; the last coordinate is the intercept. Beside it, `hot`
+        has what each worker learnt of the popular coordinates (csrc/cf_hot.h)
     """
 
     def __init__(self, buffer: mmap.mmap, layout: Layout) -> None:
@@ -110,7 +125,8 @@ class LocalStore:
             arrays[name] = flat.reshape(shape)
         self.state: Float32Array = arrays["state"]
         penalties = arrays["penalties"] if layout.penalized else None
-        self.scale = TrainingScale(arrays["divisor"], penalties)
+        self.hot: Float32Array = arrays["hot"]
+        self.scale = TrainingScale(arrays["ids"], arrays["place"], arrays["divisor"], penalties)
         self.exchange_ids: UInt32Array = arrays["exchange_ids"]
         self.exchange_values: Float32Array = arrays["exchange_values"]
         self.slots: npt.NDArray[np.void] = arrays["slots"]
@@ -124,19 +140,25 @@ class LocalStore:
         learning_rate: float,
         scale: TrainingScale,
         *,
+        model_size: int,
         n_workers: int,
         intercept: float = 0.0,
+        exchange_rows: int = 0,
         room: int = 0,
         task: str = "",
         shared: bool = False,
     ) -> LocalStore:
         """A model at 0 but for the intercept. `shared` makes it reachable from other processes."""
         layout = Layout(
-            n_ids=len(scale.divisor),
+            model_size=model_size,
+            n_ids=len(scale.ids),
+            n_places=len(scale.place),
             optimizer=optimizer,
             learning_rate=learning_rate,
             penalized=scale.penalties is not None,
             n_workers=n_workers,
+            n_hot=min(len(scale.ids), MOST_HOT, MOST_COPIES // n_workers) if exchange_rows else 0,
+            exchange_rows=exchange_rows,
             room=room,
             task=task,
             owner=os.getpid(),
@@ -148,6 +170,8 @@ class LocalStore:
         buffer[: len(header)] = header
         store = cls(buffer, layout)
         store._descriptor = descriptor if shared else None
+        store.scale.ids[:] = scale.ids
+        store.scale.place[:] = scale.place
         store.scale.divisor[:] = scale.divisor
         if store.scale.penalties is not None and scale.penalties is not None:
             store.scale.penalties[:] = scale.penalties
@@ -166,6 +190,13 @@ class LocalStore:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    def hot_copies(self, worker: int) -> _kernels.HotCopies | None:
+        """A worker's copies of the popular coordinates, if workers have any."""
+        if not self.layout.exchange_rows:
+            return None
+        own = np.empty(2 * self.hot.shape[1], np.float32)
+        return _kernels.HotCopies(self.optimizer, self.hot, worker, own, self.layout.exchange_rows)
 
     # For the supervisor
 
@@ -222,13 +253,25 @@ class LocalStore:
             if finished:
                 return done
 
+    def merged_state(self) -> Float32Array:
+        """A copy of the state with all that the workers have told of the popular coordinates."""
+        state = self.state.copy()
+        if len(self.hot):
+            told = self.hot.sum(axis=0)
+            width = self.optimizer.width
+            state[: len(told) - width] += told[:-width]
+            state[-width:] += told[-width:]
+        return state
+
     def snapshot(self) -> tuple[Float32Array, float]:
-        """Weights for the data as given, float32[n_ids], and the intercept."""
-        weights = np.empty(self.layout.n_ids, np.float32)
+        """Weights for the data as given, float32[model_size], and the intercept."""
+        learnt = np.empty(self.layout.n_ids, np.float32)
         intercept = self.optimizer.weights(
-            self.state, self.scale.penalties, float(self.rows), weights
+            self.merged_state(), self.scale.penalties, float(self.rows), learnt
         )
-        weights /= self.scale.divisor
+        learnt /= self.scale.divisor
+        weights = np.zeros(self.layout.model_size, np.float32)
+        weights[self.scale.ids] = learnt
         return weights, intercept
 
 

@@ -1,0 +1,28 @@
+/* cf_prepare.h -- rows made ready for training: in another order, ids replaced by places in the
+ * model's state, values divided by their column's divisor.
+ *
+ * One pass does all three, since each alone would cost a trip through memory.
+ */
+#ifndef CF_PREPARE_H
+#define CF_PREPARE_H
+
+#include "cf_csr.h"
+
+/* Where the model keeps each id's coordinate: popular ones first, so that what is touched all the
+ * time shares cache lines, and ids that no row has take no room. */
+typedef struct {
+    const uint32_t *place; /* [n_ids]: below n_places, or anything else for an id without one */
+    size_t n_ids;
+    const float *divisor; /* [n_places] */
+    size_t n_places;
+} cf_places;
+
+/* Copies the rows named by order[n_order] one after another. The outputs have room for n_order rows
+ * (indptr: one more, counting from first_entry on) and nnz_room entries; `weights` is NULL where
+ * rows->weights is. An id without a place is CF_E_ID at its entry of `rows`; the rows before it are
+ * complete. */
+cf_status cf_prepare(const cf_csr *rows, const uint32_t *order, size_t n_order,
+                     const cf_places *places, size_t first_entry, float *labels, int64_t *indptr,
+                     uint32_t *indices, float *data, float *weights, size_t nnz_room);
+
+#endif
