@@ -35,9 +35,14 @@ class TrainingScale:
         l2: float,
         mean_weight: float,
     ) -> TrainingScale:
-        """`mean_weight` is the mean of the rows' sample weight times class weight."""
-        divisor = np.ones(n_features, np.float32)
-        divisor[statistics.ids] = usable_divisor(statistics.root_mean_square)
+        """`mean_weight` is the mean of the rows' sample weight times class weight.
+
+        Columns without statistics, which only a sample of the rows can leave out, are divided by
+        the median of the others.
+        """
+        known = usable_divisor(statistics.root_mean_square)
+        divisor = np.full(n_features, np.median(known) if len(known) else 1, np.float32)
+        divisor[statistics.ids] = known
         if not (l1 or l2):
             return cls(divisor, None)
         per_touch = np.zeros(n_features)
