@@ -46,6 +46,7 @@ cdef extern from "cf_libsvm.h" nogil:
                          size_t *last)
     void cf_libsvm_measure(const cf_kernels *kernels, const uint8_t *text, size_t first,
                            size_t last, size_t *n_rows, size_t *n_entries)
+    size_t cf_libsvm_count(const uint8_t *text, size_t n, size_t first, size_t last)
     cf_status cf_libsvm_fill(const cf_kernels *kernels, const cf_libsvm_options *options,
                              const uint8_t *text, size_t n, size_t first, size_t last,
                              cf_libsvm_rows *rows)
@@ -96,6 +97,21 @@ def libsvm_range(const uint8_t[::1] text not None, size_t begin, size_t end):
         cf_libsvm_range(p, n, begin, end, &first, &last)
         cf_libsvm_measure(_kernels, p, first, last, &n_rows, &n_entries)
     return first, last, n_rows, n_entries
+
+
+def libsvm_count(const uint8_t[::1] text not None, size_t first, size_t last):
+    """The rows among the lines text[first:last), which libsvm_range found; exact."""
+    cdef size_t n = <size_t>text.shape[0]
+    cdef size_t n_rows
+    if not first <= last <= n:
+        raise ValueError("need first <= last <= len(text)")
+    if first == last:
+        return 0
+    _need_lines(text, first, last)
+    cdef const uint8_t *p = &text[0]
+    with nogil:
+        n_rows = cf_libsvm_count(p, n, first, last)
+    return n_rows
 
 
 cdef object _parse_error(const uint8_t *text, cf_status status, kind=_LibsvmParseError):

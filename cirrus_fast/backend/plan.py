@@ -17,8 +17,9 @@ from cirrus_fast.data.labels import LabelMap
 from cirrus_fast.data.model import LinearModel
 from cirrus_fast.data.parallel import available_cores
 from cirrus_fast.data.storage import absolute
+from cirrus_fast.data.text_dataset import TextDataset, is_text, open_text
 from cirrus_fast.data.training_scale import TrainingScale
-from cirrus_fast.errors import DatasetError, TrainingError
+from cirrus_fast.errors import DatasetError, OptionError, TrainingError
 from cirrus_fast.notices import notice_once
 from cirrus_fast.options import Options
 from cirrus_fast.runtime.minibatches import held_out_rows, share_of
@@ -91,7 +92,7 @@ class Plan:
     """Everything about a run that is known before it starts."""
 
     options: Options
-    dataset: Dataset
+    dataset: Dataset | TextDataset
     test: TestRows | None
     holdout: HoldOut
     n_train: int
@@ -103,7 +104,7 @@ class Plan:
 
     @classmethod
     def make(cls, options: Options) -> Plan:
-        dataset = Dataset(options.dataset)
+        dataset = _rows(options)
         size = _model_size(options, dataset)
         holdout = _holdout(options, dataset)
         test = _test_rows(options, dataset, holdout)
@@ -196,6 +197,7 @@ class Plan:
                 l1=options.l1,
                 l2=options.l2,
                 mean_weight=mass / self.dataset.n_rows,
+                n_features=self.model_size if isinstance(self.dataset, TextDataset) else None,
             )
             return LocalStore.create(
                 options.optimizer,
@@ -254,7 +256,30 @@ class Plan:
         )
 
 
-def _model_size(options: Options, dataset: Dataset) -> int:
+def _rows(options: Options) -> Dataset | TextDataset:
+    """What to train on; for text, that the options ask for nothing that only a data set knows."""
+    if not is_text(options.dataset):
+        return Dataset(options.dataset)
+    instead = "or make a data set of it with load_libsvm"
+    if options.model_size is None:
+        raise OptionError(
+            f"model_size: {options.dataset} is text, whose features nobody has counted yet; "
+            f"say how many weights there are to be, {instead}"
+        )
+    if options.class_weight == "balanced":
+        raise OptionError(
+            f"class_weight: nobody has counted the classes of {options.dataset}, which is text; "
+            f"give a pair of numbers, {instead}"
+        )
+    if (options.l1 or options.l2) and options.optimizer != "ftrl":
+        raise OptionError(
+            f"l1, l2: nobody has counted the columns of {options.dataset}, which is text, and "
+            f'{options.optimizer} needs that; take optimizer="ftrl", {instead}'
+        )
+    return open_text(options.dataset, options.model_size)
+
+
+def _model_size(options: Options, dataset: Dataset | TextDataset) -> int:
     size = options.model_size or dataset.n_features
     ids = dataset.columns.ids
     if len(ids) and ids[-1] >= size:
@@ -265,7 +290,7 @@ def _model_size(options: Options, dataset: Dataset) -> int:
     return size
 
 
-def _holdout(options: Options, dataset: Dataset) -> HoldOut:
+def _holdout(options: Options, dataset: Dataset | TextDataset) -> HoldOut:
     if options.test_dataset is not None:
         return HoldOut.none(dataset.blocks)
     if options.test_fraction is not None:
@@ -275,7 +300,7 @@ def _holdout(options: Options, dataset: Dataset) -> HoldOut:
     return HoldOut.none(dataset.blocks)
 
 
-def _test_rows(options: Options, dataset: Dataset, holdout: HoldOut) -> TestRows | None:
+def _test_rows(options: Options, dataset: Dataset | TextDataset, holdout: HoldOut) -> TestRows | None:
     label_map = dataset.manifest.label_map
     if options.test_dataset is not None:
         blank = LinearModel(
@@ -297,7 +322,7 @@ def _test_rows(options: Options, dataset: Dataset, holdout: HoldOut) -> TestRows
     return TestRows.of(parts, label_map)
 
 
-def _default_rate(optimizer: str, dataset: Dataset) -> float:
+def _default_rate(optimizer: str, dataset: Dataset | TextDataset) -> float:
     """Steps are measured in margins: the more entries a row has, the less each may move. Found by
     trial on click and text data; within a factor of two of these, the loss hardly changes."""
     entries = max(1.0, dataset.manifest.nnz / max(1, dataset.n_rows))
@@ -316,7 +341,7 @@ def _class_weight(
     return n_train / (2 * (n_train - n_positive)), n_train / (2 * n_positive)
 
 
-def _worker_count(options: Options, dataset: Dataset, n_train: int) -> int:
+def _worker_count(options: Options, dataset: Dataset | TextDataset, n_train: int) -> int:
     alone = n_train < FEW_ROWS or options.consistency == "bsp"
     wanted = options.n_workers or (1 if alone else available_cores())
     most, why = wanted, ""

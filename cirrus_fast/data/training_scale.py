@@ -49,14 +49,25 @@ class TrainingScale:
         l1: float,
         l2: float,
         mean_weight: float,
+        n_features: int | None = None,
     ) -> TrainingScale:
-        """`mean_weight` is the mean of the rows' sample weight times class weight."""
+        """
+        mean_weight : mean of the rows' sample weight times class weight
+        n_features : given where the statistics are of a sample of the rows: columns below it that
+            the sample has not may come up, and are divided by the median of the others' divisors
+        """
         ids = by_popularity(statistics)
-        place = np.full(int(statistics.ids[-1]) + 1 if len(ids) else 0, NOWHERE, np.uint32)
+        known = usable_divisor(statistics.root_mean_square)
+        typical = np.median(known) if len(known) else 1
+        if n_features is not None:
+            unseen = np.ones(n_features, np.bool_)
+            unseen[ids] = False
+            ids = np.concatenate([ids, np.flatnonzero(unseen).astype(np.uint32)])
+        place = np.full(int(ids.max()) + 1 if len(ids) else 0, NOWHERE, np.uint32)
         place[ids] = np.arange(len(ids), dtype=np.uint32)
         here = place[statistics.ids]
-        divisor = np.empty(len(ids), np.float32)
-        divisor[here] = usable_divisor(statistics.root_mean_square)
+        divisor = np.full(len(ids), typical, np.float32)
+        divisor[here] = known
         if not (l1 or l2):
             return cls(ids, place, divisor, None)
         per_touch = np.full(len(ids), mean_weight)

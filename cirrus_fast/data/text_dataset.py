@@ -1,0 +1,247 @@
+"""LibSVM text as rows to train on, without a data set in between: for text that is used once.
+
+The text is cut into pieces that serve as blocks. What a manifest would say of a data set is counted
+(rows), bounded (entries), or told from a sample (index base, labels, column statistics); what the
+sample has wrong is noticed when a piece is parsed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from cirrus_fast import _kernels
+from cirrus_fast.data.columns import ColumnStatistics, Scaling
+from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
+from cirrus_fast.data.dataset import Block
+from cirrus_fast.data.labels import LabelMap, count_labels
+from cirrus_fast.data.parallel import available_cores, ordered_map
+from cirrus_fast.data.reading import LIBSVM
+from cirrus_fast.data.storage import local_path, resolve
+from cirrus_fast.data.text import MAX_INDEX, parse_text, rebase
+from cirrus_fast.errors import DatasetError, LibsvmParseError, StorageError
+
+# Some hundred rows: many pieces from all over the text make a window, so that text whose rows are
+# sorted is mixed; and a window still fits into the caches.
+PIECE_BYTES = 1 << 17
+MOST_PIECES = 1 << 16
+SAMPLED_PIECES = 32
+_COMPRESSED = (".gz", ".bz2", ".zst", ".xz")
+
+
+@dataclass(frozen=True, slots=True)
+class TextManifest:
+    """The fields of `data.dataset.Manifest` that training asks for.
+
+    n_positive, positive_weight : estimates from the sample
+    nnz, longest_row : upper bounds
+    """
+
+    n_rows: int
+    n_positive: float
+    positive_weight: float
+    nnz: int
+    longest_row: int
+    index_base: int
+    label_map: LabelMap
+    hash_bits: int | None = None
+    has_weights: bool = False
+    text_format: str = LIBSVM
+
+    @property
+    def weight(self) -> float:
+        return float(self.n_rows)
+
+
+class TextDataset:
+    """The rows of one LibSVM text file.
+
+    Attributes
+    ----------
+    name : str, as it was asked for; uri : str, the file
+    n_features : int, as given: ids beyond are refused when they are met
+    blocks : pieces of the text; n_rows is exact, nnz a bound, first_row the piece's first byte
+    manifest : TextManifest
+    columns : statistics of the sampled rows
+    """
+
+    scaling: Scaling | None = None
+
+    def __init__(self, name: str, n_features: int) -> None:
+        path = local_path(resolve(name))
+        self.name, self.uri, self.n_features = name, str(path), n_features
+        try:
+            with path.open("rb") as file:
+                stat = os.fstat(file.fileno())
+                if stat.st_size == 0:
+                    raise DatasetError(f"{name}: the file is empty")
+                self._text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise StorageError(error.errno, error.strerror or str(error), self.uri) from error
+        identity = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {n_features}"
+        self.id = hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
+        self.blocks = self._cut()
+        if not self.blocks:
+            raise DatasetError(f"{name}: the file holds no rows")
+        self._sample()
+
+    def __repr__(self) -> str:
+        return f"<TextDataset {self.uri}: {self.n_rows} rows>"
+
+    @property
+    def n_rows(self) -> int:
+        return self.manifest.n_rows
+
+    def _cut(self) -> tuple[Block, ...]:
+        size = len(self._text)
+        step = max(PIECE_BYTES, size // MOST_PIECES)
+        text = memoryview(self._text)
+
+        def piece(begin: int) -> Block:
+            first, last, _, nnz = _kernels.libsvm_range(text, begin, min(begin + step, size))
+            n_rows = _kernels.libsvm_count(text, first, last)
+            return Block(self.uri, first, last - first, n_rows, nnz, first)
+
+        pieces = ordered_map(piece, range(0, size, step), available_cores())
+        return tuple(block for block in pieces if block.n_rows)
+
+    def _sample(self) -> None:
+        """Learns from pieces all over the text what a manifest would have said."""
+        every = max(1, len(self.blocks) // SAMPLED_PIECES)
+        parts = self._parsed(self.blocks[::every])
+        if len(_labels(parts)) < 2:  # sorted by label, it seems
+            parts = self._parsed(self.blocks)
+        labels = _labels(parts)
+        base = 0 if any(p.nnz and p.indices.min() == 0 for p in parts) else 1
+        try:
+            label_map = LabelMap.decide(labels)
+        except DatasetError as error:
+            raise DatasetError(
+                f"{self.name}: {error}" if len(labels) < 3 else
+                f"{self.name}: {error}; for that, make a data set of it with load_libsvm"
+            ) from error
+        n_sampled = sum(labels.values())
+        share = sum(labels[label] for label in label_map.positive) / n_sampled
+        n_rows = sum(block.n_rows for block in self.blocks)
+        self.manifest = TextManifest(
+            n_rows=n_rows,
+            n_positive=share * n_rows,
+            positive_weight=share * n_rows,
+            nnz=sum(block.nnz for block in self.blocks),
+            longest_row=max(block.nnz for block in self.blocks),
+            index_base=base,
+            label_map=label_map,
+        )
+        scanned = [ColumnStatistics.scan(p.indices, p.data, p.n_features) for p in parts]
+        self.columns = ColumnStatistics.merge_all(scanned).shifted(base)
+
+    def _parsed(self, blocks: Sequence[Block]) -> list[CSR]:
+        """Rows with ids as written."""
+        parts = []
+        for block in blocks:
+            try:
+                text = parse_text(self._text, block.offset, block.offset + block.n_bytes)
+            except LibsvmParseError as error:
+                raise rebase(error, offset=0, line=1, source=self.uri) from error
+            width = 0 if text.max_index is None else text.max_index + 1
+            parts.append(CSR(text.labels, text.indptr, text.indices, text.data, width))
+        return parts
+
+    def read_into(
+        self,
+        block: Block,
+        labels: Float32Array,
+        row_ends: Int64Array,
+        indices: UInt32Array,
+        data: Float32Array,
+        first_entry: int,
+    ) -> int:
+        """Parses a piece into arrays with room for block.n_rows and block.nnz; 0-based ids.
+
+        row_ends count from first_entry on. Returns the number of entries.
+
+        Raises
+        ------
+        LibsvmParseError : with line and byte in the file; also for ids beyond n_features
+        """
+        base = self.manifest.index_base
+        try:
+            n_rows, nnz, *_ = _kernels.libsvm_fill(
+                memoryview(self._text),
+                block.offset,
+                block.offset + block.n_bytes,
+                labels,
+                row_ends,
+                indices,
+                data,
+                None,
+                None,
+                first_entry,
+                refuse_zero=base == 1,
+                nonfinite=False,
+                skip=False,
+                hash_bits=0,
+                base=base,
+                max_id=min(self.n_features - 1 + base, MAX_INDEX),
+            )
+        except LibsvmParseError as error:
+            raise rebase(error, offset=0, line=1, source=self.uri) from error
+        if n_rows != block.n_rows:
+            raise DatasetError(f"{self.uri}: changed while it was read")
+        return nnz
+
+    def read_block(self, block: Block) -> CSR:
+        """One piece's rows, labels as written, indices 0-based."""
+        labels, indptr = np.empty(block.n_rows, np.float32), np.zeros(block.n_rows + 1, np.int64)
+        indices, data = np.empty(block.nnz, np.uint32), np.empty(block.nnz, np.float32)
+        nnz = self.read_into(block, labels, indptr[1:], indices, data, 0)
+        return CSR(labels, indptr, indices[:nnz], data[:nnz], self.n_features)
+
+
+def _labels(parts: Sequence[CSR]) -> Counter[float]:
+    total: Counter[float] = Counter()
+    for part in parts:
+        total.update(count_labels(part.labels, None)[0])
+    return total
+
+
+_opened: WeakValueDictionary[tuple[str, int, int, int], TextDataset] = WeakValueDictionary()
+_opening = Lock()
+
+
+def open_text(name: str, n_features: int) -> TextDataset:
+    """The text at a path; workers on threads of one process share it, and its pieces are counted
+    once."""
+    path = local_path(resolve(name))
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise StorageError(error.errno, error.strerror or str(error), str(path)) from error
+    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns, n_features)
+    with _opening:
+        found = _opened.get(key)
+        if found is None:
+            found = _opened[key] = TextDataset(name, n_features)
+    return found
+
+
+def is_text(name: str) -> bool:
+    """Whether a data set's name is that of a file, which is then text to train on."""
+    path: Path = local_path(resolve(name))
+    if not path.is_file():
+        return False
+    if path.suffix.lower() in _COMPRESSED:
+        raise DatasetError(
+            f"{name}: compressed text cannot be read piece by piece; unpack it, or make a data set "
+            "of it with load_libsvm"
+        )
+    return True
