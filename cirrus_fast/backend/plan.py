@@ -168,8 +168,7 @@ class Plan:
 
     @property
     def exchange_rows(self) -> int:
-        """Rows after which a worker tells the others what it learnt of popular columns; 0: at once.
-        """
+        """Rows after which a worker tells the others what it learnt of popular columns; 0: at once."""
         options = self.options
         if self.n_workers == 1 or options.minibatch_size > 1 or options.consistency == "bsp":
             return 0
@@ -300,7 +299,9 @@ def _holdout(options: Options, dataset: Dataset | TextDataset) -> HoldOut:
     return HoldOut.none(dataset.blocks)
 
 
-def _test_rows(options: Options, dataset: Dataset | TextDataset, holdout: HoldOut) -> TestRows | None:
+def _test_rows(
+    options: Options, dataset: Dataset | TextDataset, holdout: HoldOut
+) -> TestRows | None:
     label_map = dataset.manifest.label_map
     if options.test_dataset is not None:
         blank = LinearModel(

@@ -31,6 +31,7 @@ from cirrus_fast.data.manifest import (
 from cirrus_fast.data.storage import (
     TEMPORARY_SUFFIX,
     Storage,
+    is_s3,
     open_storage,
     resolve,
     storage_root,
@@ -66,6 +67,11 @@ class Dataset:
 
     def __repr__(self) -> str:
         return f"<Dataset {self.uri}: {self.n_rows} rows, {self.n_features} features>"
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether reading it means asking a server."""
+        return is_s3(self.uri)
 
     @property
     def n_rows(self) -> int:
@@ -180,7 +186,7 @@ class Dataset:
             raise DatasetError(f"{first}{more}")
 
 
-def check_header(raw: bytes, block: Block) -> None:
+def check_header(raw: bytes | memoryview, block: Block) -> None:
     """Refuses a block that is not the one its manifest speaks of."""
     header = read_header(raw)
     if (header.n_rows, header.nnz) != (block.n_rows, block.nnz):

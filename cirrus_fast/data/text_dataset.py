@@ -22,11 +22,11 @@ import numpy as np
 from cirrus_fast import _kernels
 from cirrus_fast.data.columns import ColumnStatistics, Scaling
 from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
-from cirrus_fast.data.dataset import Block
 from cirrus_fast.data.labels import LabelMap, count_labels
+from cirrus_fast.data.manifest import Block
 from cirrus_fast.data.parallel import available_cores, ordered_map
 from cirrus_fast.data.reading import LIBSVM
-from cirrus_fast.data.storage import local_path, resolve
+from cirrus_fast.data.storage import is_s3, local_path, resolve
 from cirrus_fast.data.text import MAX_INDEX, parse_text, rebase
 from cirrus_fast.errors import DatasetError, LibsvmParseError, StorageError
 
@@ -55,6 +55,8 @@ class TextManifest:
     label_map: LabelMap
     hash_bits: int | None = None
     has_weights: bool = False
+    label_weights: bool = False
+    allow_nonfinite: bool = False
     text_format: str = LIBSVM
 
     @property
@@ -126,8 +128,9 @@ class TextDataset:
             label_map = LabelMap.decide(labels)
         except DatasetError as error:
             raise DatasetError(
-                f"{self.name}: {error}" if len(labels) < 3 else
-                f"{self.name}: {error}; for that, make a data set of it with load_libsvm"
+                f"{self.name}: {error}"
+                if len(labels) < 3
+                else f"{self.name}: {error}; for that, make a data set of it with load_libsvm"
             ) from error
         n_sampled = sum(labels.values())
         share = sum(labels[label] for label in label_map.positive) / n_sampled
@@ -236,6 +239,8 @@ def open_text(name: str, n_features: int) -> TextDataset:
 
 def is_text(name: str) -> bool:
     """Whether a data set's name is that of a file, which is then text to train on."""
+    if is_s3(resolve(name)):
+        return False
     path: Path = local_path(resolve(name))
     if not path.is_file():
         return False

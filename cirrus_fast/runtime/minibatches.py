@@ -1,33 +1,35 @@
 """A worker's rows, epoch after epoch: blocks read, decoded, rescaled and shuffled.
 
-As many rows are held as `worker_size` allows. If that is all of them they are read once; if not,
-each epoch goes through them in windows, each of randomly drawn blocks.
-
 Rows are shuffled in memory while they are made ready, a group of randomly drawn blocks at a time,
 so that training walks forward through memory instead of jumping about in it, which would take
-several times as long as the learning. Rows that are held get another order each epoch by runs of
-neighbours, single rows where they fit in a cache.
+several times as long as the learning. The next group is made ready while one is learnt from.
+
+Where all rows fit in what `worker_size` allows, they are held after the first epoch, and get
+another order each epoch by runs of neighbours, single rows where they fit in a cache. If not, each
+epoch goes through the blocks again, whose bytes are kept near (runtime/fetching.py).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
 from cirrus_fast import _kernels
-from cirrus_fast.data.blocks import decode_block_into
-from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
-from cirrus_fast.data.dataset import Dataset, check_header
+from cirrus_fast.data.csr import CSR, UInt32Array
+from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.manifest import Block
+from cirrus_fast.data.text_dataset import TextDataset
 from cirrus_fast.data.training_scale import TrainingScale
+from cirrus_fast.runtime.row_sources import RowArrays, source_of
 
-# Of a worker's memory, what decoded rows may take; the rest is the model, Python and NumPy.
+# Of a worker's memory, what rows may take, decoded or not; the rest is the model, Python and NumPy.
 _SHARE_FOR_ROWS = 0.6
-# Rows are shuffled across as many blocks as fit in this; it lies beside the rows held.
+# Rows are shuffled across as many blocks as fit in this.
 _GROUP_BYTES = 16e6
 # How many neighbours stay together where the rows held are more than a cache takes.
 _RUN = 32
@@ -45,13 +47,13 @@ class Window:
 
 @dataclass(slots=True)
 class ReadTimes:
-    """Seconds spent getting rows ready."""
+    """Seconds spent waiting for rows: for storage, and for decoding."""
 
     storage_read: float = 0.0
     decode: float = 0.0
 
 
-def share_of(dataset: Dataset, worker: int, n_workers: int) -> list[int]:
+def share_of(dataset: Dataset | TextDataset, worker: int, n_workers: int) -> list[int]:
     """Numbers of a worker's blocks: dealt out in turn, so that workers get like parts of data that
     are sorted somehow."""
     return list(range(worker, len(dataset.blocks), n_workers))
@@ -61,169 +63,158 @@ def decoded_bytes(block: Block) -> int:
     return block.n_rows * _BYTES_A_ROW + block.nnz * _BYTES_AN_ENTRY
 
 
-@dataclass(slots=True)
 class MiniBatches:
     """The training rows of the blocks with these numbers.
 
     Rows carry labels 1 and 0, the training scale's places for ids, and values divided by it.
     """
 
-    dataset: Dataset
-    numbers: Sequence[int]
-    holdout: HoldOut
-    scale: TrainingScale
-    worker_size_mb: int
-    seed: int
-    worker: int
-    times: ReadTimes = field(default_factory=ReadTimes)
-    _held: CSR | None = None
-    _arrays: _Arrays | None = None
+    def __init__(
+        self,
+        dataset: Dataset | TextDataset,
+        numbers: Sequence[int],
+        holdout: HoldOut,
+        scale: TrainingScale,
+        *,
+        epochs: int,
+        worker_size_mb: int,
+        seed: int,
+        worker: int,
+    ) -> None:
+        self.times = ReadTimes()
+        self._dataset = dataset
+        self._holdout = holdout
+        self._scale = scale
+        self._seed, self._worker = seed, worker
+        budget = int(worker_size_mb * 1e6 * _SHARE_FOR_ROWS)
+        self._n_bytes = self._bytes(numbers)
+        self._holds = epochs > 1 and self._n_bytes <= budget
+        self._source = source_of(dataset, numbers, budget, keep=epochs > 1 and not self._holds)
+        self._held: CSR | None = None
+        self._behind = ThreadPoolExecutor(1, thread_name_prefix="cirrus-decode")
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Window]:
         """Every training row once, in an order of this epoch's own; the first `skip` left out."""
-        draw = np.random.default_rng([self.seed, 2, epoch, self.worker])
-        if self._held is None and self._fits(self.numbers):
-            mixed = np.random.default_rng([self.seed, 4, self.worker])
-            numbers = mixed.permutation(self.numbers).tolist()
-            self._held = self._decode(numbers, mixed)
-            self._arrays = None
-        if self._held is not None:
-            order = _runs(self._held.n_rows, self._run(), draw)
+        if self._holds and epoch > 0:
+            if self._held is None:  # the run goes on where another ended
+                for _ in self._groups(0):
+                    pass
+            assert self._held is not None
+            order = _runs(self._held.n_rows, self._run(), self._draw(2, epoch))
             yield Window(self._held, order[skip:])
             return
-        for part, numbers in enumerate(self._windows(draw.permutation(self.numbers).tolist())):
-            n_rows = self.count(numbers)
-            if skip < n_rows:
-                mixed = np.random.default_rng([self.seed, 3, epoch, self.worker, part])
-                rows = self._decode(numbers, mixed)
-                yield Window(rows, np.arange(skip, n_rows, dtype=np.uint32))
-                del rows  # its memory is the next window's
-            skip = max(0, skip - n_rows)
+        for rows, first in self._groups(epoch):
+            if skip < rows.n_rows - first:
+                yield Window(rows, np.arange(first + skip, rows.n_rows, dtype=np.uint32))
+            skip = max(0, skip - (rows.n_rows - first))
 
     def count(self, numbers: Sequence[int]) -> int:
         """Training rows in some blocks."""
-        blocks, holdout = self.dataset.blocks, self.holdout
+        blocks, holdout = self._dataset.blocks, self._holdout
         return sum(blocks[i].n_rows - int(holdout.mask(i, blocks[i]).sum()) for i in numbers)
 
-    def _bytes(self, numbers: Sequence[int]) -> int:
-        return sum(decoded_bytes(self.dataset.blocks[i]) for i in numbers)
+    def close(self) -> None:
+        """Gives up what is being read; the rows stay."""
+        self._behind.shutdown(cancel_futures=True)
+        self._source.close()
 
-    def _fits(self, numbers: Sequence[int]) -> bool:
-        return self._bytes(numbers) <= self.worker_size_mb * 1e6 * _SHARE_FOR_ROWS
+    def _draw(self, *purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, *purpose, self._worker])
+
+    def _bytes(self, numbers: Sequence[int]) -> int:
+        return sum(decoded_bytes(self._dataset.blocks[i]) for i in numbers)
 
     def _run(self) -> int:
-        return 1 if self._bytes(self.numbers) <= _GROUP_BYTES else _RUN
-
-    def _windows(self, numbers: list[int]) -> Iterator[list[int]]:
-        return _parts(numbers, self._fits)
-
-    def _decode(self, numbers: Sequence[int], draw: np.random.Generator) -> CSR:
-        """The training rows of some blocks, ready to learn from, in an order drawn."""
-        whole = self._sizes(numbers)
-        if self._arrays is None or not self._arrays.hold(*whole):
-            self._arrays = None  # first, so that there are never two
-            self._arrays = _Arrays.empty(*whole, self.dataset.manifest.has_weights)
-        held, row, entry = self._arrays, 0, 0
-        groups = list(_parts(numbers, lambda group: self._bytes(group) <= _GROUP_BYTES))
-        sizes = [self._sizes(group) for group in groups]
-        raw = _Arrays.empty(*map(max, zip(*sizes, strict=True)), held.weights is not None)
-        for group in groups:
-            rows, training = self._read(group, raw)
-            started = time.perf_counter()
-            order = draw.permutation(training)
-            last = row + len(order)
-            ended = _kernels.prepare_rows(
-                rows.labels,
-                rows.indptr,
-                rows.indices,
-                rows.data,
-                rows.weights,
-                order,
-                self.scale.place,
-                self.scale.divisor,
-                entry,
-                held.labels[row:last],
-                held.indptr[row : last + 1],
-                held.indices[entry:],
-                held.data[entry:],
-                None if held.weights is None else held.weights[row:last],
-            )
-            row, entry = last, ended
-            self.times.decode += time.perf_counter() - started
-        return held.rows(row, entry, len(self.scale.divisor))
+        return 1 if self._n_bytes <= _GROUP_BYTES else _RUN
 
     def _sizes(self, numbers: Sequence[int]) -> tuple[int, int]:
         """(rows, entries) of some blocks, training rows or not."""
-        blocks = [self.dataset.blocks[i] for i in numbers]
+        blocks = [self._dataset.blocks[i] for i in numbers]
         return sum(block.n_rows for block in blocks), sum(block.nnz for block in blocks)
 
-    def _read(self, numbers: Sequence[int], into: _Arrays) -> tuple[CSR, UInt32Array]:
+    def _groups(self, epoch: int) -> Iterator[tuple[CSR, int]]:
+        """Rows made ready, and the number of the first that is new; the next ones are already
+        being made meanwhile. What is not held is good until the next but one."""
+        draw = self._draw(3, epoch)
+        runs = self._source.runs
+        numbers = [int(n) for i in draw.permutation(len(runs)) for n in draw.permutation(runs[i])]
+        groups = list(_parts(numbers, lambda group: self._bytes(group) <= _GROUP_BYTES))
+        if not groups:
+            return
+        self._source.expect(numbers)
+        sizes = [self._sizes(group) for group in groups]
+        most_rows, most_entries = (max(size) for size in zip(*sizes, strict=True))
+        has_weights = self._dataset.manifest.has_weights
+        raw = RowArrays(most_rows, most_entries, has_weights)
+        if self._holds:
+            into = [RowArrays(*self._sizes(numbers), has_weights)]
+        else:
+            n = min(2, len(groups))
+            into = [RowArrays(most_rows, most_entries, has_weights) for _ in range(n)]
+        ready: Future[tuple[CSR, int, float]] | None = None
+        row = entry = 0
+        for i in range(len(groups) + 1):
+            started, done = time.perf_counter(), ready
+            if done is not None:
+                rows, first, waited = done.result()
+                took = time.perf_counter() - started
+                self.times.storage_read += min(took, waited)
+                self.times.decode += max(0.0, took - waited)
+                row, entry = (rows.n_rows, rows.nnz) if self._holds else (0, 0)
+            if i < len(groups):
+                ready = self._behind.submit(
+                    self._prepare, groups[i], draw, raw, into[i % len(into)], row, entry
+                )
+            if done is not None:
+                if self._holds and i == len(groups):
+                    self._held = rows
+                yield rows, first
+
+    def _prepare(
+        self,
+        numbers: Sequence[int],
+        draw: np.random.Generator,
+        raw: RowArrays,
+        into: RowArrays,
+        row: int,
+        entry: int,
+    ) -> tuple[CSR, int, float]:
+        """The training rows of some blocks, ready to learn from, in an order drawn, behind those
+        that are there: (all of them, where the new ones begin, seconds spent waiting)."""
+        waited = self._source.wait_s
+        rows, training = self._read(numbers, raw)
+        order = draw.permutation(training)
+        last = row + len(order)
+        ended = _kernels.prepare_rows(
+            rows.labels,
+            rows.indptr,
+            rows.indices,
+            rows.data,
+            rows.weights,
+            order,
+            self._scale.place,
+            self._scale.divisor,
+            entry,
+            into.labels[row:last],
+            into.indptr[row : last + 1],
+            into.indices[entry:],
+            into.data[entry:],
+            None if into.weights is None else into.weights[row:last],
+        )
+        made = into.rows(last, ended, len(self._scale.divisor))
+        return made, row, self._source.wait_s - waited
+
+    def _read(self, numbers: Sequence[int], into: RowArrays) -> tuple[CSR, UInt32Array]:
         """The rows of some blocks as stored but for labels 1 and 0, and which are training rows."""
-        dataset = self.dataset
         training, row, entry = [], 0, 0
         for number in numbers:
-            block = dataset.blocks[number]
-            started = time.perf_counter()
-            raw = dataset.read_bytes(block)
-            read = time.perf_counter()
-            self.times.storage_read += read - started
-            at, of = slice(row, row + block.n_rows), slice(entry, entry + block.nnz)
-            with dataset.naming(block):
-                check_header(raw, block)
-                decode_block_into(
-                    raw,
-                    dataset.dictionary,
-                    into.labels[at],
-                    into.indptr[row : row + block.n_rows + 1],
-                    into.indices[of],
-                    into.data[of],
-                    None if into.weights is None else into.weights[at],
-                    base=dataset.manifest.index_base,
-                    ordered=False,
-                    entry_offset=entry,
-                )
-            training.append(np.flatnonzero(~self.holdout.mask(number, block)) + row)
-            row, entry = row + block.n_rows, entry + block.nnz
-            self.times.decode += time.perf_counter() - read
-        rows = into.rows(row, entry, dataset.n_features)
-        rows.labels[:] = dataset.manifest.label_map.positives(rows.labels)
+            block = self._dataset.blocks[number]
+            entry += self._source.read(number, into, row, entry)
+            training.append(np.flatnonzero(~self._holdout.mask(number, block)) + row)
+            row += block.n_rows
+        rows = into.rows(row, entry, self._dataset.n_features)
+        rows.labels[:] = self._dataset.manifest.label_map.positives(rows.labels)
         return rows, np.concatenate([np.empty(0, np.int64), *training]).astype(np.uint32)
-
-
-@dataclass(slots=True)
-class _Arrays:
-    """Memory for rows, taken once and used again: pages fresh from the system cost as much time as
-    decoding into them."""
-
-    labels: Float32Array
-    indptr: Int64Array
-    indices: UInt32Array
-    data: Float32Array
-    weights: Float32Array | None
-
-    @classmethod
-    def empty(cls, n_rows: int, nnz: int, has_weights: bool) -> _Arrays:
-        return cls(
-            np.empty(n_rows, np.float32),
-            np.zeros(n_rows + 1, np.int64),
-            np.empty(nnz, np.uint32),
-            np.empty(nnz, np.float32),
-            np.empty(n_rows, np.float32) if has_weights else None,
-        )
-
-    def hold(self, n_rows: int, nnz: int) -> bool:
-        return n_rows <= len(self.labels) and nnz <= len(self.data)
-
-    def rows(self, n_rows: int, nnz: int, n_features: int) -> CSR:
-        """The first rows."""
-        return CSR(
-            self.labels[:n_rows],
-            self.indptr[: n_rows + 1],
-            self.indices[:nnz],
-            self.data[:nnz],
-            n_features,
-            None if self.weights is None else self.weights[:n_rows],
-        )
 
 
 def _parts(numbers: Sequence[int], fits: Callable[[list[int]], bool]) -> Iterator[list[int]]:
@@ -247,7 +238,7 @@ def _runs(n_rows: int, length: int, draw: np.random.Generator) -> UInt32Array:
     return rows[(rows >= 0) & (rows < n_rows)].astype(np.uint32)
 
 
-def held_out_rows(dataset: Dataset, holdout: HoldOut) -> list[CSR]:
+def held_out_rows(dataset: Dataset | TextDataset, holdout: HoldOut) -> list[CSR]:
     """The rows that `holdout` keeps from training, values as stored."""
     found = []
     for number, block in enumerate(dataset.blocks):

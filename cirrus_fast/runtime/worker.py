@@ -21,17 +21,19 @@ from cirrus_fast import _kernels
 from cirrus_fast.data.csr import CSR, UInt32Array
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.holdout import HoldOut
+from cirrus_fast.data.text_dataset import TextDataset
 from cirrus_fast.errors import CirrusFastError, TrainingError
 from cirrus_fast.runtime.bsp import Rounds, make_scratch
 from cirrus_fast.runtime.minibatches import MiniBatches, share_of
 from cirrus_fast.runtime.params.local import Port, connect
+from cirrus_fast.runtime.row_sources import open_rows
 
 # Rows given to the kernel at once: some milliseconds, so that stopping and reporting are prompt
 # and the interpreter's lock is taken rarely.
 CHUNK_ROWS = 16_384
 
 
-def most_entries(dataset: Dataset, blocks: list[int], minibatch_size: int) -> int:
+def most_entries(dataset: Dataset | TextDataset, blocks: list[int], minibatch_size: int) -> int:
     """No mini-batch of these blocks has more."""
     all_entries = sum(dataset.blocks[i].nnz for i in blocks)
     return min(dataset.manifest.longest_row * minibatch_size, all_entries)
@@ -96,7 +98,7 @@ class _Worker:
         self._started = time.perf_counter()
         self._spec = spec
         self._store = connect(spec.param_store, spec.task)
-        dataset = Dataset(spec.dataset)
+        dataset = open_rows(spec.dataset, self._store.layout.model_size)
         if dataset.id != spec.dataset_id:
             raise TrainingError(f"{spec.dataset}: was replaced after the run began")
         holdout = HoldOut.plan(dataset.blocks, spec.holdout_fraction, spec.holdout_seed)
@@ -106,9 +108,10 @@ class _Worker:
             self._blocks,
             holdout,
             self._store.scale,
-            spec.worker_size,
-            spec.seed,
-            spec.worker,
+            epochs=spec.epochs,
+            worker_size_mb=spec.worker_size,
+            seed=spec.seed,
+            worker=spec.worker,
         )
         self._model = _kernels.TrainModel(
             self._store.optimizer,
@@ -138,6 +141,7 @@ class _Worker:
         try:
             self._epochs()
         finally:
+            self._stream.close()
             self._port.finish()
         report, times = self._report, self._stream.times
         report.storage_read, report.decode = times.storage_read, times.decode

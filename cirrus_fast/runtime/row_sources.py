@@ -1,0 +1,184 @@
+"""Rows of a data set's blocks, or of a text's pieces, into the arrays of whoever learns from them.
+
+One source a worker. It says which blocks had better be read together, is told their order, and is
+then asked for them one by one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from cirrus_fast.data.blocks import decode_block_into
+from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
+from cirrus_fast.data.dataset import Dataset, check_header
+from cirrus_fast.data.text_dataset import TextDataset, is_text, open_text
+from cirrus_fast.errors import BlockError
+from cirrus_fast.notices import notice
+from cirrus_fast.runtime.fetching import RUN_BYTES, Fetcher
+
+# Blocks of this machine's disk need no large requests; small ones mix rows better.
+_NEAR_RUN_BYTES = 1
+# What is read ahead of the decoder, where nothing is kept.
+_AHEAD_BYTES = 2 * RUN_BYTES
+
+
+class RowArrays:
+    """Memory for rows, taken once and used again: pages fresh from the system cost as much time as
+    decoding into them."""
+
+    __slots__ = ("data", "indices", "indptr", "labels", "weights")
+
+    def __init__(self, n_rows: int, nnz: int, has_weights: bool) -> None:
+        self.labels: Float32Array = np.empty(n_rows, np.float32)
+        self.indptr: Int64Array = np.zeros(n_rows + 1, np.int64)
+        self.indices: UInt32Array = np.empty(nnz, np.uint32)
+        self.data: Float32Array = np.empty(nnz, np.float32)
+        self.weights: Float32Array | None = np.empty(n_rows, np.float32) if has_weights else None
+
+    def hold(self, n_rows: int, nnz: int) -> bool:
+        return n_rows <= len(self.labels) and nnz <= len(self.data)
+
+    def rows(self, n_rows: int, nnz: int, n_features: int) -> CSR:
+        """The first rows."""
+        return CSR(
+            self.labels[:n_rows],
+            self.indptr[: n_rows + 1],
+            self.indices[:nnz],
+            self.data[:nnz],
+            n_features,
+            None if self.weights is None else self.weights[:n_rows],
+        )
+
+
+class RowSource(Protocol):
+    @property
+    def runs(self) -> Sequence[Sequence[int]]:
+        """The blocks' numbers, those together that are best read one after another."""
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds spent waiting for storage."""
+
+    def expect(self, numbers: Sequence[int]) -> None:
+        """Says which blocks are read next, in which order."""
+
+    def read(self, number: int, into: RowArrays, row: int, entry: int) -> int:
+        """Puts a block's rows behind the first `row` rows and `entry` entries; labels as written,
+        indices 0-based. Returns the number of entries."""
+
+    def close(self) -> None: ...
+
+
+def open_rows(path: str, n_features: int) -> Dataset | TextDataset:
+    """The data set or text at the path of a worker's spec."""
+    return open_text(path, n_features) if is_text(path) else Dataset(path)
+
+
+def source_of(
+    dataset: Dataset | TextDataset, numbers: Sequence[int], budget: int, *, keep: bool
+) -> RowSource:
+    """
+    budget : bytes that blocks may take in memory
+    keep : whether they will be read again, in later epochs
+    """
+    if isinstance(dataset, TextDataset):
+        return TextPieces(dataset, numbers)
+    return StoredBlocks(dataset, numbers, budget, keep=keep)
+
+
+class StoredBlocks:
+    """Blocks of a data set in storage."""
+
+    def __init__(
+        self, dataset: Dataset, numbers: Sequence[int], budget: int, *, keep: bool
+    ) -> None:
+        self._dataset = dataset
+        far = dataset.is_remote
+        self._fetcher = Fetcher(
+            dataset,
+            numbers,
+            budget if far and keep else min(budget, _AHEAD_BYTES),
+            keep=far and keep,
+            run_bytes=RUN_BYTES if far else _NEAR_RUN_BYTES,
+        )
+
+    @property
+    def runs(self) -> Sequence[Sequence[int]]:
+        return self._fetcher.runs
+
+    @property
+    def wait_s(self) -> float:
+        return self._fetcher.wait_s
+
+    def expect(self, numbers: Sequence[int]) -> None:
+        self._fetcher.expect(numbers)
+
+    def read(self, number: int, into: RowArrays, row: int, entry: int) -> int:
+        block = self._dataset.blocks[number]
+        raw = self._fetcher.take(number)
+        try:
+            self._decode(number, raw, into, row, entry)
+        except BlockError as error:
+            if not self._dataset.is_remote:
+                raise
+            # A bit may have turned over on its way here: what is stored decides.
+            notice(f"{error}; read again")
+            started = time.perf_counter()
+            again = memoryview(self._dataset.read_bytes(block))
+            self._fetcher.wait_s += time.perf_counter() - started
+            self._decode(number, again, into, row, entry)
+            raw[:] = again  # where it is kept for later epochs
+        return block.nnz
+
+    def _decode(self, number: int, raw: memoryview, into: RowArrays, row: int, entry: int) -> None:
+        dataset = self._dataset
+        block = dataset.blocks[number]
+        at, of = slice(row, row + block.n_rows), slice(entry, entry + block.nnz)
+        with dataset.naming(block):
+            check_header(raw, block)
+            decode_block_into(
+                raw,
+                dataset.dictionary,
+                into.labels[at],
+                into.indptr[row : row + block.n_rows + 1],
+                into.indices[of],
+                into.data[of],
+                None if into.weights is None else into.weights[at],
+                base=dataset.manifest.index_base,
+                ordered=False,
+                entry_offset=entry,
+            )
+
+    def close(self) -> None:
+        self._fetcher.close()
+
+
+class TextPieces:
+    """Pieces of a text, parsed anew each time."""
+
+    wait_s = 0.0  # the file is mapped: reading it is part of parsing
+
+    def __init__(self, text: TextDataset, numbers: Sequence[int]) -> None:
+        self._text = text
+        self.runs = [(number,) for number in numbers]
+
+    def expect(self, numbers: Sequence[int]) -> None:
+        """They are there."""
+
+    def read(self, number: int, into: RowArrays, row: int, entry: int) -> int:
+        block = self._text.blocks[number]
+        into.indptr[row] = entry
+        return self._text.read_into(
+            block,
+            into.labels[row : row + block.n_rows],
+            into.indptr[row + 1 : row + block.n_rows + 1],
+            into.indices[entry : entry + block.nnz],
+            into.data[entry : entry + block.nnz],
+            entry,
+        )
+
+    def close(self) -> None: ...
