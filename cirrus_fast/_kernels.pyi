@@ -130,7 +130,6 @@ def logistic_gradient(
     intercept: float,
     gradient: _F32,
 ) -> tuple[float, float, float]: ...
-
 def auc(
     scores: _F32, labels: _F32, weights: _F32 | None, scratch: _U64
 ) -> tuple[float, float, float]: ...

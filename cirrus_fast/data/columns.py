@@ -198,7 +198,8 @@ class Scaling:
     Attributes
     ----------
     method : one of SCALINGS
-    ids : uint32[k], increasing; shift, divisor : float32[k]
+    ids : uint32[k], increasing: the columns that it changes
+    shift, divisor : float32[k]
     """
 
     method: str
@@ -233,7 +234,9 @@ class Scaling:
         else:
             raise OptionError(f"unknown scaling {method!r}: choose one of {', '.join(SCALINGS)}")
         divisor = usable_divisor(divisor)
-        return cls(method, statistics.ids, shift, divisor)
+        # Most columns of hashed categories hold nothing but ones, and need no room here.
+        changed = np.flatnonzero((shift != 0) | (divisor != 1))
+        return cls(method, statistics.ids[changed], shift[changed], divisor[changed])
 
     @property
     def id(self) -> str:
@@ -258,6 +261,25 @@ class Scaling:
 
     def apply_rows(self, rows: CSR) -> CSR:
         return replace(rows, data=self.apply(rows.indices, rows.data))
+
+    def scaled(self, statistics: ColumnStatistics) -> ColumnStatistics | None:
+        """The statistics of scaled rows from those of the rows as they were, or None where it
+        takes the rows: a shift's effect on a sum of squares is not in its statistics.
+
+        Extremes are exact, since division keeps the order of float32; sums of squares are those
+        of values that were not rounded after the division.
+        """
+        if self.shift.any():
+            return None
+        columns = statistics.columns.copy()
+        there = np.isin(self.ids, statistics.ids, assume_unique=True)
+        place = np.searchsorted(statistics.ids, self.ids[there])
+        divisor = self.divisor[there]
+        with np.errstate(all="ignore"):  # as in the kernel
+            columns["min"][place] /= divisor
+            columns["max"][place] /= divisor
+            columns["sum_squares"][place] /= divisor.astype(np.float64) ** 2
+        return ColumnStatistics(statistics.ids, columns)
 
     def _pairs(self, width: int) -> Float32Array:
         """(shift, divisor) by id, made once: many blocks are scaled alike."""

@@ -1,6 +1,7 @@
 /* Fuzzes the kernels that take arrays: whatever the arrays say, nothing outside them is read or
  * written, and what is reported fits what was asked. One mini-batch trained at once equals the two
  * halves of a step, to the bit. */
+#include "cf_auc.h"
 #include "cf_columns.h"
 #include "cf_localize.h"
 #include "cf_logistic.h"
@@ -130,6 +131,10 @@ static void check_logistic(byte_source *in, const cf_csr *rows, size_t n_ids) {
     CHECK(same_bytes(p, margins, 4 * rows->n_rows));
     for (size_t i = 0; i < rows->n_rows; i++)
         CHECK(isnan(p[i]) || (p[i] >= 0 && p[i] <= 1));
+    uint64_t *sorted = exactly(16 * rows->n_rows);
+    const cf_auc_sums auc = cf_auc(margins, rows->labels, rows->weights, rows->n_rows, sorted);
+    CHECK(rows->weights != NULL || (auc.won >= 0 && auc.won <= auc.positive * auc.negative));
+    free(sorted);
     cf_gradient_total total;
     const cf_status pushed = cf_logistic_gradient(rows, w, n_ids, intercept, gradient, &total);
     CHECK(pushed.code == CF_OK || pushed.code == CF_E_INDPTR || pushed.code == CF_E_ID);
