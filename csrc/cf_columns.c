@@ -1,6 +1,7 @@
 #include "cf_columns.h"
 
 #include <math.h>
+#include <stdbool.h>
 
 /* Entries; tables are larger than the nearer caches. */
 enum { AHEAD = 48 };
@@ -91,9 +92,11 @@ size_t cf_columns_merge(const uint32_t *a_ids, const cf_column *a, size_t n_a,
 /* Division, not multiplication by a reciprocal: the largest entry must come out as exactly 1. */
 void cf_columns_scale(const uint32_t *indices, const float *data, size_t nnz, const float *pairs,
                       size_t n_columns, float *out) {
+    enum { NEAR = 4096 }; /* columns whose pairs the nearest cache holds */
+    const bool is_far = n_columns > NEAR;
     for (size_t i = 0; i < nnz; i++) {
         const size_t id = indices[i];
-        if (i + AHEAD < nnz && indices[i + AHEAD] < n_columns)
+        if (is_far && i + AHEAD < nnz && indices[i + AHEAD] < n_columns)
             __builtin_prefetch(pairs + 2 * (size_t)indices[i + AHEAD]);
         out[i] = id < n_columns ? (data[i] - pairs[2 * id]) / pairs[2 * id + 1] : data[i];
     }

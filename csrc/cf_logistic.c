@@ -45,9 +45,8 @@ cf_status cf_logistic_margins(const cf_csr *rows, const float *w, size_t n_weigh
         }
         const uint32_t *const ids = rows->indices + begin;
         const size_t n_ahead = rows->nnz - begin < n + AHEAD ? 0 : n;
-        for (size_t k = 0; k < n_ahead; k++)
-            if (ids[k + AHEAD] < n_weights)
-                __builtin_prefetch(w + ids[k + AHEAD]);
+        for (size_t k = 0; k < n_ahead; k++) /* by number: an id may lead anywhere */
+            __builtin_prefetch((const void *)((uintptr_t)w + sizeof *w * ids[k + AHEAD]));
         margins[i] = intercept + (are_inside(ids, n, n_weights)
                                       ? cf_dot(rows->data + begin, ids, n, w)
                                       : dot_known(rows->data + begin, ids, n, w, n_weights));
