@@ -310,6 +310,7 @@ def load_csr(
         lambda _: ids,
         lineage={"source": [{"arrays": True}], "options": {}},
         n_threads=threads,
+        overwrite=overwrite,
         positive_labels=positive_labels,
         parent=parent,
         sample=rows,

@@ -31,29 +31,29 @@ def find_faults(
 ) -> Iterator[str]:
     """One line for each fault: what is wrong, and where."""
     threads = thread_count(n_threads)
-    faults = list(_beside(dataset))
-    yield from faults
-    dictionary_lost = dataset.manifest.dictionary is not None and any(
-        dataset.manifest.dictionary in fault for fault in faults
-    )
-    if dictionary_lost:
+    beside = {what: _unreadable(dataset, what) for what in ("dictionary", "columns", "scaling")}
+    sound = True
+    for fault in filter(None, beside.values()):
+        sound = False
+        yield fault
+    if beside["dictionary"]:
         return  # without it no block can be read, which is not the blocks' fault
     found = _Found()
     for shard, n_bytes in dataset.manifest.shard_sizes.items():
         for fault in _shard(dataset, shard, n_bytes, found, threads, on_progress):
-            faults.append(fault)
+            sound = False
             yield fault
-    if not faults:  # else the sums are wrong of course
+    if sound:  # else the sums are wrong of course
         yield from found.differences(dataset)
 
 
-def _beside(dataset: Dataset) -> Iterator[str]:
-    """Faults of the objects beside the shards."""
-    for read in ("dictionary", "columns", "scaling"):
-        try:
-            getattr(dataset, read)
-        except CirrusFastError as error:
-            yield str(error)
+def _unreadable(dataset: Dataset, what: str) -> str | None:
+    """What is wrong with an object beside the shards."""
+    try:
+        getattr(dataset, what)
+    except CirrusFastError as error:
+        return str(error)
+    return None
 
 
 def _shard(

@@ -115,7 +115,7 @@ def wild(data):
     """The data set "wild": a column has a value that is no number."""
     X = np.ones((200, 2), np.float32)
     X[5, 1] = np.nan
-    load_csr(X, np.arange(200) % 2, "wild")
+    load_csr(X, np.arange(200) % 2, "wild", allow_nonfinite=True)
 
 
 @pytest.mark.usefixtures("wild")

@@ -721,7 +721,9 @@ def test_damage_beside_the_shards_names_the_object(
     assert path.name in str(caught.value)
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[:-9], lambda raw: raw.replace(b"4", b"5")])
+@pytest.mark.parametrize(
+    "damage", [lambda raw: raw[:-9], lambda raw: raw.replace(b"4", b"5"), lambda _: b""]
+)
 def test_a_damaged_data_set_can_be_removed_and_replaced(
     source: Path, storage_root: Path, damage: Callable[[bytes], bytes]
 ) -> None:

@@ -325,6 +325,7 @@ def test_an_old_lock_from_elsewhere_says_what_to_do(folder: FileStorage) -> None
         me().to_bytes()[:-9],
         me(pid="1").to_bytes(),
         me(host=None).to_bytes(),
+        me(host="two\nlines").to_bytes(),
         me(since="yesterday").to_bytes(),
         me(since="2026-01-01").to_bytes(),
         me(since=5).to_bytes(),
