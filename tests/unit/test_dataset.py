@@ -873,6 +873,16 @@ def test_arrays_that_do_not_fit_are_refused(arguments: dict[str, Any], says: str
     assert list_datasets() == []
 
 
+def test_only_values_of_rows_are_looked_at() -> None:
+    data = np.array([np.nan, 1, 2, np.inf], np.float32)
+    rows = CSR(
+        np.array([0, 1], np.float32), np.array([1, 2, 3]), np.arange(4, dtype=np.uint32), data, 4
+    )
+    assert rows_of(load_csr(rows, None, "a")).data.tolist() == [1, 2]
+    with pytest.raises(DatasetError, match="X has inf in row 1, column 3"):
+        load_csr(replace(rows, indptr=np.array([1, 2, 4])), None, "b")
+
+
 def test_nonfinite_values_are_stored_when_allowed() -> None:
     loaded = load_csr([[np.nan, 0, np.inf], [0, 1, 0]], [0, 1], "a", allow_nonfinite=True)
     assert str(rows_of(loaded).data.tolist()) == "[nan, inf, 1.0]"

@@ -405,6 +405,19 @@ def test_create_does_without_links(
     test_create_writes_only_where_nothing_is(folder)
 
 
+def test_create_without_links_leaves_no_half_object(
+    folder: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_self: Path, *_args: object) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(Path, "hardlink_to", fails)
+    monkeypatch.setattr(Path, "read_bytes", fails)  # as the disk is full once the file is made
+    with pytest.raises(StorageError, match="object"):
+        folder.create("object", b"first")
+    assert folder.names() == []
+
+
 def test_create_names_what_it_could_not_write(
     folder: FileStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
