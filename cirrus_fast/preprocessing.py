@@ -21,10 +21,11 @@ from cirrus_fast.data.columns import (
 from cirrus_fast.data.criteo import DEFAULT_BITS, check_bits
 from cirrus_fast.data.csr import CSR
 from cirrus_fast.data.dataset import Dataset
+from cirrus_fast.data.formats import CRITEO, LIBSVM
 from cirrus_fast.data.loading import Ids, Total, existing, row_slice, spans, write_dataset
 from cirrus_fast.data.manifest import Block
 from cirrus_fast.data.parallel import thread_count
-from cirrus_fast.data.reading import CRITEO, LIBSVM, CriteoReader, LibsvmReader, Part
+from cirrus_fast.data.reading import CriteoReader, LibsvmReader, Part
 from cirrus_fast.data.rows import as_rows, check_numbers
 from cirrus_fast.data.sources import Chunk, Source
 from cirrus_fast.data.storage import local_path, resolve

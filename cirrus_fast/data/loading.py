@@ -19,10 +19,11 @@ from cirrus_fast.data.columns import ColumnStatistics, Scaling
 from cirrus_fast.data.csr import CSR
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.dataset_writer import DatasetWriter
+from cirrus_fast.data.formats import LIBSVM
 from cirrus_fast.data.labels import LabelMap, count_labels
 from cirrus_fast.data.manifest import Manifest
 from cirrus_fast.data.parallel import ordered_map
-from cirrus_fast.data.reading import LIBSVM, Part
+from cirrus_fast.data.reading import Part
 from cirrus_fast.errors import DatasetError, ParseError
 from cirrus_fast.notices import notice
 

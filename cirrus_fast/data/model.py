@@ -24,8 +24,9 @@ from cirrus_fast.data.dataset import (
     scaling_to_arrays,
 )
 from cirrus_fast.data.evaluation import Evaluation
+from cirrus_fast.data.formats import CRITEO, LIBSVM
 from cirrus_fast.data.labels import LabelMap
-from cirrus_fast.data.reading import CRITEO, LIBSVM, CriteoReader, LibsvmReader, TextReader
+from cirrus_fast.data.reading import CriteoReader, LibsvmReader, TextReader
 from cirrus_fast.data.rows import as_rows
 from cirrus_fast.data.storage import write_file
 from cirrus_fast.data.text import parse_libsvm
