@@ -279,9 +279,9 @@ def _read(fields: _Fields) -> Manifest:
     for item in lineage.items("source"):
         source = _Fields(item, "lineage: a source")
         for key in source.keys() & {"path", "dataset"}:
-            source.text(key, r"(?s:.*)")
-        for key in source.keys() & {"bytes", "mtime_ns"}:
-            source.whole(key)
+            source.take(key, isinstance(item[key], str), item[key], "text")
+        if "bytes" in source.keys():
+            source.whole("bytes")
     lineage.fields("options")
     manifest = Manifest(
         n_rows=n_rows,
