@@ -278,9 +278,9 @@ def _read(fields: _Fields) -> Manifest:
     lineage = fields.fields("lineage")
     for item in lineage.items("source"):
         source = _Fields(item, "lineage: a source")
-        for key in source.keys() & {"path", "dataset"}:
+        for key in item.keys() & {"path", "dataset"}:
             source.take(key, isinstance(item[key], str), item[key], "text")
-        if "bytes" in source.keys():
+        if "bytes" in item:
             source.whole("bytes")
     lineage.fields("options")
     manifest = Manifest(

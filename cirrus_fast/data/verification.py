@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -39,8 +40,8 @@ def find_faults(
     if beside["dictionary"]:
         return  # without it no block can be read, which is not the blocks' fault
     found = _Found()
-    for shard, n_bytes in dataset.manifest.shard_sizes.items():
-        for fault in _shard(dataset, shard, n_bytes, found, threads, on_progress):
+    for shard, blocks in groupby(dataset.blocks, lambda block: block.shard):
+        for fault in _shard(dataset, shard, blocks, found, threads, on_progress):
             sound = False
             yield fault
     if sound:  # else the sums are wrong of course
@@ -59,7 +60,7 @@ def _unreadable(dataset: Dataset, what: str) -> str | None:
 def _shard(
     dataset: Dataset,
     shard: str,
-    n_bytes: int,
+    blocks: Iterator[Block],
     found: _Found,
     n_threads: int,
     on_progress: Callable[[int], object] | None,
@@ -70,11 +71,11 @@ def _shard(
     except CirrusFastError as error:
         yield str(error)
         return
-    if size != n_bytes:
-        yield f"{place}: has {size} bytes, its manifest says {n_bytes}"
+    said = dataset.manifest.shard_sizes[shard]
+    if size != said:
+        yield f"{place}: has {size} bytes, its manifest says {said}"
         return
     crc, sound = 0, True
-    blocks = (block for block in dataset.blocks if block.shard == shard)
     for block, raw, read in ordered_map(lambda block: _read(dataset, block), blocks, n_threads):
         crc = _kernels.crc32c(raw, crc)
         if isinstance(read, str):
