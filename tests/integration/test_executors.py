@@ -177,7 +177,7 @@ def test_a_broken_pool_is_one_clear_error(clicks: Dataset) -> None:
 def test_workers_that_wait_for_one_never_started_end_the_run(
     clicks: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cirrus_fast.backend.supervisor._START_S", 0.2)
+    monkeypatch.setattr("cirrus_fast.backend.workers._START_S", 0.2)
     with ThreadPoolExecutor(1) as executor:
         task = LogisticRegression(
             options(clicks, executor=executor, n_workers=2, consistency="bsp")
