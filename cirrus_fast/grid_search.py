@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cirrus_fast.data.model import LinearModel
 from cirrus_fast.data.result import TrainResult
-from cirrus_fast.errors import OptionError, TrainingError
+from cirrus_fast.errors import ModelError, OptionError, TrainingError
 from cirrus_fast.logistic_regression import LogisticRegression
+
+# A model takes 4 bytes a weight: all of a large search would not fit memory.
+KEPT_MODELS = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,7 +25,8 @@ class Trial:
     Attributes
     ----------
     params : the options that were varied, with this model's values
-    result : TrainResult, or None if the run failed
+    result : TrainResult, or None if the run failed; only the best trials of a search keep its
+        model (see `GridSearch.run`), asking another for it is a ModelError
     error : why it failed, or None
     """
 
@@ -38,6 +43,30 @@ class Trial:
         if loss is None:
             loss = self.result.history[-1].train_loss
         return loss if math.isfinite(loss) else math.inf
+
+
+class _WithoutModel(TrainResult):
+    """A result whose model was let go."""
+
+    __slots__ = ()
+
+    @property
+    def model(self) -> LinearModel:
+        raise ModelError(
+            "the model of this trial was not kept: a search keeps the best few, and more of them "
+            "with run(keep_models=...); or train it again with the trial's params"
+        )
+
+
+def _without_model(trial: Trial) -> Trial:
+    result = trial.result
+    if result is None or isinstance(result, _WithoutModel):
+        return trial
+    bare = object.__new__(_WithoutModel)
+    for name in TrainResult.__slots__:
+        if name != "model":
+            object.__setattr__(bare, name, getattr(result, name))
+    return replace(trial, result=bare)
 
 
 class GridResults(list[Trial]):
@@ -108,26 +137,40 @@ class GridSearch:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def run(self, on_trial: Callable[[Trial], object] | None = None) -> GridResults:
-        """Trains one model after another; `on_trial` is called after each.
+    def run(
+        self,
+        on_trial: Callable[[Trial], object] | None = None,
+        *,
+        keep_models: int = KEPT_MODELS,
+    ) -> GridResults:
+        """Trains one model after another; returns the trials, best first.
 
         A run whose loss is no longer finite counts as failed and does not end the search. Ctrl-C
         ends it with what there is.
+
+        Parameters
+        ----------
+        on_trial : called with each trial, whose model it may use, when that is trained
+        keep_models : at least 1; of how many trials, the best, the models stay in memory
         """
+        if isinstance(keep_models, bool) or not isinstance(keep_models, int) or keep_models < 1:
+            raise OptionError(f"keep_models={keep_models!r}: must be a whole number from 1 on")
         results = GridResults()
         for point, task in zip(self._points, self._tasks, strict=True):
             try:
                 trial = _trial(point, task)
+                bisect.insort(results, trial, key=lambda one: one.loss)
+                if len(results) > keep_models:
+                    results[keep_models] = _without_model(results[keep_models])
+                if on_trial is not None:
+                    on_trial(trial)
             except KeyboardInterrupt:
                 if not results:
                     raise
                 break
-            results.append(trial)
-            if on_trial is not None:
-                on_trial(trial)
             if trial.result is not None and trial.result.stop_reason == "interrupted":
                 break
-        results.sort(key=lambda trial: trial.loss)
+            del trial  # its model too, if it is not kept, before the next is trained
         return results
 
 

@@ -126,7 +126,9 @@ class Checkpoint:
             best = None
             if header["best"] is not None:
                 test_loss, auc, intercept = header["best"]
-                best = Best(test_loss, auc, _floats(arrays["best_weights"]), intercept)
+                weights = _floats(arrays["best_weights"])
+                best = Best(float(test_loss), _number(auc), weights, float(intercept))
+            reference = _number(header["reference"])
             return cls(
                 options=dict(header["options"]),
                 dataset_id=header["dataset_id"],
@@ -135,9 +137,9 @@ class Checkpoint:
                 slots=arrays["slots"],
                 round=int(header["round"]),
                 seconds=float(header["seconds"]),
-                history=[Record(**record) for record in header["history"]],
+                history=[_record(raw) for raw in header["history"]],
                 best=best,
-                reference=float("inf") if header["reference"] is None else header["reference"],
+                reference=float("inf") if reference is None else reference,
                 stale=int(header["stale"]),
                 rows_repeated=int(header["rows_repeated"]),
             )
@@ -188,6 +190,22 @@ def _floats(array: npt.NDArray[Any]) -> Float32Array:
     if array.dtype != np.float32:
         raise ValueError(f"{array.dtype} where there must be float32")
     return array
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _record(raw: Mapping[str, Any]) -> Record:
+    return Record(
+        seconds=float(raw["seconds"]),
+        rows=int(raw["rows"]),
+        updates=int(raw["updates"]),
+        train_loss=float(raw["train_loss"]),
+        test_loss=_number(raw["test_loss"]),
+        auc=_number(raw["auc"]),
+        cost=float(raw["cost"]),
+    )
 
 
 def _checksum(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
