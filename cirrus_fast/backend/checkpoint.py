@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -233,6 +234,8 @@ class Checkpoints:
         self.path: str | None = None
         self.error: str | None = None
         self._interval = interval
+        self._writing: Thread | None = None
+        self._failure: BaseException | None = None
         self._due = float("inf")
         if interval is None:
             return
@@ -255,6 +258,17 @@ class Checkpoints:
         before stays, and the next one is tried when it is due."""
         if self._interval is None:
             return
+        if self._writing is not None:  # an interrupt kept us from waiting for the last one
+            self._writing.join()
+        # In a thread, which Ctrl-C does not reach: it must not tear a file that is being written.
+        self._writing = Thread(target=self._write, args=(take,), name="cirrus-checkpoint")
+        self._writing.start()
+        self._writing.join()
+        if self._failure is not None:
+            raise self._failure
+        self._put_off()
+
+    def _write(self, take: Callable[[], Checkpoint]) -> None:
         try:
             take().save(self._target)
             self.path, self.error = self._target, None
@@ -264,7 +278,8 @@ class Checkpoints:
             if self.error is None:
                 notice(f"{self._target}: checkpoint not written ({why}); {kept}, the run goes on")
             self.error = why
-        self._put_off()
+        except BaseException as error:
+            self._failure = error
 
     def _put_off(self) -> None:
         assert self._interval is not None

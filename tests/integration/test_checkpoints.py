@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from cirrus_fast import LogisticRegression, Record
 from cirrus_fast.backend import checkpoint
 from cirrus_fast.backend.checkpoint import Checkpoint
 from cirrus_fast.data.dataset import Dataset
-from cirrus_fast.data.storage import write_file
+from cirrus_fast.data.storage import file_writer, write_file
 from cirrus_fast.errors import ModelError, OptionError, StorageError
 from cirrus_fast.runtime.params.local import LocalStore
 
@@ -392,3 +395,35 @@ def test_a_place_for_checkpoints_that_cannot_be_written_is_refused_at_once(
     ):
         task.run()
     assert not launched
+
+
+def test_ctrl_c_does_not_tear_a_checkpoint_under_way(
+    a9a: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interrupt comes while the file is open: it ends the run, and the file is whole."""
+    pressed: list[str] = []
+
+    class Writer:
+        def __init__(self, path: str) -> None:
+            self.inner = file_writer(path)
+            if not pressed:
+                pressed.append(path)
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.05)
+
+        def write(self, data: bytes) -> None:
+            self.inner.write(data)
+            self.inner.commit()
+
+    monkeypatch.setattr(checkpoint, "write_file", lambda path, data: Writer(path).write(data))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = LogisticRegression(
+            dataset="a9a", epochs=10**6, epsilon=0, eval_interval=1.0, checkpoint_interval=1e-9
+        ).run()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert result.stop_reason == "interrupted"
+    assert result.checkpoint == pressed[0]
+    assert Checkpoint.load(pressed[0]).history[-1].rows == result.history[-1].rows
+    assert [path.suffix for path in Path(pressed[0]).parent.iterdir()] == [".npz"]
