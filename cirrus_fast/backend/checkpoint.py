@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass
 from threading import Thread
 from typing import Any
@@ -234,8 +235,7 @@ class Checkpoints:
         self.path: str | None = None
         self.error: str | None = None
         self._interval = interval
-        self._writing: Thread | None = None
-        self._failure: BaseException | None = None
+        self._written: Future[None] | None = None
         self._due = float("inf")
         if interval is None:
             return
@@ -258,17 +258,18 @@ class Checkpoints:
         before stays, and the next one is tried when it is due."""
         if self._interval is None:
             return
-        if self._writing is not None:  # an interrupt kept us from waiting for the last one
-            self._writing.join()
+        if self._written is not None:  # an interrupt may have kept us from waiting for the last
+            wait([self._written])
         # In a thread, which Ctrl-C does not reach: it must not tear a file that is being written.
-        self._writing = Thread(target=self._write, args=(take,), name="cirrus-checkpoint")
-        self._writing.start()
-        self._writing.join()
-        if self._failure is not None:
-            raise self._failure
+        # Its end is seen by a future, since Python 3.11 takes a thread whose join was interrupted
+        # for one that is over (https://github.com/python/cpython/issues/90882).
+        self._written = Future()
+        arguments = take, self._written
+        Thread(target=self._write, args=arguments, name="cirrus-checkpoint").start()
+        self._written.result()
         self._put_off()
 
-    def _write(self, take: Callable[[], Checkpoint]) -> None:
+    def _write(self, take: Callable[[], Checkpoint], written: Future[None]) -> None:
         try:
             take().save(self._target)
             self.path, self.error = self._target, None
@@ -279,7 +280,9 @@ class Checkpoints:
                 notice(f"{self._target}: checkpoint not written ({why}); {kept}, the run goes on")
             self.error = why
         except BaseException as error:
-            self._failure = error
+            written.set_exception(error)
+            return
+        written.set_result(None)
 
     def _put_off(self) -> None:
         assert self._interval is not None

@@ -426,4 +426,4 @@ def test_ctrl_c_does_not_tear_a_checkpoint_under_way(
     assert result.stop_reason == "interrupted"
     assert result.checkpoint == pressed[0]
     assert Checkpoint.load(pressed[0]).history[-1].rows == result.history[-1].rows
-    assert [path.suffix for path in Path(pressed[0]).parent.iterdir()] == [".npz"]
+    assert [path.name for path in Path(pressed[0]).parent.iterdir()] == [Path(pressed[0]).name]
