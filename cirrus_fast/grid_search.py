@@ -128,11 +128,11 @@ class GridSearch:
                 raise OptionError(f"hyper_params: no values for {name}")
             if names.count(name) > 1:
                 raise OptionError(f"hyper_vars: {name} is named twice")
-        self._points = [
-            dict(zip(names, point, strict=True)) for point in itertools.product(*values)
-        ]
+        points = [dict(zip(names, point, strict=True)) for point in itertools.product(*values)]
         # All are checked before the first is trained.
-        self._tasks = [task({**(param_base or {}), **point}) for point in self._points]
+        self._tasks = [task({**(param_base or {}), **point}) for point in points]
+        # As the options have them: plain numbers, where a range gave NumPy's.
+        self._points = [{n: getattr(one.options, n) for n in names} for one in self._tasks]
 
     def __len__(self) -> int:
         return len(self._tasks)

@@ -47,6 +47,7 @@ def test_every_combination_is_trained_once_in_order():
         (rate, size) for rate in (0.01, 0.1, 1.0) for size in (1, 50)
     ]
     assert len(results) == 6
+    assert repr(seen[0]) == "{'learning_rate': 0.01, 'minibatch_size': 1}"  # and not NumPy's
     assert sorted(map(str, seen)) == sorted(str(dict(trial.params)) for trial in results)
 
 
