@@ -302,6 +302,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         soak = Soak(given.seed, Path(folder), given.fault or FAULTS)
         try:
+            soak.round()
             while time.monotonic() < until:
                 soak.round()
         except Wrong as wrong:
