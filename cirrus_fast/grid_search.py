@@ -57,16 +57,31 @@ class _WithoutModel(TrainResult):
             "with run(keep_models=...); or train it again with the trial's params"
         )
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> _WithoutModel:
+        """values : the other attributes"""
+        bare = object.__new__(cls)
+        for name, value in values.items():
+            object.__setattr__(bare, name, value)
+        return bare
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _WithoutModel.of, (_but_model(self),)
+
+    def __repr__(self) -> str:
+        named = (f"{name}={value!r}" for name, value in _but_model(self).items())
+        return f"TrainResult(model=<not kept>, {', '.join(named)})"
+
+
+def _but_model(result: TrainResult) -> dict[str, Any]:
+    return {name: getattr(result, name) for name in TrainResult.__slots__ if name != "model"}
+
 
 def _without_model(trial: Trial) -> Trial:
     result = trial.result
     if result is None or isinstance(result, _WithoutModel):
         return trial
-    bare = object.__new__(_WithoutModel)
-    for name in TrainResult.__slots__:
-        if name != "model":
-            object.__setattr__(bare, name, getattr(result, name))
-    return replace(trial, result=bare)
+    return replace(trial, result=_WithoutModel.of(_but_model(result)))
 
 
 class GridResults(list[Trial]):

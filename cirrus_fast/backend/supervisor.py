@@ -17,6 +17,8 @@ from cirrus_fast.backend.progress import Reporter, reporter
 from cirrus_fast.backend.workers import Workers
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.result import PHASES, Record, TrainResult
+from cirrus_fast.errors import CirrusFastError
+from cirrus_fast.notices import notice
 from cirrus_fast.options import Options
 from cirrus_fast.runtime.params import local
 from cirrus_fast.runtime.params.local import ACTIVE, LocalStore
@@ -111,6 +113,9 @@ class _Course:
         self._shown = shown
         self._curve = LearningCurve(plan, store)
         self._repeated_before = 0
+        # Asked now: later the name may mean other data.
+        test = plan.options.test_dataset
+        self._test_dataset_id = None if test is None else Dataset(test).id
         # Workers wait while the model is measured where that makes the run repeatable; else they
         # go on, and what is measured is a moment of theirs.
         self._paced = plan.options.consistency == "bsp" or plan.n_workers == 1
@@ -124,6 +129,10 @@ class _Course:
             reason = self._watch(began + (options.timeout or float("inf")))
         except KeyboardInterrupt:
             reason = "interrupted"
+        except CirrusFastError:
+            if self._checkpoints.path is not None:
+                notice(f"the run failed; resume_from={self._checkpoints.path} goes on from before")
+            raise
         store.stop()
         workers.gather()
         # Before the closing measurement, which a run that goes on would not make here.
@@ -173,9 +182,9 @@ class _Course:
             if rows >= due:
                 record = self._measure()
                 due = curve.next_rows(record.rows)
+                reason = curve.reason_to_stop(record)  # asked always: it remembers
                 if self._call_back(record):
                     return "callback"
-                reason = curve.reason_to_stop(record)
                 if reason:
                     return reason
                 if self._checkpoints.due:
@@ -209,7 +218,7 @@ class _Course:
         return Checkpoint(
             options=self._plan.params,
             dataset_id=self._plan.dataset.id,
-            test_dataset_id=self._test_dataset_id(),
+            test_dataset_id=self._test_dataset_id,
             state=state,
             slots=slots,
             round=int(store.control["round"]),
@@ -223,7 +232,7 @@ class _Course:
 
     def _resume(self, path: str) -> None:
         kept, store, plan = Checkpoint.load(path), self._store, self._plan
-        kept.check_same_run(plan.params, plan.dataset.id, self._test_dataset_id(), path)
+        kept.check_same_run(plan.params, plan.dataset.id, self._test_dataset_id, path)
         kept.check_fits(store.state, store.slots, plan.model_size, path)
         store.state[:] = kept.state
         store.slots[:] = kept.slots
@@ -233,7 +242,3 @@ class _Course:
         store.control["round"] = kept.round
         self._repeated_before = kept.rows_repeated
         self._curve.go_on(list(kept.history), kept.best, kept.reference, kept.stale, kept.seconds)
-
-    def _test_dataset_id(self) -> str | None:
-        name = self._options.test_dataset
-        return None if name is None else Dataset(name).id

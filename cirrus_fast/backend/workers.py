@@ -8,7 +8,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, wait
 
 from cirrus_fast.backend.plan import Plan
 from cirrus_fast.backend.processes import WorkerDiedError
-from cirrus_fast.errors import TrainingError
+from cirrus_fast.errors import CirrusFastError, TrainingError
 from cirrus_fast.notices import notice
 from cirrus_fast.runtime.params.local import WAITING, LocalStore
 from cirrus_fast.runtime.worker import run_worker
@@ -54,7 +54,14 @@ class Workers:
         generation = self._store.admit(worker)
         spec = self._plan.spec(self._task, worker, generation, self._url)
         self._launched = time.perf_counter()
-        self._futures[worker] = self._executor.submit(run_worker, spec.to_json())
+        try:
+            self._futures[worker] = self._executor.submit(run_worker, spec.to_json())
+        except CirrusFastError:
+            raise
+        except BrokenExecutor as error:
+            raise _broken(error) from error
+        except (OSError, RuntimeError) as error:  # no process to be had; it was shut down
+            raise TrainingError(f"the executor takes no worker: {error}") from error
 
     @property
     def running(self) -> bool:
@@ -71,9 +78,7 @@ class Workers:
             try:
                 self.reports.append(json.loads(future.result()))
             except BrokenExecutor as error:
-                raise TrainingError(
-                    f"the executor broke: {error}; its processes may have run out of memory"
-                ) from error
+                raise _broken(error) from error
             except WorkerDiedError as error:
                 self._deaths += 1
                 if self._deaths > _MOST_DEATHS:
@@ -124,3 +129,7 @@ class Workers:
         """A worker is gone: what it had begun may be in the model, and is not counted."""
         self.rows_repeated += self._store.begun(worker)
         self._store.slots[worker]["granted"] = 0
+
+
+def _broken(error: BrokenExecutor) -> TrainingError:
+    return TrainingError(f"the executor broke: {error}; its processes may have run out of memory")

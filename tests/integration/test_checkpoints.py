@@ -172,6 +172,29 @@ def test_what_was_decided_from_the_data_may_be_given(a9a: Dataset) -> None:
         LogisticRegression(base, learning_rate=0.77, resume_from=half.checkpoint).run()
 
 
+def test_a_callbacks_stop_does_not_change_when_it_converges(a9a: Dataset) -> None:
+    base = {"dataset": "a9a", "consistency": "bsp", "epochs": 50, "test_fraction": 0.2}
+    base |= {"epsilon": 5.0, "patience": 4, "eval_interval": 1.0}
+    whole = LogisticRegression(base).run()
+    half = LogisticRegression(
+        base, checkpoint_interval=3600, callbacks=lambda record: record.updates > 50_000
+    ).run()
+    assert half.stop_reason == "callback"
+    rest = LogisticRegression(base, resume_from=half.checkpoint).run()
+    assert whole.stop_reason == rest.stop_reason == "converged"
+    assert [r.rows for r in rest.history] == [r.rows for r in whole.history]
+
+
+def test_a_test_data_set_that_goes_away_does_not_end_the_run(a9a: Dataset, data_dir: Path) -> None:
+    test = cirrus_fast.load_libsvm(data_dir / "a1a", "test", like="a9a")
+    result = LogisticRegression(
+        dataset="a9a", test_dataset="test", epochs=2, epsilon=0, checkpoint_interval=1e-9,
+        callbacks=lambda _: shutil.rmtree(test.uri, ignore_errors=True),
+    ).run()  # fmt: skip
+    assert result.stop_reason == "epochs"
+    assert Checkpoint.load(str(result.checkpoint)).test_dataset_id == test.id
+
+
 # Damage
 
 

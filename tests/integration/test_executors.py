@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -364,7 +366,9 @@ def test_a_killed_process_of_loky_is_one_clear_error(clicks: Dataset) -> None:
         executor.shutdown(kill_workers=True)
 
 
-def test_a_killed_process_of_a_pool_leaves_the_last_checkpoint(clicks: Dataset) -> None:
+def test_a_killed_process_of_a_pool_leaves_the_last_checkpoint(
+    clicks: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
     wanted = options(clicks, n_workers=2, epochs=10**6, eval_interval=1.0)
     folder = Path(clicks.uri).parent / "checkpoints"
     with pool() as processes:
@@ -373,6 +377,7 @@ def test_a_killed_process_of_a_pool_leaves_the_last_checkpoint(clicks: Dataset) 
         os.kill(next(iter(processes._processes)), signal.SIGKILL)
         with pytest.raises(TrainingError, match="the executor broke"):
             run.result(60)
+    assert re.search(r"the run failed; resume_from=\S+\.npz goes on", caplog.text)
     (kept,) = folder.glob("*.npz")
     rest = LogisticRegression(
         wanted, resume_from=str(kept), timeout=60, callbacks=lambda record: True
@@ -380,6 +385,24 @@ def test_a_killed_process_of_a_pool_leaves_the_last_checkpoint(clicks: Dataset) 
     assert rest.stop_reason == "callback"
     assert rest.rows_processed > clicks.n_rows
     assert rest.rows_repeated <= 2 * 2 * CHUNK_ROWS
+
+
+def test_an_executor_that_is_shut_down_is_one_clear_error(clicks: Dataset) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        pass
+    with pytest.raises(TrainingError, match="takes no worker: cannot schedule new futures"):
+        LogisticRegression(options(clicks, executor=executor)).run()
+
+
+def test_processes_that_cannot_be_started_are_one_clear_error(
+    clicks: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    with pytest.raises(TrainingError, match=r"takes no worker: .* temporarily"):
+        LogisticRegression(options(clicks, executor="processes")).run()
 
 
 class Idle(Executor):

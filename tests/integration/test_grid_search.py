@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import tracemalloc
 from dataclasses import replace
 
@@ -192,6 +193,11 @@ def test_only_the_best_models_are_kept():
             with pytest.raises(ModelError, match=r"not kept: .*keep_models"):
                 use(trial.result)
         LogisticRegression({**BASE, **trial.params}).run()  # as the message says
+        assert "model=<not kept>" in repr(trial)
+        copy = pickle.loads(pickle.dumps(trial))
+        assert copy.loss == trial.loss
+        with pytest.raises(ModelError, match="not kept"):
+            _ = copy.result.model
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, True, None])
