@@ -294,6 +294,31 @@ def test_flags_mean_what_their_options_mean(run: Run, monkeypatch: pytest.Monkey
     ]
 
 
+@pytest.mark.parametrize("name", rows())
+@pytest.mark.parametrize("command", ["train", "grid"])
+def test_every_flag_reaches_its_option(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: str, name: str
+) -> None:
+    meta = rows()[name].metadata
+    value: Any = {int: max(meta["low"] or 0, 3), float: 0.25, str: "text"}.get(meta["kind"], True)
+    if meta["choices"]:
+        value = meta["choices"][-1]
+    if name == "class_weight":
+        value = "balanced"
+    seen: list[dict[str, Any]] = []
+
+    def spy(given: dict[str, Any]) -> None:
+        seen.append(given)
+        raise cirrus_fast.CirrusFastError("seen")
+
+    monkeypatch.setattr("cirrus_fast.logistic_regression.parse_options", spy)
+    flag = [flag_of(name)] if value is True else [flag_of(name), str(value)]
+    more = ["--vary", "seed=1" if name != "seed" else "l2=0"] if command == "grid" else []
+    run(command, "d", *flag, *more, status=1)
+    assert seen[0][name] == value
+    assert type(seen[0][name]) is type(value)
+
+
 def test_evaluate_says_the_same_of_text_and_data_sets(run: Run, home: Path) -> None:
     model = home / "model.npz"
     expected = LinearModel.load(model).evaluate(f"{home}/data/test")
