@@ -1,8 +1,9 @@
 """The command ``cirrus-fast``.
 
 Importing this is quick: it needs click alone, and a command's module loads when the command is
-used. Results go to standard output; progress, notes and errors to standard error. Exit codes: 0,
-1 for an error, 2 for a command line that cannot be understood, 130 after Ctrl-C.
+used. Results go to standard output; progress, notes and errors to standard error, an error in one
+line. Exit codes: 0, 1 for an error, 2 for a command line that cannot be understood, 130 after
+Ctrl-C.
 """
 
 from __future__ import annotations
@@ -49,6 +50,23 @@ class CommandError(click.ClickException):
         click.echo(f"{PROGRAM}: error: {self.format_message()}", file=file, err=file is None)
 
 
+class WrongUsage(CommandError):
+    """The same, for a command line that cannot be understood."""
+
+    exit_code = 2
+
+    @classmethod
+    def of(cls, error: click.UsageError) -> WrongUsage:
+        """click's own error, which it would show in several lines."""
+        text = " ".join(error.format_message().split()).rstrip(".")
+        help_of = error.ctx.command_path if error.ctx is not None else PROGRAM
+        return cls(f"{text} (see {help_of} --help)")
+
+
+# `cirrus-fast` alone shows the help; an error of its own since click 8.2.
+_SHOWS_HELP: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
+
 class Interrupted(Exception):
     """Ctrl-C, after what there is was saved and shown."""
 
@@ -81,11 +99,21 @@ class Root(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            if isinstance(error, _SHOWS_HELP):
+                raise
+            raise WrongUsage.of(error) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()  # so that a reader that went away is noticed here
             return result
+        except click.UsageError as error:
+            raise WrongUsage.of(error) from error
         except BrokenPipeError:
             raise  # click ends quietly
         except (CirrusFastError, OSError, MemoryError) as error:

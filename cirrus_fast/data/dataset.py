@@ -180,10 +180,10 @@ class Dataset:
         """
         from cirrus_fast.data.verification import find_faults
 
-        first, *others = [*find_faults(self, n_threads=n_threads, on_progress=on_progress), ""]
-        if first:
-            more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
-            raise DatasetError(f"{first}{more}")
+        faults = list(find_faults(self, n_threads=n_threads, on_progress=on_progress))
+        if faults:
+            more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+            raise DatasetError(f"{faults[0]}{more}")
 
 
 def check_header(raw: bytes | memoryview, block: Block) -> None:
@@ -237,8 +237,9 @@ def check_removable(name: str) -> Storage:
 
 
 def refuse_foreign(storage: Storage, name: str) -> None:
-    """A manifest may be damaged, but must be ours to be replaced or deleted."""
-    if FORMAT.encode() not in storage.read(MANIFEST):
+    """A manifest may be damaged, but must be ours to be replaced or deleted (or be empty)."""
+    raw = storage.read(MANIFEST)
+    if raw and FORMAT.encode() not in raw:
         raise DatasetError(
             f"{name}: {storage.uri}/{MANIFEST} is not a manifest of a cirrus_fast data set"
         )

@@ -136,7 +136,7 @@ class Holder:
             holder = cls(**body)
             whole, text = (holder.pid, holder.started), (holder.host, holder.boot, holder.pid_space)
             good = all(type(value) is int for value in whole)
-            good = good and all(type(value) is str for value in text)
+            good = good and all(type(value) is str and value.isprintable() for value in text)
             return holder if good and holder.age is not None else None
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None

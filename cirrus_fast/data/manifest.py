@@ -18,9 +18,8 @@ from typing import Any, TypeVar
 from cirrus_fast import _kernels
 from cirrus_fast._version import __version__
 from cirrus_fast.data.blocks import MAX_BLOCK_ENTRIES
-from cirrus_fast.data.criteo import MAX_BITS, MIN_BITS
+from cirrus_fast.data.formats import CRITEO, LIBSVM
 from cirrus_fast.data.labels import LabelMap
-from cirrus_fast.data.reading import CRITEO, LIBSVM
 from cirrus_fast.errors import DatasetError
 
 MANIFEST = "manifest.json"
@@ -268,7 +267,7 @@ def _read(fields: _Fields) -> Manifest:
         good = positive_weight == n_positive
         fields.take("positive_weight", good, positive_weight, f"positives, {n_positive}")
     text_format = fields.text("text_format", f"{LIBSVM}|{CRITEO}")
-    low, high = (MIN_BITS, MAX_BITS) if text_format == CRITEO else (1, 32)
+    low, high = _kernels.CRITEO_BITS if text_format == CRITEO else (1, 32)
     hash_bits = None
     if text_format == CRITEO or fields.get("hash_bits") is not None:
         hash_bits = fields.whole("hash_bits", low, high)
@@ -279,10 +278,10 @@ def _read(fields: _Fields) -> Manifest:
     lineage = fields.fields("lineage")
     for item in lineage.items("source"):
         source = _Fields(item, "lineage: a source")
-        for key in source.keys() & {"path", "dataset"}:
-            source.text(key, r"(?s:.*)")
-        for key in source.keys() & {"bytes", "mtime_ns"}:
-            source.whole(key)
+        for key in item.keys() & {"path", "dataset"}:
+            source.take(key, isinstance(item[key], str), item[key], "text")
+        if "bytes" in item:
+            source.whole("bytes")
     lineage.fields("options")
     manifest = Manifest(
         n_rows=n_rows,

@@ -24,8 +24,9 @@ from cirrus_fast.data.dataset import (
     scaling_to_arrays,
 )
 from cirrus_fast.data.evaluation import Evaluation
+from cirrus_fast.data.formats import CRITEO, LIBSVM
 from cirrus_fast.data.labels import LabelMap
-from cirrus_fast.data.reading import CRITEO, LIBSVM, CriteoReader, LibsvmReader, TextReader
+from cirrus_fast.data.reading import CriteoReader, LibsvmReader, TextReader
 from cirrus_fast.data.rows import as_rows
 from cirrus_fast.data.storage import write_file
 from cirrus_fast.data.text import parse_libsvm
@@ -91,20 +92,24 @@ class LinearModel:
     def predict_proba(self, data: Rows) -> Float32Array:
         """float32[n_rows, 2]: the probabilities of the negative and of the positive class."""
         margins = self.decision_function(data)
-        both = np.empty((len(margins), 2), np.float32)
-        for column, sign in enumerate((-1, 1)):
-            p = np.empty_like(margins)
-            _kernels.logistic_probabilities(sign * margins, p)
-            both[:, column] = p
-        return both
+        return np.stack([self.probabilities(-margins), self.probabilities(margins)], axis=1)
 
     def predict(self, data: Rows) -> Float32Array:
         """float32[n_rows] labels as written in the training data; for a class of several labels
         the smallest stands for it."""
+        return self.labels(self.decision_function(data))
+
+    def probabilities(self, margins: Float32Array) -> Float32Array:
+        """float32[n_rows] of the positive class, for margins that `decision_function` gave."""
+        p = np.empty_like(margins)
+        _kernels.logistic_probabilities(margins, p)
+        return p
+
+    def labels(self, margins: Float32Array) -> Float32Array:
+        """float32[n_rows], what `predict` gives for such margins."""
         negative = self.label_map.negative[0] if self.label_map.negative else 0.0
         positive = self.label_map.positive[0]
-        chosen = np.where(self.decision_function(data) > 0, positive, negative)
-        return chosen.astype(np.float32)
+        return np.where(margins > 0, positive, negative).astype(np.float32)
 
     def evaluate(self, data: Rows, y: npt.ArrayLike | None = None) -> Evaluation:
         """Compares with labels: those of `data`, or `y` where `data` has none."""

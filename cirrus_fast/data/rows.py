@@ -77,9 +77,12 @@ def _float32(name: str, array: npt.ArrayLike) -> Float32Array:
 
 def check_numbers(rows: CSR, *, allow_nonfinite: bool) -> None:
     """Refuses what text of such rows would be refused for, naming the row and the column."""
-    if not allow_nonfinite:
-        at = _first(~np.isfinite(rows.data))
+    if not allow_nonfinite and rows.n_rows:
+        # Entries outside of all rows do not count; that the arrays fit is checked elsewhere.
+        first, last = int(rows.indptr[0]), min(int(rows.indptr[-1]), len(rows.indices))
+        at = _first(~np.isfinite(rows.data[first:last]))
         if at is not None:
+            at += first
             row = int(np.searchsorted(rows.indptr, at, side="right")) - 1
             raise DatasetError(
                 f"X has {rows.data[at]:g} in row {row}, column {rows.indices[at]} (both from 0); "
@@ -87,7 +90,7 @@ def check_numbers(rows: CSR, *, allow_nonfinite: bool) -> None:
             )
     at = _first(~np.isfinite(rows.labels))
     if at is not None:
-        raise DatasetError(f"y has {rows.labels[at]:g} in row {at} (from 0): label is no class")
+        raise DatasetError(f"y has {rows.labels[at]:g} in row {at} (from 0); give finite labels")
     if rows.weights is None:
         return
     at = _first(~(np.isfinite(rows.weights) & (rows.weights >= 0)))

@@ -281,10 +281,15 @@ class _FileWriter:
 
     def _copy_new(self) -> bool:
         try:
-            with self._path.open("xb") as file:
-                file.write(Path(self._temporary).read_bytes())
+            file = self._path.open("xb")
         except FileExistsError:
             return False
+        try:
+            with file:
+                file.write(Path(self._temporary).read_bytes())
+        except BaseException:
+            self._path.unlink()
+            raise
         return True
 
     def abort(self) -> None:

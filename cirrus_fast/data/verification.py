@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from cirrus_fast.data.manifest import SAME_SUM, Block
 from cirrus_fast.data.parallel import ordered_map, thread_count
 from cirrus_fast.errors import BlockError, CirrusFastError
 
+# Sums of squares of float32 and of what they were before they were rounded (`Scaling.scaled`).
+_SAME_ROUNDED_SUM = 1e-6
+
 # Parts whose statistics wait to be merged.
 _MERGED_AT_ONCE = 32
 
@@ -31,35 +35,35 @@ def find_faults(
 ) -> Iterator[str]:
     """One line for each fault: what is wrong, and where."""
     threads = thread_count(n_threads)
-    faults = list(_beside(dataset))
-    yield from faults
-    dictionary_lost = dataset.manifest.dictionary is not None and any(
-        dataset.manifest.dictionary in fault for fault in faults
-    )
-    if dictionary_lost:
+    beside = {what: _unreadable(dataset, what) for what in ("dictionary", "columns", "scaling")}
+    sound = True
+    for fault in filter(None, beside.values()):
+        sound = False
+        yield fault
+    if beside["dictionary"]:
         return  # without it no block can be read, which is not the blocks' fault
     found = _Found()
-    for shard, n_bytes in dataset.manifest.shard_sizes.items():
-        for fault in _shard(dataset, shard, n_bytes, found, threads, on_progress):
-            faults.append(fault)
+    for shard, blocks in groupby(dataset.blocks, lambda block: block.shard):
+        for fault in _shard(dataset, shard, blocks, found, threads, on_progress):
+            sound = False
             yield fault
-    if not faults:  # else the sums are wrong of course
+    if sound:  # else the sums are wrong of course
         yield from found.differences(dataset)
 
 
-def _beside(dataset: Dataset) -> Iterator[str]:
-    """Faults of the objects beside the shards."""
-    for read in ("dictionary", "columns", "scaling"):
-        try:
-            getattr(dataset, read)
-        except CirrusFastError as error:
-            yield str(error)
+def _unreadable(dataset: Dataset, what: str) -> str | None:
+    """What is wrong with an object beside the shards."""
+    try:
+        getattr(dataset, what)
+    except CirrusFastError as error:
+        return str(error)
+    return None
 
 
 def _shard(
     dataset: Dataset,
     shard: str,
-    n_bytes: int,
+    blocks: Iterator[Block],
     found: _Found,
     n_threads: int,
     on_progress: Callable[[int], object] | None,
@@ -70,11 +74,11 @@ def _shard(
     except CirrusFastError as error:
         yield str(error)
         return
-    if size != n_bytes:
-        yield f"{place}: has {size} bytes, its manifest says {n_bytes}"
+    said = dataset.manifest.shard_sizes[shard]
+    if size != said:
+        yield f"{place}: has {size} bytes, its manifest says {said}"
         return
     crc, sound = 0, True
-    blocks = (block for block in dataset.blocks if block.shard == shard)
     for block, raw, read in ordered_map(lambda block: _read(dataset, block), blocks, n_threads):
         crc = _kernels.crc32c(raw, crc)
         if isinstance(read, str):
@@ -177,11 +181,13 @@ class _Found:
         ):
             if not math.isclose(said, counted, rel_tol=SAME_SUM):
                 yield f"{dataset.uri}: the manifest's {key} is {said}, its rows have {counted}"
-        if not _same_columns(dataset.columns, ColumnStatistics.merge_all(self._columns)):
+        found = ColumnStatistics.merge_all(self._columns)
+        tolerance = SAME_SUM if manifest.scaling is None else _SAME_ROUNDED_SUM
+        if not _same_columns(dataset.columns, found, tolerance):
             yield f"{dataset.uri}/{manifest.columns}: not the statistics of its rows"
 
 
-def _same_columns(left: ColumnStatistics, right: ColumnStatistics) -> bool:
+def _same_columns(left: ColumnStatistics, right: ColumnStatistics, tolerance: float) -> bool:
     if not np.array_equal(left.ids, right.ids):
         return False
     a, b = left.columns, right.columns
@@ -189,5 +195,5 @@ def _same_columns(left: ColumnStatistics, right: ColumnStatistics) -> bool:
         np.array_equal(a["count"], b["count"])
         and np.array_equal(a["min"], b["min"], equal_nan=True)
         and np.array_equal(a["max"], b["max"], equal_nan=True)
-        and np.allclose(a["sum_squares"], b["sum_squares"], rtol=SAME_SUM, atol=0, equal_nan=True)
+        and np.allclose(a["sum_squares"], b["sum_squares"], rtol=tolerance, atol=0, equal_nan=True)
     )

@@ -721,7 +721,9 @@ def test_damage_beside_the_shards_names_the_object(
     assert path.name in str(caught.value)
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[:-9], lambda raw: raw.replace(b"4", b"5")])
+@pytest.mark.parametrize(
+    "damage", [lambda raw: raw[:-9], lambda raw: raw.replace(b"4", b"5"), lambda _: b""]
+)
 def test_a_damaged_data_set_can_be_removed_and_replaced(
     source: Path, storage_root: Path, damage: Callable[[bytes], bytes]
 ) -> None:
@@ -869,6 +871,16 @@ def test_arrays_that_do_not_fit_are_refused(arguments: dict[str, Any], says: str
     with pytest.raises(DatasetError, match=says):
         load_csr(arguments.pop("X"), arguments.pop("y"), "a", **arguments)
     assert list_datasets() == []
+
+
+def test_only_values_of_rows_are_looked_at() -> None:
+    data = np.array([np.nan, 1, 2, np.inf], np.float32)
+    rows = CSR(
+        np.array([0, 1], np.float32), np.array([1, 2, 3]), np.arange(4, dtype=np.uint32), data, 4
+    )
+    assert rows_of(load_csr(rows, None, "a")).data.tolist() == [1, 2]
+    with pytest.raises(DatasetError, match="X has inf in row 1, column 3"):
+        load_csr(replace(rows, indptr=np.array([1, 2, 4])), None, "b")
 
 
 def test_nonfinite_values_are_stored_when_allowed() -> None:

@@ -26,6 +26,7 @@ from cirrus_fast import (
 from cirrus_fast.backend.checkpoint import Checkpoint
 from cirrus_fast.data.columns import SCALINGS
 from cirrus_fast.data.holdout import HoldOut
+from cirrus_fast.errors import ModelError
 
 pytestmark = pytest.mark.usefixtures("storage_root")
 
@@ -183,3 +184,22 @@ def test_newer_versions_and_other_formats_are_refused(trained: TrainResult, tmp_
     del header["text_format"]
     np.savez(tmp_path / "other.npz", **(arrays | {"model": json.dumps(header), "later": 1}))
     assert LinearModel.load(tmp_path / "other.npz").text_format == "libsvm"
+
+
+def test_results_ignore_keys_they_do_not_know(trained: TrainResult, tmp_path: Path) -> None:
+    trained.save(tmp_path / "result.npz")
+    with np.load(tmp_path / "result.npz") as file:
+        arrays = dict(file)
+    summary = json.loads(str(arrays["result"])) | {"a_later_key": [1], "model": "no model"}
+    summary["history"][0]["a_later_key"] = 1
+    np.savez(tmp_path / "later.npz", **(arrays | {"result": json.dumps(summary), "later": 1}))
+    loaded = TrainResult.load(tmp_path / "later.npz")
+    assert loaded.history == trained.history
+    assert loaded.model.weights.tobytes() == trained.model.weights.tobytes()
+    del summary["checkpoint_error"]  # a key of a later version than the file's
+    np.savez(tmp_path / "earlier.npz", **(arrays | {"result": json.dumps(summary)}))
+    assert TrainResult.load(tmp_path / "earlier.npz").checkpoint_error is None
+    for wrong in ({"history": [3]}, {"history": None}, {"history": [{"rows": 1}]}):
+        np.savez(tmp_path / "bad.npz", **(arrays | {"result": json.dumps(summary | wrong)}))
+        with pytest.raises(ModelError, match=r"bad\.npz: damaged result"):
+            TrainResult.load(tmp_path / "bad.npz")

@@ -325,6 +325,7 @@ def test_an_old_lock_from_elsewhere_says_what_to_do(folder: FileStorage) -> None
         me().to_bytes()[:-9],
         me(pid="1").to_bytes(),
         me(host=None).to_bytes(),
+        me(host="two\nlines").to_bytes(),
         me(since="yesterday").to_bytes(),
         me(since="2026-01-01").to_bytes(),
         me(since=5).to_bytes(),
@@ -402,6 +403,19 @@ def test_create_does_without_links(
 
     monkeypatch.setattr(Path, "hardlink_to", no_links)
     test_create_writes_only_where_nothing_is(folder)
+
+
+def test_create_without_links_leaves_no_half_object(
+    folder: FileStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_self: Path, *_args: object) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(Path, "hardlink_to", fails)
+    monkeypatch.setattr(Path, "read_bytes", fails)  # as the disk is full once the file is made
+    with pytest.raises(StorageError, match="object"):
+        folder.create("object", b"first")
+    assert folder.names() == []
 
 
 def test_create_names_what_it_could_not_write(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -233,6 +234,15 @@ def test_the_tests_know_every_key(manifest: Path) -> None:
 def test_unknown_keys_are_passed_over(manifest: Path) -> None:
     rewrite(manifest, put(a_later_key=[1]))
     assert Dataset("d").n_rows == 4
+
+
+def test_a_source_may_be_older_than_1970_and_have_any_name(tmp_path: Path) -> None:
+    odd = os.fsencode(tmp_path) + b"/two\nlines \xff.svm"
+    Path(os.fsdecode(odd)).write_bytes(TEXT)
+    os.utime(odd, (-5, -5))
+    made = load_libsvm(os.fsdecode(odd), "d")
+    assert made.manifest.lineage["source"][0]["mtime_ns"] == -5_000_000_000
+    assert load_libsvm(os.fsdecode(odd), "d").id == made.id
 
 
 def test_every_kind_of_data_set_reads_back(source: Path, data_dir: Path, tmp_path: Path) -> None:
