@@ -1,4 +1,4 @@
-"""Builds and runs the C tests of cf_libsvm: the core without Python, clean under strict warnings."""
+"""Builds and runs the C tests of cf_libsvm: no Python, clean under strict warnings."""
 
 import subprocess
 
