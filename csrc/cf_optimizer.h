@@ -33,9 +33,7 @@ typedef struct {
     float l1, l2;
 } cf_penalty;
 
-static inline size_t cf_optimizer_width(cf_optimizer_kind kind) {
-    return kind == CF_SGD ? 1 : 2;
-}
+static inline size_t cf_optimizer_width(cf_optimizer_kind kind) { return kind == CF_SGD ? 1 : 2; }
 
 /* argmin_v (v - w)^2 / 2 + l1 |v| + l2 / 2 v^2 */
 static inline float cf_shrink(float w, float l1, float l2) {

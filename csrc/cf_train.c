@@ -89,8 +89,8 @@ static inline float sum_gradient(cf_optimizer_kind kind, const cf_train_model *m
     const bool charged = model->penalties && model->optimizer.kind != CF_FTRL;
     const cf_minibatch batch = {
         rows, order, n, scratch->local, {model->class_weight[0], model->class_weight[1]}};
-    const float intercept = cf_optimizer_weight(optimizer, model->state + model->n_ids * width,
-                                                (cf_penalty){0, 0});
+    const float intercept =
+        cf_optimizer_weight(optimizer, model->state + model->n_ids * width, (cf_penalty){0, 0});
     const cf_gradient_total summed =
         cf_gradient_sum(&batch, scratch->weights, n_distinct, intercept, scratch->gradient,
                         charged ? scratch->touches : NULL);

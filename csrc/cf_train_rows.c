@@ -21,8 +21,9 @@ static inline cf_status train_rows(cf_optimizer_kind kind, cf_train_walk *walk,
             return cf_fail(code, i);
         if (i + CF_ROWS_AHEAD < known)
             cf_prefetch_entries(rows, order[i + CF_ROWS_AHEAD]);
-        const uint32_t *const ahead =
-            i + CF_IDS_AHEAD < known ? cf_ids_ahead(rows, order[i + CF_IDS_AHEAD], end - begin) : NULL;
+        const uint32_t *const ahead = i + CF_IDS_AHEAD < known
+                                          ? cf_ids_ahead(rows, order[i + CF_IDS_AHEAD], end - begin)
+                                          : NULL;
         if (ahead)
             for (size_t k = 0; k < end - begin; k++)
                 cf_prefetch_coordinate(walk->model->state, ahead[k], width);

@@ -167,8 +167,7 @@ class Plan:
 
     @property
     def exchange_rows(self) -> int:
-        """Rows after which a worker tells the others what it learnt of popular columns; 0: at once.
-        """
+        """Rows after which a worker tells the others what it learnt of popular columns; 0: at once."""
         options = self.options
         if self.n_workers == 1 or options.minibatch_size > 1 or options.consistency == "bsp":
             return 0

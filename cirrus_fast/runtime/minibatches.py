@@ -29,7 +29,7 @@ _SHARE_FOR_ROWS = 0.6
 # Rows are shuffled across as many blocks as fit in this; it lies beside the rows held.
 _GROUP_BYTES = 16e6
 # How many neighbours stay together where the rows held are more than a cache takes.
-_RUN = 32
+_RUN = 128
 _BYTES_A_ROW = 4 + 8 + 4 + 4  # label, indptr, weight, order
 _BYTES_AN_ENTRY = 4 + 4
 

@@ -500,10 +500,10 @@ def test_runs_in_several_threads_do_not_disturb_each_other():
 def test_an_error_in_one_worker_is_raised_and_nothing_hangs(monkeypatch, consistency):
     real = worker_module.MiniBatches._decode
 
-    def broken(self, numbers):
+    def broken(self, numbers, draw):
         if self.worker == 1:
             raise RuntimeError("decoder on fire")
-        return real(self, numbers)
+        return real(self, numbers, draw)
 
     monkeypatch.setattr(worker_module.MiniBatches, "_decode", broken)
     before = threading.active_count()
