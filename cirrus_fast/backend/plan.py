@@ -17,7 +17,7 @@ from cirrus_fast.data.labels import LabelMap
 from cirrus_fast.data.model import LinearModel
 from cirrus_fast.data.parallel import available_cores
 from cirrus_fast.data.storage import local_path
-from cirrus_fast.data.training_scale import TrainingScale
+from cirrus_fast.data.training_scale import TrainingScale, crowd_rate
 from cirrus_fast.errors import DatasetError, TrainingError
 from cirrus_fast.notices import notice_once
 from cirrus_fast.options import Options
@@ -166,6 +166,17 @@ class Plan:
         return -(-rows // options.minibatch_size)
 
     @property
+    def _step_rows(self) -> int:
+        """Rows whose gradients are summed for one step of the optimiser."""
+        together = self.n_workers if self.options.consistency == "bsp" else 1
+        return self.options.minibatch_size * together
+
+    @property
+    def _intercept_rate(self) -> float:
+        """The intercept is a column that all rows have."""
+        return float(crowd_rate(self._step_rows)) if self.options.optimizer == "sgd" else 1.0
+
+    @property
     def exchange_rows(self) -> int:
         """Rows after which a worker tells the others what it learnt of popular columns; 0: at once."""
         options = self.options
@@ -195,6 +206,7 @@ class Plan:
                 l1=options.l1,
                 l2=options.l2,
                 mean_weight=mass / self.dataset.n_rows,
+                step_rows=self._step_rows,
             )
             return LocalStore.create(
                 options.optimizer,
@@ -227,6 +239,7 @@ class Plan:
             holdout_fraction=self.holdout.fraction,
             param_store=param_store,
             fit_intercept=options.fit_intercept,
+            intercept_rate=self._intercept_rate,
             class_weight=self.class_weight,
             minibatch_size=options.minibatch_size,
             epochs=options.epochs,

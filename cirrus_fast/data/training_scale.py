@@ -14,9 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from cirrus_fast.data.columns import ColumnStatistics, usable_divisor
 from cirrus_fast.data.csr import Float32Array, UInt32Array
+
+# So many rows of a mini-batch may have a column before sgd's sum of their gradients, which have
+# much in common, is too large a step. Found by trial on the sets of bench/quality.py.
+CROWD = 16.0
 
 # The place of an id that no row has.
 NOWHERE = np.uint32(2**32 - 1)
@@ -49,14 +54,21 @@ class TrainingScale:
         l1: float,
         l2: float,
         mean_weight: float,
+        step_rows: int = 1,
     ) -> TrainingScale:
-        """`mean_weight` is the mean of the rows' sample weight times class weight."""
+        """
+        mean_weight : mean of the rows' sample weight times class weight
+        step_rows : whose gradients are summed for one step
+        """
         ids = by_popularity(statistics)
         place = np.full(int(statistics.ids[-1]) + 1 if len(ids) else 0, NOWHERE, np.uint32)
         place[ids] = np.arange(len(ids), dtype=np.uint32)
         here = place[statistics.ids]
         divisor = np.empty(len(ids), np.float32)
         divisor[here] = usable_divisor(statistics.root_mean_square)
+        if optimizer == "sgd":  # a smaller rate for a column is a larger divisor, squared
+            share = statistics.columns["count"] / max(1, n_rows)
+            divisor[here] /= np.sqrt(crowd_rate(step_rows * share))
         if not (l1 or l2):
             return cls(ids, place, divisor, None)
         per_touch = np.full(len(ids), mean_weight)
@@ -66,6 +78,15 @@ class TrainingScale:
         penalties[:, 0] = l1 * per_touch / divisor
         penalties[:, 1] = l2 * per_touch / divisor.astype(np.float64) ** 2
         return cls(ids, place, divisor, penalties)
+
+
+def crowd_rate(rows: npt.NDArray[np.float64] | float) -> npt.NDArray[np.float64]:
+    """What to multiply sgd's rate by for a column that so many rows of a mini-batch have.
+
+    Sums of few gradients are taken as they are, so that rare columns learn as fast as in
+    mini-batches of one row; of more than CROWD rows each counts less, as in a mean.
+    """
+    return CROWD / np.maximum(CROWD, rows)
 
 
 def by_popularity(statistics: ColumnStatistics) -> UInt32Array:

@@ -19,7 +19,7 @@ from cirrus_fast.data.columns import (
     ColumnStatistics,
     Scaling,
 )
-from cirrus_fast.data.training_scale import TrainingScale
+from cirrus_fast.data.training_scale import CROWD, TrainingScale
 from cirrus_fast.errors import DatasetError, KernelError, OptionError
 
 F32 = np.float32
@@ -411,3 +411,26 @@ def test_ftrl_is_charged_by_rows():
     divisor = scale.divisor.astype(float)
     expected = np.stack([0.1 / divisor, 0.2 / divisor**2], 1) * 1.5
     np.testing.assert_allclose(scale.penalties, expected, rtol=1e-6)
+
+
+def test_sgds_large_steps_are_smaller_for_columns_that_many_of_their_rows_have():
+    """Column 2 is in 2 of 10 rows, so in 80 of 400: five times as many as are taken as they are."""
+    statistics = scan([0, 2, 2, 4], [1e-3, 3, 4, 2], 5)
+
+    def divisor(optimizer, step_rows):
+        scale = TrainingScale.of(
+            statistics,
+            10,
+            optimizer=optimizer,
+            l1=0,
+            l2=0,
+            mean_weight=1,
+            step_rows=step_rows,
+        )
+        return scale.divisor.astype(float)
+
+    plain = divisor("sgd", 1)
+    for optimizer in ("adagrad", "ftrl"):
+        np.testing.assert_array_equal(divisor(optimizer, 400), plain)
+    crowded = CROWD / np.maximum(CROWD, [80, 40, 40])
+    np.testing.assert_allclose(divisor("sgd", 400), plain / np.sqrt(crowded), rtol=1e-6)
