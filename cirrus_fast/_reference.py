@@ -387,7 +387,7 @@ def train_reference(
             )
             touches[one.indices] += 1
         loss_sum += loss
-        for j in np.flatnonzero(touches):
+        for j in np.flatnonzero(touches).tolist():
             times = float(before) if optimizer == "ftrl" else float(touches[j])
             states[j] = optimizer_step_reference(
                 optimizer, states[j], float(gradient[j]), **due(j, times)

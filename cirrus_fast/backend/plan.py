@@ -178,7 +178,7 @@ class Plan:
 
     @property
     def exchange_rows(self) -> int:
-        """Rows after which a worker tells the others what it learnt of popular columns; 0: at once."""
+        """Rows between a worker's news to the others of popular columns; 0: it is at once."""
         options = self.options
         if self.n_workers == 1 or options.minibatch_size > 1 or options.consistency == "bsp":
             return 0

@@ -95,6 +95,6 @@ def by_popularity(statistics: ColumnStatistics) -> UInt32Array:
         np.uint64
     )
     # Sorting keys that differ is several times as fast as a stable argsort, and as repeatable.
-    keys = rarity << np.uint64(32) | statistics.ids.astype(np.uint64)
+    keys: npt.NDArray[np.uint64] = rarity << np.uint64(32) | statistics.ids.astype(np.uint64)
     keys.sort()
     return keys.astype(np.uint32)

@@ -14,8 +14,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cirrus_fast import _kernels
 from cirrus_fast.data.blocks import decode_block_into
@@ -76,7 +78,7 @@ class MiniBatches:
     worker: int
     times: ReadTimes = field(default_factory=ReadTimes)
     _held: CSR | None = None
-    _arrays: _Arrays | None = None
+    _memory: npt.NDArray[np.uint64] | None = None  # of the rows held
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Window]:
         """Every training row once, in an order of this epoch's own; the first `skip` left out."""
@@ -85,7 +87,6 @@ class MiniBatches:
             mixed = np.random.default_rng([self.seed, 4, self.worker])
             numbers = mixed.permutation(self.numbers).tolist()
             self._held = self._decode(numbers, mixed)
-            self._arrays = None
         if self._held is not None:
             order = _runs(self._held.n_rows, self._run(), draw)
             yield Window(self._held, order[skip:])
@@ -95,8 +96,7 @@ class MiniBatches:
             if skip < n_rows:
                 mixed = np.random.default_rng([self.seed, 3, epoch, self.worker, part])
                 rows = self._decode(numbers, mixed)
-                yield Window(rows, np.arange(skip, n_rows, dtype=np.uint32))
-                del rows  # its memory is the next window's
+                yield Window(rows, _runs(n_rows, self._run(), mixed)[skip:])
             skip = max(0, skip - n_rows)
 
     def count(self, numbers: Sequence[int]) -> int:
@@ -107,8 +107,11 @@ class MiniBatches:
     def _bytes(self, numbers: Sequence[int]) -> int:
         return sum(decoded_bytes(self.dataset.blocks[i]) for i in numbers)
 
+    def _budget(self) -> float:
+        return self.worker_size_mb * 1e6 * _SHARE_FOR_ROWS
+
     def _fits(self, numbers: Sequence[int]) -> bool:
-        return self._bytes(numbers) <= self.worker_size_mb * 1e6 * _SHARE_FOR_ROWS
+        return self._bytes(numbers) <= self._budget()
 
     def _run(self) -> int:
         return 1 if self._bytes(self.numbers) <= _GROUP_BYTES else _RUN
@@ -118,15 +121,17 @@ class MiniBatches:
 
     def _decode(self, numbers: Sequence[int], draw: np.random.Generator) -> CSR:
         """The training rows of some blocks, ready to learn from, in an order drawn."""
-        whole = self._sizes(numbers)
-        if self._arrays is None or not self._arrays.hold(*whole):
-            self._arrays = None  # first, so that there are never two
-            self._arrays = _Arrays.empty(*whole, self.dataset.manifest.has_weights)
-        held, row, entry = self._arrays, 0, 0
+        has_weights = self.dataset.manifest.has_weights
+        if self._memory is None:  # enough for any window, so that there are never two
+            largest = max(self._bytes([number]) for number in self.numbers)
+            enough = max(largest, min(self._budget(), self._bytes(self.numbers)))
+            self._memory = _words(int(enough))
+        held = _Arrays.within(self._memory, *self._sizes(numbers), has_weights)
         groups = list(_parts(numbers, lambda group: self._bytes(group) <= _GROUP_BYTES))
-        sizes = [self._sizes(group) for group in groups]
-        raw = _Arrays.empty(*map(max, zip(*sizes, strict=True)), held.weights is not None)
+        memory = _words(max(map(self._bytes, groups)))
+        row = entry = 0
         for group in groups:
+            raw = _Arrays.within(memory, *self._sizes(group), has_weights)
             rows, training = self._read(group, raw)
             started = time.perf_counter()
             order = draw.permutation(training)
@@ -189,10 +194,15 @@ class MiniBatches:
         return rows, np.concatenate([np.empty(0, np.int64), *training]).astype(np.uint32)
 
 
+def _words(n_bytes: int) -> npt.NDArray[np.uint64]:
+    """Memory for rows of so many decoded bytes, taken once and used again: pages fresh from the
+    system cost as much time as decoding into them."""
+    return np.empty(n_bytes // 8 + 8, np.uint64)
+
+
 @dataclass(slots=True)
 class _Arrays:
-    """Memory for rows, taken once and used again: pages fresh from the system cost as much time as
-    decoding into them."""
+    """Arrays that rows are decoded into."""
 
     labels: Float32Array
     indptr: Int64Array
@@ -201,17 +211,24 @@ class _Arrays:
     weights: Float32Array | None
 
     @classmethod
-    def empty(cls, n_rows: int, nnz: int, has_weights: bool) -> _Arrays:
-        return cls(
-            np.empty(n_rows, np.float32),
-            np.zeros(n_rows + 1, np.int64),
-            np.empty(nnz, np.uint32),
-            np.empty(nnz, np.float32),
-            np.empty(n_rows, np.float32) if has_weights else None,
-        )
+    def within(
+        cls, memory: npt.NDArray[np.uint64], n_rows: int, nnz: int, has_weights: bool
+    ) -> _Arrays:
+        """Cut from memory of at least the rows' decoded bytes."""
+        at = 0
 
-    def hold(self, n_rows: int, nnz: int) -> bool:
-        return n_rows <= len(self.labels) and nnz <= len(self.data)
+        def cut(dtype: type, n: int) -> npt.NDArray[Any]:
+            nonlocal at
+            first, at = at, at + -(-n * np.dtype(dtype).itemsize // 8)
+            return memory[first:at].view(dtype)[:n]
+
+        return cls(
+            indptr=cut(np.int64, n_rows + 1),
+            labels=cut(np.float32, n_rows),
+            indices=cut(np.uint32, nnz),
+            data=cut(np.float32, nnz),
+            weights=cut(np.float32, n_rows) if has_weights else None,
+        )
 
     def rows(self, n_rows: int, nnz: int, n_features: int) -> CSR:
         """The first rows."""
@@ -240,10 +257,13 @@ def _parts(numbers: Sequence[int], fits: Callable[[list[int]], bool]) -> Iterato
 def _runs(n_rows: int, length: int, draw: np.random.Generator) -> UInt32Array:
     """All row numbers, runs of neighbours in an order drawn, which begin elsewhere each time."""
     if length == 1:
-        return draw.permutation(np.arange(n_rows, dtype=np.uint32))
-    starts = np.arange(int(draw.integers(length)) - length, n_rows, length)
-    rows = draw.permutation(starts)[:, np.newaxis] + np.arange(length)
-    return rows[(rows >= 0) & (rows < n_rows)].astype(np.uint32)
+        order = np.arange(n_rows, dtype=np.uint32)
+        draw.shuffle(order)
+        return order
+    starts = draw.permutation(np.arange(int(draw.integers(length)) - length, n_rows, length))
+    # The first run begins below 0, where numbers without a sign are beyond the last row.
+    rows: UInt32Array = starts.astype(np.uint32)[:, np.newaxis] + np.arange(length, dtype=np.uint32)
+    return rows[rows < n_rows]
 
 
 def held_out_rows(dataset: Dataset, holdout: HoldOut) -> list[CSR]:

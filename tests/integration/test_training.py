@@ -96,12 +96,11 @@ def test_defaults_train_adult_well(adult):
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "ftrl", "sgd"])
-@pytest.mark.parametrize("minibatch_size", [1, 100])
+@pytest.mark.parametrize("minibatch_size", [1, 100, 1000])
 def test_every_optimiser_trains_adult(adult, optimizer, minibatch_size):
     result = train(adult[0], optimizer=optimizer, minibatch_size=minibatch_size)
-    # Sums of 100 gradients are large steps for sgd, which has nothing that makes them smaller.
-    large = optimizer == "sgd" and minibatch_size > 1
-    assert result.model.evaluate(adult[1]).logloss <= (0.337 if large else 0.329)
+    # sgd's steps never become small of themselves, so its last rows weigh more.
+    assert result.model.evaluate(adult[1]).logloss <= (0.332 if optimizer == "sgd" else 0.329)
 
 
 # F*, times n, with l2 = 1/n and a free intercept: Newton's method in double precision.
@@ -180,7 +179,7 @@ def test_weights_and_class_weights_are_part_of_the_objective(data_dir):
     load_csr(rows.to_scipy()[order], rows.labels[order], "twice")
     load_csr(rows.to_scipy(), rows.labels, "weights", sample_weight=np.where(positive, 2, 1))
     load_csr(rows.to_scipy(), rows.labels, "once")
-    options = {"epochs": 500, "epsilon": 0, "eval_interval": 100, "l2": 0.01, "optimizer": "sgd"}
+    options = {"epochs": 500, "epsilon": 0, "eval_interval": 100, "l2": 0.01}
     doubled = train("twice", **options).model
     for other in (
         train("weights", **options).model,
