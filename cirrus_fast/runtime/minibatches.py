@@ -261,10 +261,12 @@ def _runs(n_rows: int, length: int, draw: np.random.Generator) -> UInt32Array:
         order = np.arange(n_rows, dtype=np.uint32)
         draw.shuffle(order)
         return order
-    starts = draw.permutation(np.arange(int(draw.integers(length)) - length, n_rows, length))
+    starts = np.arange(int(draw.integers(length)) - length, n_rows, length)
+    draw.shuffle(starts)
     # The first run begins below 0, where numbers without a sign are beyond the last row.
-    rows: UInt32Array = starts.astype(np.uint32)[:, np.newaxis] + np.arange(length, dtype=np.uint32)
-    return rows[rows < n_rows]
+    order = np.repeat(starts.astype(np.uint32), length)
+    order += np.tile(np.arange(length, dtype=np.uint32), len(starts))
+    return order[order < n_rows]
 
 
 def held_out_rows(dataset: Dataset, holdout: HoldOut) -> list[CSR]:
