@@ -14,13 +14,6 @@
 
 enum { LANES = 8, LONGEST = 512 }; /* longer rows are left to the scalar step */
 
-/* What is constant in a walk, and so in a copy of the loop: which optimiser, whether penalties are
- * charged, whether there are hot copies. */
-typedef struct {
-    cf_optimizer_kind kind;
-    bool charged, hot;
-} shape;
-
 /* A row between its two passes. */
 typedef struct {
     float first[LONGEST], second[LONGEST]; /* members, as read */
@@ -107,7 +100,7 @@ typedef struct {
 } lanes;
 
 /* (l1, l2) of eight ids, times what they are charged for. */
-CF_AVX2 static inline pairs load_charges(shape is, const cf_train_model *model,
+CF_AVX2 static inline pairs load_charges(cf_walk_shape is, const cf_train_model *model,
                                          const uint32_t ids[LANES], const constants *the) {
     float *at[LANES];
     for (size_t j = 0; j < LANES; j++)
@@ -120,7 +113,7 @@ CF_AVX2 static inline pairs load_charges(shape is, const cf_train_model *model,
 }
 
 /* Reads eight coordinates to place k of the buffer; returns their weights. */
-CF_AVX2 static inline __m256 read_lanes(shape is, const cf_train_model *model, lanes of,
+CF_AVX2 static inline __m256 read_lanes(cf_walk_shape is, const cf_train_model *model, lanes of,
                                         const constants *the, row_buffer *row, size_t k) {
     const pairs state = load_pairs(of.at);
     _mm256_storeu_ps(row->first + k, state.first);
@@ -143,7 +136,7 @@ CF_AVX2 static inline __m256 read_lanes(shape is, const cf_train_model *model, l
 }
 
 /* Their step. */
-CF_AVX2 static inline void write_lanes(shape is, const cf_train_model *model, lanes of,
+CF_AVX2 static inline void write_lanes(cf_walk_shape is, const cf_train_model *model, lanes of,
                                        const constants *the, const row_buffer *row, size_t k,
                                        __m256 error) {
     const __m256 g = _mm256_mul_ps(error, of.data);
@@ -169,10 +162,6 @@ CF_AVX2 static inline void write_lanes(shape is, const cf_train_model *model, la
     store_pairs(of.at, z, grown);
 }
 
-CF_AVX2 static inline float *coordinate(shape is, const cf_train_walk *walk, uint32_t id) {
-    return is.hot ? cf_coordinate(walk, 2, id) : walk->model->state + 2 * (size_t)id;
-}
-
 CF_AVX2 static inline void prefetch_lanes(const cf_train_model *model, const uint32_t *ahead) {
     for (size_t j = 0; j < LANES; j++)
         cf_prefetch_coordinate(model->state, ahead[j], 2);
@@ -181,7 +170,7 @@ CF_AVX2 static inline void prefetch_lanes(const cf_train_model *model, const uin
 /* Learns from a row that is checked, and not longer than LONGEST. `ahead` has the ids of a row to
  * come, readable as far as this row's and LANES more, or is NULL. */
 CF_AVX2 static inline __attribute__((always_inline)) void
-train_row(shape is, cf_train_walk *walk, uint32_t number, size_t begin, size_t n,
+train_row(cf_walk_shape is, cf_train_walk *walk, uint32_t number, size_t begin, size_t n,
           const uint32_t *ahead, const constants *the, row_buffer *row) {
     const cf_train_model *const model = walk->model;
     const cf_penalty free = {0, 0};
@@ -195,7 +184,7 @@ train_row(shape is, cf_train_walk *walk, uint32_t number, size_t begin, size_t n
     for (size_t k = 0; k < whole; k += LANES) {
         const lanes of = {ids + k, _mm256_loadu_ps(data + k), is.hot ? row->at + k : at};
         for (size_t j = 0; j < LANES; j++)
-            (is.hot ? row->at + k : at)[j] = coordinate(is, walk, ids[k + j]);
+            (is.hot ? row->at + k : at)[j] = cf_coordinate(is, walk, ids[k + j]);
         if (ahead)
             prefetch_lanes(model, ahead + k);
         const __m256 w = read_lanes(is, model, of, the, row, k);
@@ -212,7 +201,7 @@ train_row(shape is, cf_train_walk *walk, uint32_t number, size_t begin, size_t n
                             _mm256_maskload_epi32((const void *)(ids + whole), mask));
         last.data = _mm256_maskload_ps(data + whole, mask);
         for (size_t j = 0; j < LANES; j++)
-            last_at[j] = whole + j < n ? coordinate(is, walk, last_ids[j]) : spare;
+            last_at[j] = whole + j < n ? cf_coordinate(is, walk, last_ids[j]) : spare;
         if (ahead)
             prefetch_lanes(model, ahead + whole);
         const __m256 w = read_lanes(is, model, last, the, row, whole);
@@ -226,7 +215,7 @@ train_row(shape is, cf_train_walk *walk, uint32_t number, size_t begin, size_t n
         const lanes of = {ids + k, _mm256_loadu_ps(data + k), is.hot ? row->at + k : at};
         if (!is.hot)
             for (size_t j = 0; j < LANES; j++)
-                at[j] = coordinate(is, walk, ids[k + j]);
+                at[j] = cf_coordinate(is, walk, ids[k + j]);
         write_lanes(is, model, of, the, row, k, errors);
     }
     if (whole < n)
@@ -237,7 +226,7 @@ train_row(shape is, cf_train_walk *walk, uint32_t number, size_t begin, size_t n
     walk->total->n_updates++;
 }
 
-CF_AVX2 static inline __attribute__((always_inline)) cf_status train_rows(shape is,
+CF_AVX2 static inline __attribute__((always_inline)) cf_status train_rows(cf_walk_shape is,
                                                                           cf_train_walk *walk,
                                                                           const uint32_t *order,
                                                                           size_t n) {
@@ -262,7 +251,7 @@ CF_AVX2 static inline __attribute__((always_inline)) cf_status train_rows(shape 
             cf_prefetch_entries(rows, order[i + CF_ROWS_AHEAD]);
         const float rows_seen = (float)(walk->rows_seen + (double)i);
         if (length > LONGEST) {
-            cf_train_row(is.kind, walk, order[i], begin, end, rows_seen);
+            cf_train_row(is, walk, order[i], begin, end, rows_seen);
             continue;
         }
         const uint32_t *ahead = NULL;
@@ -287,7 +276,7 @@ CF_AVX2 static inline __attribute__((always_inline)) cf_status train_rows(shape 
 
 #define CF_LOOP(name, kind, charged, hot)                                                          \
     CF_AVX2 static cf_status name(cf_train_walk *walk, const uint32_t *order, size_t n) {          \
-        return train_rows((shape){kind, charged, hot}, walk, order, n);                            \
+        return train_rows((cf_walk_shape){kind, charged, hot}, walk, order, n);                    \
     }
 CF_SHAPES(CF_LOOP)
 
