@@ -18,7 +18,7 @@ typedef struct cf_train_model {
     size_t n_ids;
     const cf_penalty *penalties; /* [n_ids], or NULL for none; the intercept has none */
     bool fit_intercept;
-    float intercept_rate; /* multiplies the intercept's gradient in steps of several rows */
+    float intercept_rate;  /* multiplies the intercept's gradient in steps of several rows */
     float class_weight[2]; /* of labels 0 and 1 */
     double rows_seen;      /* by all workers before this call; ftrl's penalties grow with it */
     const cf_hot *hot; /* this thread's copies where several train in steps of one row, or NULL */

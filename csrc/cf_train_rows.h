@@ -39,17 +39,6 @@ static inline cf_code cf_find_row(const cf_csr *rows, uint32_t row, size_t *begi
     return cf_csr_row(rows, row, begin, end) ? CF_OK : CF_E_INDPTR;
 }
 
-/* Asks for the entries of a row to come, which may be no row at all. */
-static inline void cf_prefetch_entries(const cf_csr *rows, uint32_t row) {
-    size_t begin, end;
-    if (cf_find_row(rows, row, &begin, &end) != CF_OK)
-        return;
-    for (size_t k = begin; k < end; k += 16) { /* 64-byte lines */
-        __builtin_prefetch(rows->indices + k);
-        __builtin_prefetch(rows->data + k);
-    }
-}
-
 /* The ids of a row to come, so that n of them may be read; NULL if there are not as many. */
 static inline const uint32_t *cf_ids_ahead(const cf_csr *rows, uint32_t row, size_t n) {
     size_t begin, end;

@@ -248,7 +248,7 @@ CF_AVX2 static inline __attribute__((always_inline)) cf_status train_rows(cf_wal
         if (!all_below(rows->indices + begin, length, walk->model->n_ids))
             return cf_fail(CF_E_ID, i);
         if (i + CF_ROWS_AHEAD < known)
-            cf_prefetch_entries(rows, order[i + CF_ROWS_AHEAD]);
+            cf_csr_prefetch(rows, order[i + CF_ROWS_AHEAD]);
         const float rows_seen = (float)(walk->rows_seen + (double)i);
         if (length > LONGEST) {
             cf_train_row(is, walk, order[i], begin, end, rows_seen);

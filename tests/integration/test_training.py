@@ -22,6 +22,7 @@ from cirrus_fast import (
     TrainResult,
     load_csr,
     load_libsvm,
+    make_clicks,
     normalize,
 )
 from cirrus_fast.data.dataset import iterate
@@ -283,6 +284,20 @@ def test_several_workers_are_nearly_as_good_as_one():
         train(n_workers=n, epsilon=0, epochs=3, test_dataset="test").test_loss for n in (1, 4)
     ]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)  # a small set: 4,000 rows
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "ftrl"])
+def test_two_workers_learn_clicks_as_well_as_one(tmp_path, optimizer):
+    """Popular columns are private to a worker for 500 rows; the loss hardly notices."""
+    for name, n_rows, stream in (("train", 100_000, 0), ("test", 20_000, 1)):
+        make_clicks(tmp_path / name, n_rows, seed=3, stream=stream)
+    load_libsvm(tmp_path / "train", "train")
+    load_libsvm(tmp_path / "test", "test", like="train")
+    options = {"epsilon": 0, "epochs": 1, "eval_interval": 1.0, "optimizer": optimizer}
+    one, two = (
+        train("train", n_workers=n, test_dataset="test", **options).test_loss for n in (1, 2)
+    )
+    assert two <= 1.002 * one
 
 
 def test_little_data_takes_fewer_workers_and_says_so(caplog):
