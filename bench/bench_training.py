@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from cirrus_fast import _kernels
+from cirrus_fast import CSR, _kernels
 from cirrus_fast.data.columns import ColumnStatistics
 from cirrus_fast.data.evaluation import Evaluation
 from cirrus_fast.data.training_scale import TrainingScale
@@ -15,42 +15,56 @@ from cirrus_fast.runtime.bsp import make_scratch
 
 
 def prepared(rows):
-    """Scaled values, the scale, the default learning rate, the base rate's margin."""
+    """Rows as training has them, their scale, the default learning rate, the base rate's margin."""
     statistics = ColumnStatistics.scan(rows.indices, rows.data, rows.n_features)
     scale = TrainingScale.of(
-        statistics,
-        rows.n_features,
-        rows.n_rows,
-        optimizer="adagrad",
-        l1=0.0,
-        l2=0.0,
-        mean_weight=1.0,
+        statistics, rows.n_rows, optimizer="adagrad", l1=0.0, l2=0.0, mean_weight=1.0
     )
-    data = np.empty_like(rows.data)
-    _kernels.columns_scale(rows.indices, rows.data, scale.pairs, data)
+    ready = CSR(
+        np.empty_like(rows.labels),
+        np.empty_like(rows.indptr),
+        np.empty_like(rows.indices),
+        np.empty_like(rows.data),
+        len(scale.ids),
+    )
+    _kernels.prepare_rows(
+        rows.labels,
+        rows.indptr,
+        rows.indices,
+        rows.data,
+        None,
+        np.random.default_rng(1).permutation(rows.n_rows).astype(np.uint32),
+        scale.place,
+        scale.divisor,
+        0,
+        ready.labels,
+        ready.indptr,
+        ready.indices,
+        ready.data,
+        None,
+    )
     rate = rows.labels.mean()
-    return data, scale, 0.6 / math.sqrt(rows.nnz / rows.n_rows), math.log(rate / (1 - rate))
+    return ready, scale, 0.6 / math.sqrt(rows.nnz / rows.n_rows), math.log(rate / (1 - rate))
 
 
 @pytest.mark.parametrize("minibatch_size", [1, 20, 200])
 def bench_adagrad(benchmark, peer, rows, test_rows, minibatch_size):
-    data, scale, rate, intercept = prepared(rows)
+    ready, scale, rate, intercept = prepared(rows)
     optimizer = _kernels.Optimizer("adagrad", rate)
-    state = np.empty((rows.n_features + 1) * optimizer.width, np.float32)
+    state = np.empty((ready.n_features + 1) * optimizer.width, np.float32)
     model = _kernels.TrainModel(optimizer, state, None)
-    order = np.random.default_rng(1).permutation(rows.n_rows).astype(np.uint32)
-    scratch = make_scratch(rows.n_features, int(np.diff(rows.indptr).max()) * minibatch_size)
+    order = np.arange(rows.n_rows, dtype=np.uint32)
+    scratch = make_scratch(ready.n_features, int(np.diff(rows.indptr).max()) * minibatch_size)
 
     def one_pass():
         optimizer.clear(state, intercept)
-        model.train(
-            rows.labels, rows.indptr, rows.indices, data, None, order, minibatch_size, scratch
-        )
+        arrays = ready.labels, ready.indptr, ready.indices, ready.data, None
+        model.train(*arrays, order, minibatch_size, scratch)
 
     one_pass()
-    weights = np.empty(rows.n_features, np.float32)
-    b = optimizer.weights(state, None, 0.0, weights)
-    weights /= scale.divisor
+    learnt, weights = np.empty(ready.n_features, np.float32), np.zeros(rows.n_features, np.float32)
+    b = optimizer.weights(state, None, 0.0, learnt)
+    weights[scale.ids] = learnt / scale.divisor
     margins = np.empty(test_rows.n_rows, np.float32)
     _kernels.logistic_margins(
         test_rows.indptr, test_rows.indices, test_rows.data, weights, b, margins
@@ -67,9 +81,8 @@ def bench_adagrad(benchmark, peer, rows, test_rows, minibatch_size):
 
 def bench_scikit_learn(benchmark, peer, rows, test_rows):
     linear_model = pytest.importorskip("sklearn.linear_model")
-    data, scale, _, _ = prepared(rows)
-    matrix = rows.to_scipy()
-    matrix.data = data
+    ready, scale, _, _ = prepared(rows)
+    matrix = ready.to_scipy()
 
     def one_pass():
         return linear_model.SGDClassifier(
@@ -80,10 +93,11 @@ def bench_scikit_learn(benchmark, peer, rows, test_rows):
             learning_rate="constant",
             eta0=0.01,  # the best of 0.002, 0.005, 0.01, 0.02 and 0.05 here
             random_state=1,
-        ).fit(matrix, rows.labels)
+        ).fit(matrix, ready.labels)
 
     fitted = one_pass()
-    weights = (fitted.coef_[0] / scale.divisor).astype(np.float32)
+    weights = np.zeros(rows.n_features)
+    weights[scale.ids] = fitted.coef_[0] / scale.divisor
     margins = np.asarray(test_rows.to_scipy() @ weights + fitted.intercept_[0], np.float32)
     peer(
         "scikit-learn SGDClassifier",

@@ -210,6 +210,7 @@ class TrainModel:
         fit_intercept: bool = True,
         negative_weight: float = 1.0,
         positive_weight: float = 1.0,
+        intercept_rate: float = 1.0,
         hot: HotCopies | None = None,
     ) -> None: ...
     def train(

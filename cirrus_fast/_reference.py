@@ -296,12 +296,17 @@ def optimizer_step_reference(
     l1: float = 0.0,
     l2: float = 0.0,
 ) -> list[float]:
-    """The state of one coordinate after a step: sgd [w], adagrad [w, s], ftrl [w, z, n]."""
+    """The state of one coordinate after a step: sgd [w], adagrad [w, s], ftrl [z, n].
+
+    The penalties are those of this step's touches, or for ftrl of all rows before it.
+    """
     if kind == "ftrl":
-        w, z, n = state
+        z, n = state
+        w = weight_reference(
+            kind, state, learning_rate=learning_rate, initial=initial, l1=l1, l2=l2
+        )
         grown = n + gradient**2
-        z += gradient - (math.sqrt(grown) - math.sqrt(n)) / learning_rate * w
-        return [_ftrl_weight(z, grown, learning_rate, initial, l1, l2), z, grown]
+        return [z + gradient - (math.sqrt(grown) - math.sqrt(n)) / learning_rate * w, grown]
     rate, rest = learning_rate, state[1:]
     if kind == "adagrad":
         rest = [state[1] + gradient**2]
@@ -311,10 +316,22 @@ def optimizer_step_reference(
     return [math.copysign(size, w), *rest]
 
 
-def _ftrl_weight(z: float, n: float, alpha: float, beta: float, l1: float, l2: float) -> float:
+def weight_reference(
+    kind: str,
+    state: list[float],
+    *,
+    learning_rate: float,
+    initial: float = 1.0,
+    l1: float = 0.0,
+    l2: float = 0.0,
+) -> float:
+    """The weight of a coordinate; ftrl's depends on the penalties of the rows seen."""
+    if kind != "ftrl":
+        return state[0]
+    z, n = state
     if abs(z) <= l1:
         return 0.0
-    return -(z - math.copysign(l1, z)) / ((beta + math.sqrt(n)) / alpha + l2)
+    return -(z - math.copysign(l1, z)) / ((initial + math.sqrt(n)) / learning_rate + l2)
 
 
 def train_reference(
@@ -330,15 +347,26 @@ def train_reference(
     class_weight: tuple[float, float] = (1.0, 1.0),
 ) -> tuple[npt.NDArray[np.float64], float, float]:
     """(weights, intercept, loss sum) after one pass from weights 0; `_kernels.TrainModel.train`."""
-    rest = {"sgd": [], "adagrad": [1.0], "ftrl": [0.0, 0.0]}[optimizer]
-    states: list[list[float]] = [[0.0, *rest] for _ in range(rows.n_features)]
-    bias = [intercept, *rest]
-    if optimizer == "ftrl":
-        bias[1] = -intercept / learning_rate
+    first: list[float] = {"sgd": [0.0], "adagrad": [0.0, 1.0], "ftrl": [0.0, 0.0]}[optimizer]
+    states = [list(first) for _ in range(rows.n_features)]
+    bias = list(first)
+    bias[0] = -intercept / learning_rate if optimizer == "ftrl" else intercept
     loss_sum = 0.0
-    for first in range(0, len(order), minibatch_size):
-        batch = order[first : first + minibatch_size]
-        weights = np.array([state[0] for state in states])
+
+    def due(j: int, times: float) -> dict[str, float]:
+        l1, l2 = (0.0, 0.0) if penalties is None else map(float, penalties[j])
+        return {"learning_rate": learning_rate, "l1": l1 * times, "l2": l2 * times}
+
+    def read(rows_seen: int) -> tuple[npt.NDArray[np.float64], float]:
+        weights = [
+            weight_reference(optimizer, state, **due(j, rows_seen))
+            for j, state in enumerate(states)
+        ]
+        return np.array(weights), weight_reference(optimizer, bias, learning_rate=learning_rate)
+
+    for before in range(0, len(order), minibatch_size):
+        batch = order[before : before + minibatch_size]
+        weights, bias_weight = read(before)
         loss, gradient, bias_gradient = 0.0, np.zeros(rows.n_features), 0.0
         touches = np.zeros(rows.n_features)
         for i in batch:
@@ -351,7 +379,7 @@ def train_reference(
                 rows.n_features,
                 None if rows.weights is None else rows.weights[i : i + 1],
             )
-            parts = loss_gradient_reference(one, weights, bias[0], class_weight=class_weight)
+            parts = loss_gradient_reference(one, weights, bias_weight, class_weight=class_weight)
             loss, gradient, bias_gradient = (
                 loss + parts[0],
                 gradient + parts[1],
@@ -359,25 +387,16 @@ def train_reference(
             )
             touches[one.indices] += 1
         loss_sum += loss
-        for j in np.flatnonzero(touches):
-            l1, l2 = (0.0, 0.0) if penalties is None else map(float, penalties[j])
-            times = float(first + len(batch)) if optimizer == "ftrl" else float(touches[j])
+        for j in np.flatnonzero(touches).tolist():
+            times = float(before) if optimizer == "ftrl" else float(touches[j])
             states[j] = optimizer_step_reference(
-                optimizer,
-                states[j],
-                float(gradient[j]),
-                learning_rate=learning_rate,
-                l1=l1 * times,
-                l2=l2 * times,
+                optimizer, states[j], float(gradient[j]), **due(j, times)
             )
         if fit_intercept:
             bias = optimizer_step_reference(
                 optimizer, bias, bias_gradient, learning_rate=learning_rate
             )
-    if optimizer == "ftrl" and penalties is not None:
-        for state, (l1, l2) in zip(states, penalties.astype(float) * len(order), strict=True):
-            state[0] = _ftrl_weight(state[1], state[2], learning_rate, 1.0, float(l1), float(l2))
-    return np.array([state[0] for state in states]), bias[0], loss_sum
+    return *read(len(order)), loss_sum
 
 
 _CRITEO_NAMES = [f"i{n}" for n in range(1, 14)] + [f"c{n}" for n in range(1, 27)]

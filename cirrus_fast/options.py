@@ -87,7 +87,7 @@ class Options:
     learning_rate: float | None = _option(
         "step size (ftrl: alpha); by default 0.6 / sqrt(stored entries a row) for adagrad, 0.15 "
         "for ftrl, 0.7 / stored entries a row for sgd, whose rate also falls with "
-        "the square root of the epochs done",
+        "the square root of the epochs done, and for columns that over 16 rows of a step have",
         default=None,
         kind=float,
         above=0,

@@ -27,6 +27,17 @@ static inline bool cf_csr_row(const cf_csr *rows, size_t i, size_t *begin, size_
     return b >= 0 && b <= e && (uint64_t)e <= rows->nnz;
 }
 
+/* Asks for the entries of a row to come, which may be no row at all. */
+static inline void cf_csr_prefetch(const cf_csr *rows, size_t row) {
+    size_t begin, end;
+    if (row >= rows->n_rows || !cf_csr_row(rows, row, &begin, &end))
+        return;
+    for (size_t k = begin; k < end; k += 16) { /* 64-byte lines */
+        __builtin_prefetch(rows->indices + k);
+        __builtin_prefetch(rows->data + k);
+    }
+}
+
 /* Copies the rows named by `order` one after another. The outputs have room for n_order rows
  * (out_indptr: one more) and *nnz_room entries; out_weights may be NULL if rows->weights is. */
 cf_status cf_csr_take(const cf_csr *rows, const uint32_t *order, size_t n_order, float *out_labels,

@@ -20,7 +20,8 @@ typedef struct {
     size_t n;     /* coordinates 0 to n - 1 are hot; at most the model's n_ids */
     size_t every; /* rows between exchanges, above 0 */
     size_t n_threads, thread;
-    float *published; /* [n_threads][(n + 1) * width], zeros at first; the last is the intercept's */
+    float
+        *published; /* [n_threads][(n + 1) * width], zeros at first; the last is the intercept's */
     float *own, *seen; /* [(n + 1) * width] each: this thread's copies, and as last fetched */
 } cf_hot;
 

@@ -33,14 +33,14 @@ typedef struct {
     float l1, l2;
 } cf_penalty;
 
-static inline size_t cf_optimizer_width(cf_optimizer_kind kind) {
-    return kind == CF_SGD ? 1 : 2;
-}
+static inline size_t cf_optimizer_width(cf_optimizer_kind kind) { return kind == CF_SGD ? 1 : 2; }
 
-/* argmin_v (v - w)^2 / 2 + l1 |v| + l2 / 2 v^2 */
-static inline float cf_shrink(float w, float l1, float l2) {
-    const float size = fabsf(w) - l1;
-    return size > 0 ? copysignf(size, w) / (1.0f + l2) : 0.0f;
+/* argmin_v (v - w)^2 / 2 + rate (l1 |v| + l2 / 2 v^2) */
+static inline float cf_shrink(float w, float rate, cf_penalty penalty) {
+    if (penalty.l1 == 0 && penalty.l2 == 0)
+        return w;
+    const float size = fabsf(w) - rate * penalty.l1;
+    return size > 0 ? copysignf(size, w) / (1.0f + rate * penalty.l2) : 0.0f;
 }
 
 /* Hogwild threads share these floats without locks: each is one aligned 4-byte access, a lost
@@ -71,7 +71,7 @@ static inline void cf_optimizer_update(cf_optimizer optimizer, float *state, flo
     case CF_SGD: {
         const float rate = optimizer.learning_rate;
         const float w = cf_shared_read(&state[0]) - rate * g;
-        cf_shared_write(&state[0], cf_shrink(w, rate * penalty.l1, rate * penalty.l2));
+        cf_shared_write(&state[0], cf_shrink(w, rate, penalty));
         break;
     }
     case CF_ADAGRAD: {
@@ -79,7 +79,7 @@ static inline void cf_optimizer_update(cf_optimizer optimizer, float *state, flo
         const float rate = optimizer.learning_rate / sqrtf(s);
         const float w = cf_shared_read(&state[0]) - rate * g;
         cf_shared_write(&state[1], s);
-        cf_shared_write(&state[0], cf_shrink(w, rate * penalty.l1, rate * penalty.l2));
+        cf_shared_write(&state[0], cf_shrink(w, rate, penalty));
         break;
     }
     case CF_FTRL: {

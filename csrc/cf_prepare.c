@@ -3,23 +3,9 @@
 /* Rows whose entries, then whose entries' places, are asked for ahead of time. */
 enum { ROWS_AHEAD = 8, IDS_AHEAD = 3 };
 
-static bool find_row(const cf_csr *rows, size_t row, size_t *begin, size_t *end) {
-    return row < rows->n_rows && cf_csr_row(rows, row, begin, end);
-}
-
-static void prefetch_entries(const cf_csr *rows, size_t row) {
-    size_t begin, end;
-    if (!find_row(rows, row, &begin, &end))
-        return;
-    for (size_t k = begin; k < end; k += 16) { /* 64-byte lines */
-        __builtin_prefetch(rows->indices + k);
-        __builtin_prefetch(rows->data + k);
-    }
-}
-
 static void prefetch_places(const cf_csr *rows, size_t row, const cf_places *places) {
     size_t begin, end;
-    if (!find_row(rows, row, &begin, &end))
+    if (row >= rows->n_rows || !cf_csr_row(rows, row, &begin, &end))
         return;
     for (size_t k = begin; k < end; k++)
         if (rows->indices[k] < places->n_ids)
@@ -40,7 +26,7 @@ cf_status cf_prepare(const cf_csr *rows, const uint32_t *order, size_t n_order,
         if (end - begin > nnz_room - filled)
             return cf_fail(CF_E_ROOM, i);
         if (i + ROWS_AHEAD < n_order)
-            prefetch_entries(rows, order[i + ROWS_AHEAD]);
+            cf_csr_prefetch(rows, order[i + ROWS_AHEAD]);
         if (i + IDS_AHEAD < n_order)
             prefetch_places(rows, order[i + IDS_AHEAD], places);
         for (size_t k = begin; k < end; k++) {

@@ -26,7 +26,7 @@ static cf_status train_rows(const cf_kernels *kernels, const cf_train_model *mod
         .rows = rows,
         .hot = hot ? hot->own : model->state + model->n_ids * width,
         .n_hot = hot ? hot->n : 0,
-        .order_end = order + n_order,
+        .order_end = n_order ? order + n_order : order,
         .rows_seen = model->rows_seen,
         .loss = CF_LOSS_NONE,
         .total = total,
@@ -89,8 +89,8 @@ static inline float sum_gradient(cf_optimizer_kind kind, const cf_train_model *m
     const bool charged = model->penalties && model->optimizer.kind != CF_FTRL;
     const cf_minibatch batch = {
         rows, order, n, scratch->local, {model->class_weight[0], model->class_weight[1]}};
-    const float intercept = cf_optimizer_weight(optimizer, model->state + model->n_ids * width,
-                                                (cf_penalty){0, 0});
+    const float intercept =
+        cf_optimizer_weight(optimizer, model->state + model->n_ids * width, (cf_penalty){0, 0});
     const cf_gradient_total summed =
         cf_gradient_sum(&batch, scratch->weights, n_distinct, intercept, scratch->gradient,
                         charged ? scratch->touches : NULL);
@@ -114,8 +114,8 @@ static inline void apply(cf_optimizer_kind kind, const cf_train_model *model, co
         cf_optimizer_update(optimizer, model->state + ids[j] * width, gradient[j],
                             charge(model, ids[j], touches[j], rows_seen));
     if (model->fit_intercept)
-        cf_optimizer_update(optimizer, model->state + model->n_ids * width, intercept_gradient,
-                            (cf_penalty){0, 0});
+        cf_optimizer_update(optimizer, model->state + model->n_ids * width,
+                            intercept_gradient * model->intercept_rate, (cf_penalty){0, 0});
 }
 
 /* Mini-batches of several rows: pull the distinct weights, sum the gradient, push it. */

@@ -18,9 +18,10 @@ typedef struct cf_train_model {
     size_t n_ids;
     const cf_penalty *penalties; /* [n_ids], or NULL for none; the intercept has none */
     bool fit_intercept;
+    float intercept_rate;  /* multiplies the intercept's gradient in steps of several rows */
     float class_weight[2]; /* of labels 0 and 1 */
     double rows_seen;      /* by all workers before this call; ftrl's penalties grow with it */
-    const cf_hot *hot;     /* this thread's copies where several train in steps of one row, or NULL */
+    const cf_hot *hot; /* this thread's copies where several train in steps of one row, or NULL */
 } cf_train_model;
 
 /* Scratch for mini-batches of more than one row; all may be NULL when minibatch_size is 1. With m
@@ -39,14 +40,15 @@ typedef struct {
     double weight_sum; /* of row weights */
 } cf_train_total;
 
-/* Takes the rows named by order[n_order], whose ids are distinct within a row, in mini-batches of `minibatch_size` (the last may be
- * smaller), applying one optimiser step after each. Labels are 1 or 0.
+/* Takes the rows named by order[n_order], whose ids are distinct within a row, in mini-batches of
+ * `minibatch_size` (the last may be smaller), applying one optimiser step after each. Labels are 1
+ * or 0.
  *
  * Every row and id is checked before it is used; on failure `total` tells what was applied before,
  * and `offset` is the place in `order` of the mini-batch that was not. */
 cf_status cf_train(const cf_kernels *kernels, const cf_train_model *model, const cf_csr *rows,
-                   const uint32_t *order, size_t n_order, size_t minibatch_size, const cf_train_scratch *scratch,
-                   cf_train_total *total);
+                   const uint32_t *order, size_t n_order, size_t minibatch_size,
+                   const cf_train_scratch *scratch, cf_train_total *total);
 
 /* The two halves of a step, for workers that wait for each other in between.
  *

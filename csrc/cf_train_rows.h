@@ -39,17 +39,6 @@ static inline cf_code cf_find_row(const cf_csr *rows, uint32_t row, size_t *begi
     return cf_csr_row(rows, row, begin, end) ? CF_OK : CF_E_INDPTR;
 }
 
-/* Asks for the entries of a row to come, which may be no row at all. */
-static inline void cf_prefetch_entries(const cf_csr *rows, uint32_t row) {
-    size_t begin, end;
-    if (cf_find_row(rows, row, &begin, &end) != CF_OK)
-        return;
-    for (size_t k = begin; k < end; k += 16) { /* 64-byte lines */
-        __builtin_prefetch(rows->indices + k);
-        __builtin_prefetch(rows->data + k);
-    }
-}
-
 /* The ids of a row to come, so that n of them may be read; NULL if there are not as many. */
 static inline const uint32_t *cf_ids_ahead(const cf_csr *rows, uint32_t row, size_t n) {
     size_t begin, end;
@@ -63,10 +52,17 @@ static inline void cf_prefetch_coordinate(const float *state, uint32_t id, size_
     __builtin_prefetch((const void *)((uintptr_t)state + (uintptr_t)id * width * sizeof *state), 1);
 }
 
+/* What is the same for all rows of a walk, and a constant in each copy of the loop over them: which
+ * optimiser, whether penalties are charged, whether there are hot copies. */
+typedef struct {
+    cf_optimizer_kind kind;
+    bool charged, hot;
+} cf_walk_shape;
+
 /* Where the coordinate of an id below n_ids is. */
-static inline float *cf_coordinate(const cf_train_walk *walk, size_t width, uint32_t id) {
-    float *const base = id < walk->n_hot ? walk->hot : walk->model->state;
-    return base + id * width;
+static inline float *cf_coordinate(cf_walk_shape is, const cf_train_walk *walk, uint32_t id) {
+    float *const base = is.hot && id < walk->n_hot ? walk->hot : walk->model->state;
+    return base + id * cf_optimizer_width(is.kind);
 }
 
 /* A row's error p - label, weighted; its loss goes to the walk's sum. */
@@ -80,36 +76,36 @@ static inline float cf_row_error(cf_train_walk *walk, uint32_t row, float margin
 }
 
 /* What of its penalty coordinate j is charged at the touch of one row: see cf_optimizer.h. */
-static inline cf_penalty cf_row_charge(cf_optimizer_kind kind, const cf_train_model *model,
-                                       size_t j, float rows_seen) {
-    if (!model->penalties)
+static inline cf_penalty cf_row_charge(cf_walk_shape is, const cf_train_model *model, size_t j,
+                                       float rows_seen) {
+    if (!is.charged)
         return (cf_penalty){0, 0};
-    const float times = kind == CF_FTRL ? rows_seen : 1.0f;
+    const float times = is.kind == CF_FTRL ? rows_seen : 1.0f;
     return (cf_penalty){model->penalties[j].l1 * times, model->penalties[j].l2 * times};
 }
 
 /* Learns from one row, whose entries [begin, end) were checked. */
-static inline void cf_train_row(cf_optimizer_kind kind, cf_train_walk *walk, uint32_t row,
-                                size_t begin, size_t end, float rows_seen) {
-    const size_t width = cf_optimizer_width(kind);
+static inline __attribute__((always_inline)) void cf_train_row(cf_walk_shape is,
+                                                               cf_train_walk *walk, uint32_t row,
+                                                               size_t begin, size_t end,
+                                                               float rows_seen) {
     const cf_train_model *const model = walk->model;
     const uint32_t *const indices = walk->rows->indices;
     const float *const data = walk->rows->data;
     const cf_penalty free = {0, 0};
     cf_optimizer optimizer = model->optimizer;
-    optimizer.kind = kind; /* a constant, so that each kind gets a loop of its own */
-    float *const intercept = walk->hot + walk->n_hot * width;
+    optimizer.kind = is.kind;
+    float *const intercept = walk->hot + walk->n_hot * cf_optimizer_width(is.kind);
     float margin = cf_optimizer_weight(optimizer, intercept, free);
     for (size_t k = begin; k < end; k++) {
-        const cf_penalty due = cf_row_charge(kind, model, indices[k], rows_seen);
-        const float *const state = cf_coordinate(walk, width, indices[k]);
+        const cf_penalty due = cf_row_charge(is, model, indices[k], rows_seen);
+        const float *const state = cf_coordinate(is, walk, indices[k]);
         margin += data[k] * cf_optimizer_weight(optimizer, state, due);
     }
     const float error = cf_row_error(walk, row, margin);
     for (size_t k = begin; k < end; k++) {
-        const cf_penalty due = cf_row_charge(kind, model, indices[k], rows_seen);
-        cf_optimizer_update(optimizer, cf_coordinate(walk, width, indices[k]), error * data[k],
-                            due);
+        const cf_penalty due = cf_row_charge(is, model, indices[k], rows_seen);
+        cf_optimizer_update(optimizer, cf_coordinate(is, walk, indices[k]), error * data[k], due);
     }
     if (model->fit_intercept)
         cf_optimizer_update(optimizer, intercept, error, free);

@@ -18,8 +18,7 @@ enum { LANES = 8, LONGEST = 512 }; /* longer rows are left to the scalar step */
 typedef struct {
     float first[LONGEST], second[LONGEST]; /* members, as read */
     float weight[LONGEST], root[LONGEST];  /* ftrl: of the coordinate, of its n */
-    float data[LONGEST];
-    float *at[LONGEST]; /* coordinates; lanes past the row's end name a spare one */
+    float *at[LONGEST];                    /* coordinates, where there are hot copies */
 } row_buffer;
 
 typedef struct {
@@ -93,33 +92,39 @@ typedef struct {
     __m256 rate, inverse_rate, initial, rows_seen;
 } constants;
 
+/* Eight entries of a row. */
+typedef struct {
+    const uint32_t *ids;
+    __m256 data;
+    float *const *at;
+} lanes;
+
 /* (l1, l2) of eight ids, times what they are charged for. */
-CF_AVX2 static inline pairs load_charges(cf_optimizer_kind kind, const cf_train_model *model,
+CF_AVX2 static inline pairs load_charges(cf_walk_shape is, const cf_train_model *model,
                                          const uint32_t ids[LANES], const constants *the) {
     float *at[LANES];
     for (size_t j = 0; j < LANES; j++)
         at[j] = (float *)(uintptr_t)(model->penalties + ids[j]); /* only read */
     const pairs charge = load_pairs(at);
-    if (kind != CF_FTRL)
+    if (is.kind != CF_FTRL)
         return charge;
     return (pairs){_mm256_mul_ps(charge.first, the->rows_seen),
                    _mm256_mul_ps(charge.second, the->rows_seen)};
 }
 
-/* Reads eight coordinates from place k of the row on; returns their weights. */
-CF_AVX2 static inline __m256 read_lanes(cf_optimizer_kind kind, bool charged,
-                                        const cf_train_model *model, const uint32_t ids[LANES],
+/* Reads eight coordinates to place k of the buffer; returns their weights. */
+CF_AVX2 static inline __m256 read_lanes(cf_walk_shape is, const cf_train_model *model, lanes of,
                                         const constants *the, row_buffer *row, size_t k) {
-    const pairs state = load_pairs(row->at + k);
+    const pairs state = load_pairs(of.at);
     _mm256_storeu_ps(row->first + k, state.first);
     _mm256_storeu_ps(row->second + k, state.second);
-    if (kind == CF_ADAGRAD)
+    if (is.kind == CF_ADAGRAD)
         return state.first;
     const __m256 root = _mm256_sqrt_ps(state.second);
     __m256 size = state.first;
     __m256 under = _mm256_mul_ps(_mm256_add_ps(the->initial, root), the->inverse_rate);
-    if (charged) {
-        const pairs due = load_charges(kind, model, ids, the);
+    if (is.charged) {
+        const pairs due = load_charges(is, model, of.ids, the);
         size = shrink(size, due.first);
         under = _mm256_add_ps(under, due.second);
     }
@@ -130,99 +135,110 @@ CF_AVX2 static inline __m256 read_lanes(cf_optimizer_kind kind, bool charged,
     return weight;
 }
 
-CF_AVX2 static inline void write_lanes(cf_optimizer_kind kind, bool charged,
-                                       const cf_train_model *model, const uint32_t ids[LANES],
-                                       const constants *the, row_buffer *row, size_t k,
+/* Their step. */
+CF_AVX2 static inline void write_lanes(cf_walk_shape is, const cf_train_model *model, lanes of,
+                                       const constants *the, const row_buffer *row, size_t k,
                                        __m256 error) {
-    const __m256 g = _mm256_mul_ps(error, _mm256_loadu_ps(row->data + k));
+    const __m256 g = _mm256_mul_ps(error, of.data);
     const __m256 first = _mm256_loadu_ps(row->first + k);
     const __m256 grown = _mm256_add_ps(_mm256_loadu_ps(row->second + k), _mm256_mul_ps(g, g));
     const __m256 root = _mm256_sqrt_ps(grown);
-    if (kind == CF_ADAGRAD) {
+    if (is.kind == CF_ADAGRAD) {
         const __m256 rate = _mm256_div_ps(the->rate, root);
         __m256 w = _mm256_sub_ps(first, _mm256_mul_ps(rate, g));
-        if (charged) {
-            const pairs charge = load_charges(kind, model, ids, the);
+        if (is.charged) {
+            const pairs charge = load_charges(is, model, of.ids, the);
             const __m256 under =
                 _mm256_add_ps(_mm256_set1_ps(1.0f), _mm256_mul_ps(rate, charge.second));
             w = _mm256_div_ps(shrink(w, _mm256_mul_ps(rate, charge.first)), under);
         }
-        store_pairs(row->at + k, w, grown);
+        store_pairs(of.at, w, grown);
         return;
     }
     const __m256 sigma =
         _mm256_mul_ps(_mm256_sub_ps(root, _mm256_loadu_ps(row->root + k)), the->inverse_rate);
     const __m256 z = _mm256_sub_ps(_mm256_add_ps(first, g),
                                    _mm256_mul_ps(sigma, _mm256_loadu_ps(row->weight + k)));
-    store_pairs(row->at + k, z, grown);
+    store_pairs(of.at, z, grown);
 }
 
-/* The entries of a row that is not longer than LONGEST, and checked. */
-CF_AVX2 static inline void train_row(cf_optimizer_kind kind, bool charged, cf_train_walk *walk,
-                                     uint32_t number, size_t begin, size_t n,
-                                     const uint32_t *ahead, constants *the, row_buffer *row) {
-    const size_t width = cf_optimizer_width(kind);
+CF_AVX2 static inline void prefetch_lanes(const cf_train_model *model, const uint32_t *ahead) {
+    for (size_t j = 0; j < LANES; j++)
+        cf_prefetch_coordinate(model->state, ahead[j], 2);
+}
+
+/* Learns from a row that is checked, and not longer than LONGEST. `ahead` has the ids of a row to
+ * come, readable as far as this row's and LANES more, or is NULL. */
+CF_AVX2 static inline __attribute__((always_inline)) void
+train_row(cf_walk_shape is, cf_train_walk *walk, uint32_t number, size_t begin, size_t n,
+          const uint32_t *ahead, const constants *the, row_buffer *row) {
     const cf_train_model *const model = walk->model;
     const cf_penalty free = {0, 0};
     cf_optimizer optimizer = model->optimizer;
-    optimizer.kind = kind;
+    optimizer.kind = is.kind;
     const uint32_t *const ids = walk->rows->indices + begin;
     const float *const data = walk->rows->data + begin;
-    float spare[2] = {0, 1};
-    uint32_t last[LANES]; /* the ids of the last lanes, filled up with 0 */
+    const size_t whole = n - n % LANES;
+    float *at[LANES];
     __m256 sum = _mm256_setzero_ps();
-    size_t k = 0;
-    for (; k + LANES <= n; k += LANES) {
+    for (size_t k = 0; k < whole; k += LANES) {
+        const lanes of = {ids + k, _mm256_loadu_ps(data + k), is.hot ? row->at + k : at};
         for (size_t j = 0; j < LANES; j++)
-            row->at[k + j] = cf_coordinate(walk, width, ids[k + j]);
+            (is.hot ? row->at + k : at)[j] = cf_coordinate(is, walk, ids[k + j]);
         if (ahead)
-            for (size_t j = 0; j < LANES; j++)
-                cf_prefetch_coordinate(model->state, ahead[k + j], width);
-        const __m256 x = _mm256_loadu_ps(data + k);
-        _mm256_storeu_ps(row->data + k, x);
-        sum = _mm256_add_ps(
-            sum, _mm256_mul_ps(x, read_lanes(kind, charged, model, ids + k, the, row, k)));
+            prefetch_lanes(model, ahead + k);
+        const __m256 w = read_lanes(is, model, of, the, row, k);
+        sum = _mm256_add_ps(sum, _mm256_mul_ps(of.data, w));
     }
-    const size_t whole = k;
-    if (k < n) {
-        const __m256i mask = lane_mask(n - k);
-        _mm256_storeu_si256((void *)last, _mm256_maskload_epi32((const void *)(ids + k), mask));
+    /* The last lanes are filled up with a coordinate that is nobody's and an entry of 0. */
+    float spare[2] = {0, 1};
+    uint32_t last_ids[LANES] = {0};
+    float *last_at[LANES] = {0};
+    lanes last = {last_ids, _mm256_setzero_ps(), last_at};
+    if (whole < n) {
+        const __m256i mask = lane_mask(n - whole);
+        _mm256_storeu_si256((void *)last_ids,
+                            _mm256_maskload_epi32((const void *)(ids + whole), mask));
+        last.data = _mm256_maskload_ps(data + whole, mask);
         for (size_t j = 0; j < LANES; j++)
-            row->at[k + j] = k + j < n ? cf_coordinate(walk, width, last[j]) : spare;
+            last_at[j] = whole + j < n ? cf_coordinate(is, walk, last_ids[j]) : spare;
         if (ahead)
-            for (size_t j = 0; j < LANES; j++)
-                cf_prefetch_coordinate(model->state, ahead[k + j], width);
-        const __m256 x = _mm256_maskload_ps(data + k, mask);
-        _mm256_storeu_ps(row->data + k, x);
-        sum = _mm256_add_ps(
-            sum, _mm256_mul_ps(x, read_lanes(kind, charged, model, last, the, row, k)));
+            prefetch_lanes(model, ahead + whole);
+        const __m256 w = read_lanes(is, model, last, the, row, whole);
+        sum = _mm256_add_ps(sum, _mm256_mul_ps(last.data, w));
     }
-    float *const intercept = walk->hot + walk->n_hot * width;
+    float *const intercept = walk->hot + walk->n_hot * 2;
     const float margin = cf_optimizer_weight(optimizer, intercept, free) + sum_lanes(sum);
     const float error = cf_row_error(walk, number, margin);
     const __m256 errors = _mm256_set1_ps(error);
-    for (k = 0; k < whole; k += LANES)
-        write_lanes(kind, charged, model, ids + k, the, row, k, errors);
-    if (k < n)
-        write_lanes(kind, charged, model, last, the, row, k, errors);
+    for (size_t k = 0; k < whole; k += LANES) {
+        const lanes of = {ids + k, _mm256_loadu_ps(data + k), is.hot ? row->at + k : at};
+        if (!is.hot)
+            for (size_t j = 0; j < LANES; j++)
+                at[j] = cf_coordinate(is, walk, ids[k + j]);
+        write_lanes(is, model, of, the, row, k, errors);
+    }
+    if (whole < n)
+        write_lanes(is, model, last, the, row, whole, errors);
     if (model->fit_intercept)
         cf_optimizer_update(optimizer, intercept, error, free);
     walk->total->n_rows++;
     walk->total->n_updates++;
 }
 
-CF_AVX2 static inline __attribute__((always_inline)) cf_status
-train_rows(cf_optimizer_kind kind, bool charged, cf_train_walk *walk, const uint32_t *order,
-           size_t n) {
+CF_AVX2 static inline __attribute__((always_inline)) cf_status train_rows(cf_walk_shape is,
+                                                                          cf_train_walk *walk,
+                                                                          const uint32_t *order,
+                                                                          size_t n) {
     const cf_csr *const rows = walk->rows;
     const cf_optimizer *const optimizer = &walk->model->optimizer;
+    const size_t known = (size_t)(walk->order_end - order);
     row_buffer row;
     constants the = {
         .rate = _mm256_set1_ps(optimizer->learning_rate),
         .inverse_rate = _mm256_set1_ps(1.0f / optimizer->learning_rate),
         .initial = _mm256_set1_ps(optimizer->initial),
     };
-    const size_t known = (size_t)(walk->order_end - order);
     for (size_t i = 0; i < n; i++) {
         size_t begin, end;
         const cf_code code = cf_find_row(rows, order[i], &begin, &end);
@@ -232,47 +248,44 @@ train_rows(cf_optimizer_kind kind, bool charged, cf_train_walk *walk, const uint
         if (!all_below(rows->indices + begin, length, walk->model->n_ids))
             return cf_fail(CF_E_ID, i);
         if (i + CF_ROWS_AHEAD < known)
-            cf_prefetch_entries(rows, order[i + CF_ROWS_AHEAD]);
+            cf_csr_prefetch(rows, order[i + CF_ROWS_AHEAD]);
         const float rows_seen = (float)(walk->rows_seen + (double)i);
         if (length > LONGEST) {
-            cf_train_row(kind, walk, order[i], begin, end, rows_seen);
+            cf_train_row(is, walk, order[i], begin, end, rows_seen);
             continue;
         }
-        const uint32_t *const ahead =
-            i + CF_IDS_AHEAD < known ? cf_ids_ahead(rows, order[i + CF_IDS_AHEAD], length + LANES)
-                                 : NULL;
+        const uint32_t *ahead = NULL;
+        if (i + CF_IDS_AHEAD < known)
+            ahead = cf_ids_ahead(rows, order[i + CF_IDS_AHEAD], length + LANES);
         the.rows_seen = _mm256_set1_ps(rows_seen);
-        train_row(kind, charged, walk, order[i], begin, length, ahead, &the, &row);
+        train_row(is, walk, order[i], begin, length, ahead, &the, &row);
     }
     return cf_ok();
 }
 
-CF_AVX2 static cf_status adagrad(cf_train_walk *walk, const uint32_t *order, size_t n) {
-    return train_rows(CF_ADAGRAD, false, walk, order, n);
-}
+/* A loop of its own for each shape. */
+#define CF_SHAPES(X)                                                                               \
+    X(adagrad, CF_ADAGRAD, false, false)                                                           \
+    X(adagrad_hot, CF_ADAGRAD, false, true)                                                        \
+    X(adagrad_charged, CF_ADAGRAD, true, false)                                                    \
+    X(adagrad_charged_hot, CF_ADAGRAD, true, true)                                                 \
+    X(ftrl, CF_FTRL, false, false)                                                                 \
+    X(ftrl_hot, CF_FTRL, false, true)                                                              \
+    X(ftrl_charged, CF_FTRL, true, false)                                                          \
+    X(ftrl_charged_hot, CF_FTRL, true, true)
 
-CF_AVX2 static cf_status adagrad_charged(cf_train_walk *walk, const uint32_t *order, size_t n) {
-    return train_rows(CF_ADAGRAD, true, walk, order, n);
-}
-
-CF_AVX2 static cf_status ftrl(cf_train_walk *walk, const uint32_t *order, size_t n) {
-    return train_rows(CF_FTRL, false, walk, order, n);
-}
-
-CF_AVX2 static cf_status ftrl_charged(cf_train_walk *walk, const uint32_t *order, size_t n) {
-    return train_rows(CF_FTRL, true, walk, order, n);
-}
+#define CF_LOOP(name, kind, charged, hot)                                                          \
+    CF_AVX2 static cf_status name(cf_train_walk *walk, const uint32_t *order, size_t n) {          \
+        return train_rows((cf_walk_shape){kind, charged, hot}, walk, order, n);                    \
+    }
+CF_SHAPES(CF_LOOP)
 
 cf_status cf_train_rows_avx2(cf_train_walk *walk, const uint32_t *order, size_t n) {
-    const bool charged = walk->model->penalties != NULL;
-    switch (walk->model->optimizer.kind) {
-    case CF_SGD:
-        return cf_train_rows_scalar(walk, order, n);
-    case CF_ADAGRAD:
-        return charged ? adagrad_charged(walk, order, n) : adagrad(walk, order, n);
-    case CF_FTRL:
-        return charged ? ftrl_charged(walk, order, n) : ftrl(walk, order, n);
-    }
-    return cf_ok();
+    const bool is_charged = walk->model->penalties != NULL, is_hot = walk->n_hot > 0;
+#define CF_CHOOSE(name, kind_, charged_, hot_)                                                     \
+    if (walk->model->optimizer.kind == kind_ && is_charged == charged_ && is_hot == hot_)          \
+        return name(walk, order, n);
+    CF_SHAPES(CF_CHOOSE)
+    return cf_train_rows_scalar(walk, order, n); /* sgd */
 }
 #endif

@@ -17,6 +17,7 @@ cdef extern from "cf_train.h" nogil:
         size_t n_ids
         const cf_penalty *penalties
         bint fit_intercept
+        float intercept_rate
         float class_weight[2]
         double rows_seen
         const cf_hot *hot
@@ -136,6 +137,7 @@ cdef class TrainModel:
 
     state : float32[(n_ids + 1) * optimizer.width], the last coordinate the intercept's
     penalties : float32[n_ids, 2] charges of l1 and l2 (csrc/cf_optimizer.h), or None
+    intercept_rate : multiplies the intercept's gradient in steps of several rows
     hot : the calling thread's, where several train in mini-batches of one row, or None
     """
 
@@ -146,7 +148,8 @@ cdef class TrainModel:
 
     def __cinit__(self, Optimizer optimizer not None, float[::1] state not None,
                   const float[:, ::1] penalties, *, bint fit_intercept=True,
-                  float negative_weight=1.0, float positive_weight=1.0, HotCopies hot=None):
+                  float negative_weight=1.0, float positive_weight=1.0, float intercept_rate=1.0,
+                  HotCopies hot=None):
         cdef size_t n = optimizer._coordinates(state)
         _need(n > 0, "state must hold the intercept at least")
         self.optimizer, self.state, self.penalties = optimizer, state, penalties
@@ -155,6 +158,7 @@ cdef class TrainModel:
         self._c.state = _f32_out(state)
         self._c.penalties = _penalties(penalties, n - 1)
         self._c.fit_intercept = fit_intercept
+        self._c.intercept_rate = intercept_rate
         self._c.class_weight[0] = negative_weight
         self._c.class_weight[1] = positive_weight
         self._c.hot = NULL

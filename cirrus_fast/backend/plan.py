@@ -18,7 +18,7 @@ from cirrus_fast.data.model import LinearModel
 from cirrus_fast.data.parallel import available_cores
 from cirrus_fast.data.storage import absolute
 from cirrus_fast.data.text_dataset import TextDataset, is_text, open_text
-from cirrus_fast.data.training_scale import TrainingScale
+from cirrus_fast.data.training_scale import TrainingScale, crowd_rate
 from cirrus_fast.errors import DatasetError, OptionError, TrainingError
 from cirrus_fast.notices import notice_once
 from cirrus_fast.options import Options
@@ -167,8 +167,19 @@ class Plan:
         return -(-rows // options.minibatch_size)
 
     @property
+    def _step_rows(self) -> int:
+        """Rows whose gradients are summed for one step of the optimiser."""
+        together = self.n_workers if self.options.consistency == "bsp" else 1
+        return self.options.minibatch_size * together
+
+    @property
+    def _intercept_rate(self) -> float:
+        """The intercept is a column that all rows have."""
+        return float(crowd_rate(self._step_rows)) if self.options.optimizer == "sgd" else 1.0
+
+    @property
     def exchange_rows(self) -> int:
-        """Rows after which a worker tells the others what it learnt of popular columns; 0: at once."""
+        """Rows between a worker's news to the others of popular columns; 0: it is at once."""
         options = self.options
         if self.n_workers == 1 or options.minibatch_size > 1 or options.consistency == "bsp":
             return 0
@@ -197,6 +208,7 @@ class Plan:
                 l2=options.l2,
                 mean_weight=mass / self.dataset.n_rows,
                 n_features=self.model_size if isinstance(self.dataset, TextDataset) else None,
+                step_rows=self._step_rows,
             )
             return LocalStore.create(
                 options.optimizer,
@@ -229,6 +241,7 @@ class Plan:
             holdout_fraction=self.holdout.fraction,
             param_store=param_store,
             fit_intercept=options.fit_intercept,
+            intercept_rate=self._intercept_rate,
             class_weight=self.class_weight,
             minibatch_size=options.minibatch_size,
             epochs=options.epochs,

@@ -14,9 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from cirrus_fast.data.columns import ColumnStatistics, usable_divisor
 from cirrus_fast.data.csr import Float32Array, UInt32Array
+
+# So many rows of a mini-batch may have a column before sgd's sum of their gradients, which have
+# much in common, is too large a step. Found by trial on the sets of bench/quality.py.
+CROWD = 16.0
 
 # The place of an id that no row has.
 NOWHERE = np.uint32(2**32 - 1)
@@ -50,11 +55,13 @@ class TrainingScale:
         l2: float,
         mean_weight: float,
         n_features: int | None = None,
+        step_rows: int = 1,
     ) -> TrainingScale:
         """
         mean_weight : mean of the rows' sample weight times class weight
         n_features : given where the statistics are of a sample of the rows: columns below it that
             the sample has not may come up, and are divided by the median of the others' divisors
+        step_rows : whose gradients are summed for one step
         """
         ids = by_popularity(statistics)
         known = usable_divisor(statistics.root_mean_square)
@@ -68,6 +75,9 @@ class TrainingScale:
         here = place[statistics.ids]
         divisor = np.full(len(ids), typical, np.float32)
         divisor[here] = known
+        if optimizer == "sgd":  # a smaller rate for a column is a larger divisor, squared
+            share = statistics.columns["count"] / max(1, n_rows)
+            divisor[here] /= np.sqrt(crowd_rate(step_rows * share))
         if not (l1 or l2):
             return cls(ids, place, divisor, None)
         per_touch = np.full(len(ids), mean_weight)
@@ -79,12 +89,21 @@ class TrainingScale:
         return cls(ids, place, divisor, penalties)
 
 
+def crowd_rate(rows: npt.NDArray[np.float64] | float) -> npt.NDArray[np.float64]:
+    """What to multiply sgd's rate by for a column that so many rows of a mini-batch have.
+
+    Sums of few gradients are taken as they are, so that rare columns learn as fast as in
+    mini-batches of one row; of more than CROWD rows each counts less, as in a mean.
+    """
+    return CROWD / np.maximum(CROWD, rows)
+
+
 def by_popularity(statistics: ColumnStatistics) -> UInt32Array:
     """Ids by how many rows have them, the most popular first; among equals the lower id."""
     rarity = np.uint64(2**32 - 1) - np.minimum(statistics.columns["count"], 2**32 - 1).astype(
         np.uint64
     )
     # Sorting keys that differ is several times as fast as a stable argsort, and as repeatable.
-    keys = rarity << np.uint64(32) | statistics.ids.astype(np.uint64)
+    keys: npt.NDArray[np.uint64] = rarity << np.uint64(32) | statistics.ids.astype(np.uint64)
     keys.sort()
     return keys.astype(np.uint32)

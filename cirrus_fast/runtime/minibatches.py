@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from cirrus_fast import _kernels
 from cirrus_fast.data.csr import CSR, UInt32Array
@@ -32,7 +33,7 @@ _SHARE_FOR_ROWS = 0.6
 # Rows are shuffled across as many blocks as fit in this.
 _GROUP_BYTES = 16e6
 # How many neighbours stay together where the rows held are more than a cache takes.
-_RUN = 32
+_RUN = 128
 _BYTES_A_ROW = 4 + 8 + 4 + 4  # label, indptr, weight, order
 _BYTES_AN_ENTRY = 4 + 4
 
@@ -232,10 +233,15 @@ def _parts(numbers: Sequence[int], fits: Callable[[list[int]], bool]) -> Iterato
 def _runs(n_rows: int, length: int, draw: np.random.Generator) -> UInt32Array:
     """All row numbers, runs of neighbours in an order drawn, which begin elsewhere each time."""
     if length == 1:
-        return draw.permutation(np.arange(n_rows, dtype=np.uint32))
+        order = np.arange(n_rows, dtype=np.uint32)
+        draw.shuffle(order)
+        return order
     starts = np.arange(int(draw.integers(length)) - length, n_rows, length)
-    rows = draw.permutation(starts)[:, np.newaxis] + np.arange(length)
-    return rows[(rows >= 0) & (rows < n_rows)].astype(np.uint32)
+    draw.shuffle(starts)
+    # The first run begins below 0, where numbers without a sign are beyond the last row.
+    order = np.repeat(starts.astype(np.uint32), length)
+    order += np.tile(np.arange(length, dtype=np.uint32), len(starts))
+    return order[order < n_rows]
 
 
 def held_out_rows(dataset: Dataset | TextDataset, holdout: HoldOut) -> list[CSR]:

@@ -53,6 +53,7 @@ class WorkerSpec:
     holdout_fraction: float
     param_store: str
     fit_intercept: bool
+    intercept_rate: float
     class_weight: tuple[float, float]
     minibatch_size: int
     epochs: int
@@ -117,6 +118,7 @@ class _Worker:
             self._store.optimizer,
             self._store.state,
             self._store.scale.penalties,
+            intercept_rate=spec.intercept_rate,
             hot=self._store.hot_copies(spec.worker),
             fit_intercept=spec.fit_intercept,
             negative_weight=spec.class_weight[0],

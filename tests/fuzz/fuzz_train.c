@@ -1,10 +1,11 @@
 /* Fuzzes the kernels that take arrays: whatever the arrays say, nothing outside them is read or
  * written, and what is reported fits what was asked. One mini-batch trained at once equals the two
- * halves of a step, to the bit. */
+ * halves of a step, to the bit. All kernels this CPU has refuse the same rows. */
 #include "cf_auc.h"
 #include "cf_columns.h"
 #include "cf_localize.h"
 #include "cf_logistic.h"
+#include "cf_prepare.h"
 #include "cf_train.h"
 #include "fuzz_arrays.h"
 
@@ -146,6 +147,78 @@ static void check_logistic(byte_source *in, const cf_csr *rows, size_t n_ids) {
 
 /* ---- training ---- */
 
+static void check_prepare(byte_source *in, const cf_csr *rows, size_t n_ids, const uint32_t *order,
+                          size_t n_order, size_t room) {
+    const size_t n_places = n_ids / 2, first_entry = take_byte(in);
+    uint32_t *place = take_ids(in, n_ids, n_places);
+    float *divisor = take_floats(in, n_places);
+    float *labels = exactly(4 * n_order), *weights = exactly(4 * n_order);
+    int64_t *indptr = exactly(8 * (n_order + 1));
+    uint32_t *indices = exactly(4 * room);
+    float *data = exactly(4 * room);
+    const cf_places places = {place, n_ids, divisor, n_places};
+    const cf_status status = cf_prepare(rows, order, n_order, &places, first_entry, labels, indptr,
+                                        indices, data, rows->weights ? weights : NULL, room);
+    CHECK(status.code == CF_OK || status.code == CF_E_ROW || status.code == CF_E_INDPTR ||
+          status.code == CF_E_ROOM || status.code == CF_E_ID);
+    for (size_t i = 0; status.code == CF_OK && i < n_order; i++) {
+        const size_t begin = (size_t)rows->indptr[order[i]],
+                     n = (size_t)(indptr[i + 1] - indptr[i]);
+        CHECK(n == (size_t)rows->indptr[order[i] + 1] - begin);
+        for (size_t k = 0; k < n; k++) {
+            const uint32_t id = indices[(size_t)indptr[i] - first_entry + k];
+            CHECK(id < n_places && id == place[rows->indices[begin + k]]);
+        }
+    }
+    free(place);
+    free(divisor);
+    free(labels);
+    free(weights);
+    free(indptr);
+    free(indices);
+    free(data);
+}
+
+/* Steps of one row by every kernel, with hot copies or without. */
+static void check_kernels(byte_source *in, cf_train_model model, const cf_csr *rows,
+                          const uint32_t *order, size_t n_order) {
+    const size_t width = cf_optimizer_width(model.optimizer.kind);
+    const uint8_t flags = take_byte(in);
+    const size_t n_hot = model.n_ids ? flags % (model.n_ids + 1) : 0, n_threads = 1 + flags % 3u;
+    const size_t n_published = n_threads * (n_hot + 1) * width;
+    cf_train_total first = {0, 0, 0, 0};
+    cf_status expected = cf_ok();
+    for (size_t i = 0; usable_kernels(i); i++) {
+        cf_train_model mine = model;
+        cf_hot hot = {n_hot,
+                      1 + flags / 16u,
+                      n_threads,
+                      flags % n_threads,
+                      exactly(4 * n_published),
+                      exactly(4 * (n_hot + 1) * width),
+                      exactly(4 * (n_hot + 1) * width)};
+        for (size_t k = 0; k < n_published; k++)
+            hot.published[k] = 0;
+        mine.state = copy_exactly(model.state, 4 * (model.n_ids + 1) * width);
+        mine.hot = flags & 8 ? &hot : NULL;
+        cf_train_total total;
+        const cf_status status =
+            cf_train(usable_kernels(i), &mine, rows, order, n_order, 1, NULL, &total);
+        if (i == 0) {
+            first = total;
+            expected = status;
+        }
+        CHECK(status.code == expected.code && status.offset == expected.offset);
+        CHECK(total.n_rows == first.n_rows && total.n_updates == total.n_rows);
+        CHECK(total.weight_sum == first.weight_sum || isnan(first.weight_sum));
+        CHECK(status.code == CF_OK ? total.n_rows == n_order : total.n_rows == status.offset);
+        free(mine.state);
+        free(hot.published);
+        free(hot.own);
+        free(hot.seen);
+    }
+}
+
 static cf_train_scratch make_scratch(byte_source *in, size_t n_ids, size_t room) {
     return (cf_train_scratch){
         .table = take_ids(in, n_ids, room),
@@ -180,8 +253,8 @@ static void check_two_halves(cf_train_model model, const cf_csr *rows, const uin
     float *whole = copy_exactly(model.state, 4 * n_state), *halves = model.state;
     cf_train_total total, first_half;
     model.state = whole;
-    const cf_status status =
-        cf_train(&model, rows, order, n_order, n_order < 2 ? 2 : n_order, scratch, &total);
+    const cf_status status = cf_train(scalar_kernels(), &model, rows, order, n_order,
+                                      n_order < 2 ? 2 : n_order, scratch, &total);
     CHECK(status.code == CF_OK || status.offset == 0);
     CHECK(total.n_updates == (status.code == CF_OK && n_order > 0));
 
@@ -196,7 +269,6 @@ static void check_two_halves(cf_train_model model, const cf_csr *rows, const uin
         uint32_t *ids = copy_exactly(scratch->distinct, 4 * n);
         float *gradient = copy_exactly(scratch->gradient, 4 * n);
         float *touches = copy_exactly(scratch->touches, 4 * n);
-        model.rows_seen += (double)n_order;
         CHECK(cf_train_apply(&model, ids, gradient, touches, n, intercept_gradient, scratch).code ==
               CF_OK);
         if (n_order > 0)
@@ -217,6 +289,7 @@ static void check_training(byte_source *in, const cf_csr *rows, size_t n_ids, co
                       fabsf(take_float(in)) + 1e-6f},
         .n_ids = n_ids,
         .fit_intercept = flags >> 2 & 1,
+        .intercept_rate = 1,
         .class_weight = {1, take_float(in)},
         .rows_seen = SEEN[flags >> 3 & 3],
     };
@@ -232,7 +305,9 @@ static void check_training(byte_source *in, const cf_csr *rows, size_t n_ids, co
     cf_train_scratch scratch = make_scratch(in, n_ids, sizes % 64u);
     const size_t minibatch = sizes % 5 == 0 ? 1 : sizes == 0xff ? SIZE_MAX : 1 + sizes / 16u;
     cf_train_total total;
-    const cf_status status = cf_train(&model, rows, order, n_order, minibatch, &scratch, &total);
+    check_kernels(in, model, rows, order, n_order);
+    const cf_status status =
+        cf_train(scalar_kernels(), &model, rows, order, n_order, minibatch, &scratch, &total);
     CHECK(total.n_rows <= n_order);
     if (status.code == CF_OK) {
         CHECK(total.n_rows == n_order);
@@ -268,6 +343,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     const fuzz_csr csr = take_csr(&in, n_ids);
     uint32_t *order = take_ids(&in, n_order, csr.rows.n_rows);
     check_take(&csr.rows, order, n_order, take_byte(&in));
+    check_prepare(&in, &csr.rows, n_ids, order, n_order, take_byte(&in));
     check_training(&in, &csr.rows, n_ids, order, n_order);
     check_logistic(&in, &csr.rows, n_ids);
     check_localize(&in, csr.rows.indices, csr.rows.nnz, n_ids);

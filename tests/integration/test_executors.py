@@ -240,8 +240,19 @@ def test_a_store_out_of_reach_says_so() -> None:
 def test_a_shared_store_is_seen_by_both_sides() -> None:
     from cirrus_fast.data.training_scale import TrainingScale
 
-    scale = TrainingScale(np.full(10, 2, np.float32), None)
-    store = LocalStore.create("ftrl", 0.1, scale, n_workers=2, intercept=0.5, task="t", shared=True)
+    ids = np.arange(10, dtype=np.uint32)
+    scale = TrainingScale(ids, ids, np.full(10, 2, np.float32), None)
+    store = LocalStore.create(
+        "ftrl",
+        0.1,
+        scale,
+        model_size=12,
+        n_workers=2,
+        intercept=0.5,
+        exchange_rows=5,
+        task="t",
+        shared=True,
+    )
     try:
         other = connect(shared_url(store, inherited=False), "t")
         assert other.layout == store.layout == Layout(**vars_of(store.layout))
@@ -249,7 +260,8 @@ def test_a_shared_store_is_seen_by_both_sides() -> None:
         other.stop()
         assert store.state[4] == 7
         assert store.control["stop"] == 1
-        assert store.snapshot()[1] == pytest.approx(0.5)
+        weights, intercept = store.snapshot()
+        assert (len(weights), intercept) == (12, pytest.approx(0.5))
     finally:
         store.close()
 
@@ -268,8 +280,9 @@ def test_a_fault_in_a_worker_process_is_no_death(
 def test_a_worker_of_a_run_that_is_over_cannot_reach_another(clicks: Dataset) -> None:
     from cirrus_fast.data.training_scale import TrainingScale
 
-    scale = TrainingScale(np.ones(3, np.float32), None)
-    store = LocalStore.create("sgd", 0.1, scale, n_workers=1, task="new", shared=True)
+    ids = np.arange(3, dtype=np.uint32)
+    scale = TrainingScale(ids, ids, np.ones(3, np.float32), None)
+    store = LocalStore.create("sgd", 0.1, scale, model_size=3, n_workers=1, task="new", shared=True)
     try:
         with pytest.raises(TrainingError, match="run old is over"):
             connect(shared_url(store, inherited=False), "old")

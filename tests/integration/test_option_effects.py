@@ -298,10 +298,10 @@ def test_worker_size(monkeypatch):
         reads.append(block)
         return read_bytes(self, block)
 
-    def watched(self, numbers):
-        rows, order = decode(self, numbers)
-        rows_seen.append(len(order))
-        return rows, order
+    def watched(self, numbers, draw):
+        rows = decode(self, numbers, draw)
+        rows_seen.append(rows.n_rows)
+        return rows
 
     monkeypatch.setattr(Dataset, "read_bytes", counted)
     monkeypatch.setattr(minibatches.MiniBatches, "_decode", watched)

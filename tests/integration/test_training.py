@@ -22,6 +22,7 @@ from cirrus_fast import (
     TrainResult,
     load_csr,
     load_libsvm,
+    make_clicks,
     normalize,
 )
 from cirrus_fast.data.dataset import iterate
@@ -96,12 +97,11 @@ def test_defaults_train_adult_well(adult):
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "ftrl", "sgd"])
-@pytest.mark.parametrize("minibatch_size", [1, 100])
+@pytest.mark.parametrize("minibatch_size", [1, 100, 1000])
 def test_every_optimiser_trains_adult(adult, optimizer, minibatch_size):
     result = train(adult[0], optimizer=optimizer, minibatch_size=minibatch_size)
-    # Sums of 100 gradients are large steps for sgd, which has nothing that makes them smaller.
-    large = optimizer == "sgd" and minibatch_size > 1
-    assert result.model.evaluate(adult[1]).logloss <= (0.337 if large else 0.329)
+    # sgd's steps never become small of themselves, so its last rows weigh more.
+    assert result.model.evaluate(adult[1]).logloss <= (0.332 if optimizer == "sgd" else 0.329)
 
 
 # F*, times n, with l2 = 1/n and a free intercept: Newton's method in double precision.
@@ -180,7 +180,7 @@ def test_weights_and_class_weights_are_part_of_the_objective(data_dir):
     load_csr(rows.to_scipy()[order], rows.labels[order], "twice")
     load_csr(rows.to_scipy(), rows.labels, "weights", sample_weight=np.where(positive, 2, 1))
     load_csr(rows.to_scipy(), rows.labels, "once")
-    options = {"epochs": 500, "epsilon": 0, "eval_interval": 100, "l2": 0.01, "optimizer": "sgd"}
+    options = {"epochs": 500, "epsilon": 0, "eval_interval": 100, "l2": 0.01}
     doubled = train("twice", **options).model
     for other in (
         train("weights", **options).model,
@@ -284,6 +284,20 @@ def test_several_workers_are_nearly_as_good_as_one():
         train(n_workers=n, epsilon=0, epochs=3, test_dataset="test").test_loss for n in (1, 4)
     ]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)  # a small set: 4,000 rows
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "ftrl"])
+def test_two_workers_learn_clicks_as_well_as_one(tmp_path, optimizer):
+    """Popular columns are private to a worker for 500 rows; the loss hardly notices."""
+    for name, n_rows, stream in (("train", 100_000, 0), ("test", 20_000, 1)):
+        make_clicks(tmp_path / name, n_rows, seed=3, stream=stream)
+    load_libsvm(tmp_path / "train", "train")
+    load_libsvm(tmp_path / "test", "test", like="train")
+    options = {"epsilon": 0, "epochs": 1, "eval_interval": 1.0, "optimizer": optimizer}
+    one, two = (
+        train("train", n_workers=n, test_dataset="test", **options).test_loss for n in (1, 2)
+    )
+    assert two <= 1.002 * one
 
 
 def test_little_data_takes_fewer_workers_and_says_so(caplog):
@@ -494,10 +508,10 @@ def test_runs_in_several_threads_do_not_disturb_each_other():
 def test_an_error_in_one_worker_is_raised_and_nothing_hangs(monkeypatch, consistency):
     real = worker_module.MiniBatches._decode
 
-    def broken(self, numbers):
+    def broken(self, numbers, draw):
         if self.worker == 1:
             raise RuntimeError("decoder on fire")
-        return real(self, numbers)
+        return real(self, numbers, draw)
 
     monkeypatch.setattr(worker_module.MiniBatches, "_decode", broken)
     before = threading.active_count()

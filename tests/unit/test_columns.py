@@ -19,7 +19,7 @@ from cirrus_fast.data.columns import (
     ColumnStatistics,
     Scaling,
 )
-from cirrus_fast.data.training_scale import TrainingScale
+from cirrus_fast.data.training_scale import CROWD, TrainingScale
 from cirrus_fast.errors import DatasetError, KernelError, OptionError
 
 F32 = np.float32
@@ -380,26 +380,41 @@ def test_an_unknown_method_is_refused():
 
 
 def training_scale(optimizer="adagrad", l1=0.0, l2=0.0, mean_weight=1.0):
-    statistics = scan([0, 0, 2], [3, 4, 1e-3], 3)
+    statistics = scan([0, 2, 2, 4], [1e-3, 3, 4, 2], 5)
     return TrainingScale.of(
-        statistics, 5, 10, optimizer=optimizer, l1=l1, l2=l2, mean_weight=mean_weight
+        statistics, 10, optimizer=optimizer, l1=l1, l2=l2, mean_weight=mean_weight
     )
 
 
-def test_training_divides_by_the_root_mean_square_and_unseen_columns_by_1():
+def test_training_numbers_columns_by_popularity_and_leaves_out_those_no_row_has():
     scale = training_scale()
-    np.testing.assert_allclose(scale.divisor, [12.5**0.5, 1, 1e-3, 1, 1], rtol=1e-6)
+    assert scale.ids.tolist() == [2, 0, 4]  # of the equally popular the lower first
+    nowhere = 2**32 - 1
+    assert scale.place.tolist() == [1, nowhere, 0, nowhere, 2]
+
+
+def test_training_divides_by_the_root_mean_square():
+    scale = training_scale()
+    np.testing.assert_allclose(scale.divisor, [12.5**0.5, 1e-3, 2], rtol=1e-6)
     assert scale.penalties is None
-    np.testing.assert_array_equal(scale.pairs, np.stack([np.zeros(5), scale.divisor], 1))
+
+
+def test_data_without_entries_have_no_columns():
+    scale = TrainingScale.of(
+        ColumnStatistics.empty(), 10, optimizer="ftrl", l1=1.0, l2=1.0, mean_weight=1.0
+    )
+    assert (len(scale.ids), len(scale.place), scale.penalties.shape) == (0, 0, (0, 2))
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd"])
 def test_penalties_are_spread_over_a_columns_touches_and_follow_its_division(optimizer):
     scale = training_scale(optimizer, l1=0.1, l2=0.2, mean_weight=1.5)
     divisor = scale.divisor.astype(float)
-    touches = np.array([2, np.inf, 1, np.inf, np.inf])
+    touches = np.array([2, 1, 1])
     np.testing.assert_allclose(
-        scale.penalties, np.stack([0.1 / divisor, 0.2 / divisor**2], 1) * 15 / touches[:, None]
+        scale.penalties,
+        np.stack([0.1 / divisor, 0.2 / divisor**2], 1) * 15 / touches[:, None],
+        rtol=1e-6,
     )
 
 
@@ -408,3 +423,26 @@ def test_ftrl_is_charged_by_rows():
     divisor = scale.divisor.astype(float)
     expected = np.stack([0.1 / divisor, 0.2 / divisor**2], 1) * 1.5
     np.testing.assert_allclose(scale.penalties, expected, rtol=1e-6)
+
+
+def test_sgds_large_steps_are_smaller_for_columns_that_many_of_their_rows_have():
+    """Column 2 is in 2 of 10 rows, so in 80 of 400: five times as many as are taken as they are."""
+    statistics = scan([0, 2, 2, 4], [1e-3, 3, 4, 2], 5)
+
+    def divisor(optimizer, step_rows):
+        scale = TrainingScale.of(
+            statistics,
+            10,
+            optimizer=optimizer,
+            l1=0,
+            l2=0,
+            mean_weight=1,
+            step_rows=step_rows,
+        )
+        return scale.divisor.astype(float)
+
+    plain = divisor("sgd", 1)
+    for optimizer in ("adagrad", "ftrl"):
+        np.testing.assert_array_equal(divisor(optimizer, 400), plain)
+    crowded = CROWD / np.maximum(CROWD, [80, 40, 40])
+    np.testing.assert_allclose(divisor("sgd", 400), plain / np.sqrt(crowded), rtol=1e-6)

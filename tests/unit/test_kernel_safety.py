@@ -84,10 +84,15 @@ def scratch() -> _kernels.TrainScratch:
     return _kernels.TrainScratch(*u32, *f32)
 
 
-def model(kind: str = "adagrad") -> _kernels.TrainModel:
+def model(kind: str = "adagrad", hot: bool = False) -> _kernels.TrainModel:
     optimizer = _kernels.Optimizer(kind, 0.1)
     state = np.ones((N_IDS + 1) * optimizer.width, F32)
-    return _kernels.TrainModel(optimizer, state, np.ones((N_IDS, 2), F32))
+    copies = None
+    if hot:
+        published = np.zeros((2, 4 * optimizer.width), F32)
+        own = np.empty(8 * optimizer.width, F32)
+        copies = _kernels.HotCopies(optimizer, published, 1, own, 2)
+    return _kernels.TrainModel(optimizer, state, np.ones((N_IDS, 2), F32), hot=copies)
 
 
 def only(names: str, **others: Any) -> dict[str, Any]:
@@ -211,6 +216,21 @@ def calls() -> dict[str, Call]:
                 "columns": columns(),
             },
         ),
+        "prepare_rows": (
+            _kernels.prepare_rows,
+            {
+                **rows(),
+                "order": order,
+                "place": np.arange(N_IDS, dtype=U32),
+                "divisor": np.ones(N_IDS, F32),
+                "first_entry": 5,
+                "out_labels": np.empty(N_ROWS, F32),
+                "out_indptr": np.empty(N_ROWS + 1, I64),
+                "out_indices": np.empty(NNZ, U32),
+                "out_data": np.empty(NNZ, F32),
+                "out_weights": np.empty(N_ROWS, F32),
+            },
+        ),
         "columns_merge": (
             _kernels.columns_merge,
             {
@@ -268,11 +288,11 @@ def calls() -> dict[str, Call]:
                 scratch=np.empty(2 * N_ROWS, U64),
             ),
         ),
-        "Optimizer.clear": (_kernels.Optimizer("ftrl", 0.1).clear, {"state": np.ones(44, F32)}),
+        "Optimizer.clear": (_kernels.Optimizer("ftrl", 0.1).clear, {"state": np.ones(22, F32)}),
         "Optimizer.weights": (
             _kernels.Optimizer("ftrl", 0.1).weights,
             {
-                "state": np.ones(44, F32),
+                "state": np.ones(22, F32),
                 "penalties": np.ones((N_IDS, 2), F32),
                 "rows_seen": 1.0,
                 "out": np.empty(N_IDS, F32),
@@ -280,11 +300,21 @@ def calls() -> dict[str, Call]:
         ),
         "Optimizer.update": (
             _kernels.Optimizer("ftrl", 0.1).update,
-            {"state": np.ones(4, F32), "gradient": 1.0},
+            {"state": np.ones(2, F32), "gradient": 1.0},
         ),
         "TrainScratch": (
             _kernels.TrainScratch,
             {name: np.array(getattr(scratch(), name)) for name in SCRATCH},
+        ),
+        "HotCopies": (
+            _kernels.HotCopies,
+            {
+                "optimizer": _kernels.Optimizer("adagrad", 0.1),
+                "published": np.zeros((2, 8), F32),
+                "thread": 1,
+                "own": np.empty(16, F32),
+                "every": 2,
+            },
         ),
         "TrainModel": (
             _kernels.TrainModel,
@@ -299,8 +329,12 @@ def calls() -> dict[str, Call]:
                 model(kind).train,
                 {**rows(), "order": order, "minibatch_size": size, "scratch": scratch()},
             )
-            for kind, size in [("sgd", 1), ("adagrad", 2), ("ftrl", 3)]
+            for kind, size in [("sgd", 1), ("adagrad", 1), ("ftrl", 1), ("adagrad", 2), ("ftrl", 3)]
         },
+        "TrainModel.train hot": (
+            model(hot=True).train,
+            {**rows(), "order": order, "minibatch_size": 1, "scratch": None},
+        ),
         "TrainModel.gradient": (
             model().gradient,
             {**rows(), "order": order, "scratch": scratch()},
@@ -432,6 +466,7 @@ def test_arrays_at_odd_addresses_are_refused(name: str) -> None:
 
 
 WRITES = {
+    "prepare_rows": ("out_labels", "out_indptr", "out_indices", "out_data", "out_weights"),
     "csr_take": ("out_labels", "out_indptr", "out_indices", "out_data", "out_weights"),
     "columns_list": ("ids", "columns"),
     "auc": ("scratch",),
@@ -529,7 +564,9 @@ def test_scratch_serves_one_thread_at_a_time() -> None:
     model().train(**many, order=order, minibatch_size=ROOM, scratch=shared)
 
 
-@pytest.mark.parametrize("kind", ["Optimizer", "TrainScratch", "TrainModel", "ParsedDictionary"])
+@pytest.mark.parametrize(
+    "kind", ["Optimizer", "TrainScratch", "HotCopies", "TrainModel", "ParsedDictionary"]
+)
 def test_objects_cannot_be_half_made(kind: str) -> None:
     made = getattr(_kernels, kind)
     with pytest.raises(TypeError):

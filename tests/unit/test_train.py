@@ -110,6 +110,59 @@ def test_penalties_and_class_weights_are_charged_as_the_reference_does(optimizer
 
 
 @pytest.mark.parametrize("optimizer", KINDS)
+@pytest.mark.parametrize("penalized", [False, True])
+def test_rows_of_any_length_are_learnt_as_the_reference_does(optimizer, penalized):
+    """Kernels take entries by the eight, and leave the longest rows to the scalar step."""
+    rng = np.random.default_rng(6)
+    lengths = [0, 1, 7, 8, 9, 15, 16, 17, 35, 511, 512, 513, 600, 64, 3]
+    n_ids = 700
+    ids = [np.sort(rng.choice(n_ids, n, replace=False)) for n in lengths]
+    rows = CSR(
+        rng.integers(0, 2, len(lengths)).astype(F32),
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        np.concatenate(ids).astype(np.uint32),
+        (rng.normal(size=sum(lengths)) / 10).astype(F32),
+        n_ids,
+    )
+    penalties = np.full((n_ids, 2), [0.001, 0.02], F32) if penalized else None
+    order = [*range(len(lengths))] * 2
+    rule = _kernels.Optimizer(optimizer, 0.3)
+    state = np.empty((n_ids + 1) * rule.width, F32)
+    rule.clear(state, -0.2)
+    model = _kernels.TrainModel(rule, state, penalties)
+    arrays = rows.labels, rows.indptr, rows.indices, rows.data, rows.weights
+    model.train(*arrays, np.array(order, np.uint32), 1, None)
+    weights = np.empty(n_ids, F32)
+    intercept = rule.weights(state, penalties, float(len(order)), weights)
+    expected = train_reference(
+        rows,
+        order,
+        1,
+        optimizer=optimizer,
+        learning_rate=0.3,
+        intercept=-0.2,
+        penalties=penalties,
+    )
+    np.testing.assert_allclose(weights, expected[0], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(intercept, expected[1], rtol=0, atol=2e-5)
+
+
+def test_the_intercepts_steps_of_several_rows_can_be_made_smaller():
+    rows = example()
+    arrays = rows.labels, rows.indptr, rows.indices, rows.data, rows.weights
+    learnt = []
+    for part in (1.0, 0.25):
+        state = np.zeros(N_IDS + 1, F32)
+        rule = _kernels.Optimizer("sgd", 0.01)
+        model = _kernels.TrainModel(rule, state, None, intercept_rate=part)
+        model.train(*arrays, np.arange(80, dtype=np.uint32), 80, scratch(rows.nnz))
+        learnt.append(state)
+    assert learnt[0][-1] != 0
+    assert learnt[1][-1] == F32(0.25) * learnt[0][-1]
+    assert learnt[0][:-1].tobytes() == learnt[1][:-1].tobytes()
+
+
+@pytest.mark.parametrize("optimizer", KINDS)
 @pytest.mark.parametrize("size", [1, 5])
 def test_without_an_intercept_it_stays_where_it_was(optimizer, size):
     rows = example()

@@ -1,0 +1,147 @@
+"""A worker's rows: each once an epoch, in an order that mixes, within the memory allowed."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from cirrus_fast import CSR, load_csr
+from cirrus_fast.data.holdout import HoldOut
+from cirrus_fast.data.training_scale import TrainingScale
+from cirrus_fast.errors import KernelError
+from cirrus_fast.runtime import minibatches
+from cirrus_fast.runtime.minibatches import MiniBatches, decoded_bytes
+
+F32 = np.float32
+N_ROWS, N_IDS = 6000, 50
+
+
+@pytest.fixture
+def dataset(storage_root, monkeypatch):
+    """Blocks of 100 rows; row i has the value i in column 0, the first half are of one class."""
+    monkeypatch.setattr("cirrus_fast.data.loading.BLOCK_ROWS", 100)
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(1, 12, N_ROWS)
+    ids = [np.append(0, 1 + np.sort(rng.choice(N_IDS - 1, n - 1, False))) for n in lengths]
+    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    data = rng.normal(size=indptr[-1]).astype(F32)
+    data[indptr[:-1]] = np.arange(1, N_ROWS + 1)
+    labels = (np.arange(N_ROWS) < N_ROWS // 2).astype(F32)
+    weights = np.arange(N_ROWS).astype(F32)
+    rows = CSR(labels, indptr, np.concatenate(ids).astype(np.uint32), data, N_IDS, weights)
+    return load_csr(rows, None, "d")
+
+
+def stream(dataset, *, worker_size_mb=2048, holdout=None, seed=0):
+    scale = TrainingScale.of(
+        dataset.columns, dataset.n_rows, optimizer="adagrad", l1=0.0, l2=0.0, mean_weight=1.0
+    )
+    numbers = range(len(dataset.blocks))
+    held = holdout or HoldOut.none(dataset.blocks)
+    return MiniBatches(dataset, numbers, held, scale, worker_size_mb, seed, 0)
+
+
+def taken(windows):
+    """Numbers of the rows in the order they come in."""
+    found = []
+    for window in windows:
+        rows = window.rows
+        found.append(rows.weights[window.order].astype(np.int64))
+    return np.concatenate(found)
+
+
+def allow(monkeypatch, dataset, share):
+    """Lets a worker of 128 MB hold this share of the rows, and mix a tenth of that at a time."""
+    held = share * sum(map(decoded_bytes, dataset.blocks))
+    monkeypatch.setattr(minibatches, "_SHARE_FOR_ROWS", held / 128e6)
+    monkeypatch.setattr(minibatches, "_GROUP_BYTES", held / 10)
+    monkeypatch.setattr(minibatches, "_RUN", 8)
+
+
+@pytest.mark.parametrize("share", [1.1, 0.3])
+def test_every_training_row_comes_once_an_epoch_in_an_order_of_its_own(dataset, monkeypatch, share):
+    allow(monkeypatch, dataset, share)
+    holdout = HoldOut.plan(dataset.blocks, 0.1, 3)
+    kept = np.concatenate([~holdout.mask(i, b) for i, b in enumerate(dataset.blocks)])
+    rows = stream(dataset, worker_size_mb=128, holdout=holdout)
+    first, second = taken(rows.epoch(0)), taken(rows.epoch(1))
+    for order in (first, second):
+        np.testing.assert_array_equal(np.sort(order), np.flatnonzero(kept))
+    assert (first != second).mean() > 0.99
+    again = stream(dataset, worker_size_mb=128, holdout=holdout)
+    np.testing.assert_array_equal(taken(again.epoch(1)), second)
+    np.testing.assert_array_equal(taken(again.epoch(1, skip=1234)), second[1234:])
+    other = stream(dataset, worker_size_mb=128, holdout=holdout, seed=1)
+    assert (taken(other.epoch(0)) != first).mean() > 0.99
+
+
+@pytest.mark.parametrize("share", [1.1, 0.5])
+def test_rows_sorted_by_class_come_mixed(dataset, monkeypatch, share):
+    """A model that sees thousands of rows of one class forgets the other."""
+    allow(monkeypatch, dataset, share)
+    order = taken(stream(dataset, worker_size_mb=128).epoch(0))
+    positive = (order < N_ROWS // 2).reshape(-1, 500).mean(axis=1)
+    assert 0.2 < positive.min() < positive.max() < 0.8
+
+
+def test_rows_are_what_was_stored_in_the_scales_terms(dataset):
+    rows = stream(dataset)
+    (window,) = rows.epoch(0)
+    stored = [dataset.read_block(block) for block in dataset.blocks]
+    scale, ready = rows.scale, window.rows
+    assert ready.n_rows == N_ROWS
+    for at in range(0, N_ROWS, 97):
+        number = int(ready.weights[at])
+        block, place = stored[number // 100], number % 100
+        mine = slice(int(ready.indptr[at]), int(ready.indptr[at + 1]))
+        theirs = slice(int(block.indptr[place]), int(block.indptr[place + 1]))
+        ids = scale.ids[ready.indices[mine]]
+        order = np.argsort(ids)
+        np.testing.assert_array_equal(ids[order], block.indices[theirs])
+        values = block.data[theirs] / scale.divisor[scale.place[block.indices[theirs]]]
+        np.testing.assert_array_equal(ready.data[mine][order], values)
+        assert ready.labels[at] == block.labels[place]
+
+
+@pytest.mark.parametrize("share", [1.1, 0.3])
+def test_memory_is_little_more_than_the_rows_held(dataset, monkeypatch, share):
+    allow(monkeypatch, dataset, share)
+    rows = stream(dataset, worker_size_mb=128)
+    held = min(1.0, share) * sum(map(decoded_bytes, dataset.blocks))
+    tracemalloc.start()
+    for epoch in range(2):
+        for window in rows.epoch(epoch):
+            assert len(window.order)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak <= 1.3 * held + 16_384  # Python's own objects
+
+
+def test_windows_use_the_same_memory(dataset, monkeypatch):
+    allow(monkeypatch, dataset, 0.3)
+    where = {
+        window.rows.indptr.__array_interface__["data"][0]
+        for window in stream(dataset, worker_size_mb=128).epoch(0)
+    }
+    assert len(where) == 1
+
+
+@pytest.mark.parametrize("length", [1, 7, 128])
+@pytest.mark.parametrize("n_rows", [0, 1, 6, 7, 1000])
+def test_runs_are_all_rows_with_neighbours_together(n_rows, length):
+    order = minibatches._runs(n_rows, length, np.random.default_rng(2))
+    assert order.dtype == np.uint32
+    np.testing.assert_array_equal(np.sort(order), np.arange(n_rows))
+    if n_rows == 1000:
+        together = (np.diff(order.astype(np.int64)) == 1).mean()
+        assert together >= 1 - 1.2 / length if length > 1 else together < 0.1
+
+
+def test_an_id_that_the_statistics_do_not_know_is_refused(dataset):
+    """A data set whose parts contradict each other must not lead outside the model."""
+    rows = stream(dataset)
+    rows.scale.place[7] = 2**32 - 1
+    with pytest.raises(KernelError, match="outside the model"):
+        next(rows.epoch(0))
