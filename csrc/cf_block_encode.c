@@ -3,16 +3,12 @@
 #include "cf_block.h"
 #include "cf_block_values.h"
 
-enum {
-    PIECE = 511,        /* entries whose counts fit nine bits each */
-    COUNT_BITS = 9,     /* CF_KINDS of them in a word */
-    PREFETCH_AHEAD = 24, /* entries; the index is larger than the nearest cache */
-    PLAIN_EVERY = 16    /* one row of so many is looked at for what it takes without dictionary */
-};
+enum { PLAIN_EVERY = 16 /* one row of so many is looked at for what it takes without dictionary */ };
 
 /* The streams as they grow: numbers of members, or for kinds with tables the entry, for later. */
 typedef struct {
-    uint32_t *kind[CF_KINDS]; /* [nnz + 1] each */
+    uint32_t *kind[CF_KINDS]; /* [nnz] each */
+    uint32_t *places;         /* [nnz] of the row at hand */
     uint32_t *counts;         /* [n_rows][CF_BLOCK_COUNTS] */
     uint8_t *bitmaps;         /* [n_rows][bitmap_bytes] */
     uint8_t *narrow;          /* [nnz] */
@@ -23,11 +19,11 @@ typedef struct {
 
 static size_t words_of(size_t bytes) { return (bytes + 7) / 8; }
 
-static size_t kind_words(size_t nnz) { return words_of(4 * (nnz + 1)); }
+static size_t kind_words(size_t nnz) { return words_of(4 * nnz); }
 
 size_t cf_block_encode_scratch(const cf_dictionary_index *index, size_t n_rows, size_t nnz) {
     const size_t bitmap_bytes = index != NULL ? index->dictionary->bitmap_bytes : 0;
-    return CF_KINDS * kind_words(nnz) + words_of(4 * CF_BLOCK_COUNTS * n_rows) +
+    return (CF_KINDS + 1) * kind_words(nnz) + words_of(4 * CF_BLOCK_COUNTS * n_rows) +
            words_of(n_rows * bitmap_bytes) + words_of(nnz) + 2 * words_of(2 * nnz) +
            words_of(4 * nnz) + words_of(sizeof(cf_own_values));
 }
@@ -36,6 +32,8 @@ static workspace carve(uint64_t *scratch, size_t n_rows, size_t nnz) {
     workspace w;
     for (unsigned k = 0; k < CF_KINDS; k++, scratch += kind_words(nnz))
         w.kind[k] = (uint32_t *)(void *)scratch;
+    w.places = (uint32_t *)(void *)scratch;
+    scratch += kind_words(nnz);
     w.own = (cf_own_values *)(void *)scratch;
     scratch += words_of(sizeof(cf_own_values));
     w.counts = (uint32_t *)(void *)scratch;
@@ -63,6 +61,8 @@ typedef struct {
 } label_table;
 
 static uint32_t find_label(const label_table *labels, uint32_t bits) {
+    if (labels->n == 2 && (bits == labels->values[0] || bits == labels->values[1]))
+        return bits == labels->values[1]; /* the usual case, without a branch on which */
     uint32_t i = 0;
     while (i < labels->n && labels->values[i] != bits)
         i++;
@@ -125,37 +125,60 @@ typedef struct {
     const cf_dictionary_index *index;
     workspace w;
     cf_block_header *h;
-    uint64_t n_kind[CF_KINDS];
+    uint32_t *end[CF_KINDS]; /* of what stands in each stream */
     uint32_t n_narrow, n_wide, n_second, n_raw;
     uint64_t n_ones;       /* values with a table that are 1.0 */
     uint64_t gap_bits;     /* of all ids if there were no dictionary, as gaps; estimated */
-    uint32_t longest[2];   /* rows with counts past four bits, past a byte, each a rest */
+    uint32_t longest[2];   /* counts that do not fit four bits, a byte */
     uint32_t largest;
 } measure;
 
-/* The codes of a row's values with tables: narrow ones, then wide ones. */
-static void code_values(measure *m, const uint32_t *places, int64_t begin, uint64_t first_narrow,
-                        uint64_t first_wide) {
+/* Places of n increasing ids; 0 if they do not increase. */
+static int find_places(const cf_dictionary_index *index, const uint32_t *ids, size_t n,
+                       uint32_t *places) {
+    int increasing = 1;
+    for (size_t i = 1; i < n; i++)
+        increasing &= ids[i] > ids[i - 1];
+    if (index->direct == NULL) {
+        for (size_t i = 0; i < n; i++)
+            places[i] = cf_dictionary_place(index, ids[i]);
+        return increasing;
+    }
+    const uint32_t *direct = index->direct;
+    const uint32_t n_direct = index->n_direct;
+    for (size_t i = 0; i < n; i++)
+        places[i] = direct[ids[i] < n_direct ? ids[i] : n_direct];
+    return increasing;
+}
+
+/* Codes of the values of narrow tables: the entries from `from` on, of the row that begins at
+ * `begin`. */
+static void code_narrow(measure *m, const uint32_t *from, uint32_t begin) {
     const workspace *w = &m->w;
     const float *data = m->rows->data + m->rows->indptr[0];
-    for (uint64_t i = first_narrow; i < m->n_kind[CF_KIND_NARROW]; i++) {
-        const uint32_t e = w->kind[CF_KIND_NARROW][i], bits = cf_float_bits(data[e]);
-        const uint32_t table = places[e - begin] & 0xffff;
+    for (; from != m->end[CF_KIND_NARROW]; from++) {
+        const uint32_t bits = cf_float_bits(data[*from]);
+        const uint32_t table = w->places[*from - begin] & 0xffff;
         const uint32_t place = cf_dictionary_find_value(m->index, table, bits);
         m->n_ones += bits == CF_ONE_BITS;
-        if (place < CF_NARROW_ESCAPE) {
-            w->narrow[m->n_narrow++] = (uint8_t)place;
+        w->narrow[m->n_narrow++] =
+            (uint8_t)(place < CF_NARROW_ESCAPE ? place : (uint32_t)CF_NARROW_ESCAPE);
+        if (place < CF_NARROW_ESCAPE)
             continue;
-        }
-        w->narrow[m->n_narrow++] = CF_NARROW_ESCAPE;
         w->second[m->n_second++] =
             (uint16_t)(place == CF_NO_VALUE ? CF_WIDE_ESCAPE : place - CF_NARROW_ESCAPE);
         if (place == CF_NO_VALUE)
             w->raw[m->n_raw++] = bits;
     }
-    for (uint64_t i = first_wide; i < m->n_kind[CF_KIND_WIDE]; i++) {
-        const uint32_t e = w->kind[CF_KIND_WIDE][i], bits = cf_float_bits(data[e]);
-        const uint32_t table = places[e - begin] & 0xffff;
+}
+
+/* The same for wide tables. */
+static void code_wide(measure *m, const uint32_t *from, uint32_t begin) {
+    const workspace *w = &m->w;
+    const float *data = m->rows->data + m->rows->indptr[0];
+    for (; from != m->end[CF_KIND_WIDE]; from++) {
+        const uint32_t bits = cf_float_bits(data[*from]);
+        const uint32_t table = w->places[*from - begin] & 0xffff;
         const uint32_t place = cf_dictionary_find_value(m->index, table, bits);
         m->n_ones += bits == CF_ONE_BITS;
         w->wide[m->n_wide++] = (uint16_t)(place == CF_NO_VALUE ? CF_WIDE_ESCAPE : place);
@@ -164,60 +187,52 @@ static void code_values(measure *m, const uint32_t *places, int64_t begin, uint6
     }
 }
 
-static void set_bits(measure *m, uint8_t *bitmap, const uint32_t *places, int64_t begin,
-                     const uint64_t before[CF_KINDS]) {
-    const workspace *w = &m->w;
-    for (unsigned k = CF_KIND_NARROW; k <= CF_KIND_WIDE; k++)
-        for (uint64_t i = before[k]; i < m->n_kind[k]; i++) {
-            const uint32_t member = places[w->kind[k][i] - begin] & 0xffff;
-            bitmap[member >> 3] = (uint8_t)(bitmap[member >> 3] | 1u << (member & 7));
+/* Sets the bits of a row's members of the bitmap, which are listed from `from` on. */
+static void set_bits(const measure *m, uint8_t *bitmap, uint32_t n_bytes,
+                     uint32_t *const from[CF_KINDS], uint32_t begin) {
+    const uint32_t *places = m->w.places;
+    uint64_t word = 0; /* of the first eight bytes: mostly all there is */
+    for (unsigned k = CF_KIND_NARROW; k <= CF_KIND_BIT; k++)
+        for (const uint32_t *item = from[k]; item != m->end[k]; item++) {
+            const uint32_t member = k == CF_KIND_BIT ? *item : places[*item - begin] & 0xffff;
+            if (member < 64)
+                word |= UINT64_C(1) << member;
+            else
+                bitmap[member >> 3] = (uint8_t)(bitmap[member >> 3] | 1u << (member & 7));
         }
-    for (uint64_t i = before[CF_KIND_BIT]; i < m->n_kind[CF_KIND_BIT]; i++) {
-        const uint32_t member = w->kind[CF_KIND_BIT][i];
-        bitmap[member >> 3] = (uint8_t)(bitmap[member >> 3] | 1u << (member & 7));
-    }
+    memcpy(bitmap, &word, n_bytes < 8 ? n_bytes : 8);
 }
 
-/* Sorts at most PIECE entries of a row into the streams. Returns 0 if ids do not increase. */
-static int sort_piece(measure *m, uint32_t row, int64_t begin, uint32_t n, int64_t end_of_all) {
-    const workspace *w = &m->w;
-    const cf_dictionary_index *index = m->index;
+/* Sorts a row's n entries into the streams. Returns 0 if ids do not increase. */
+static int sort_row(measure *m, uint32_t row, uint32_t begin, uint32_t n) {
     const uint32_t *ids = m->rows->indices + m->rows->indptr[0] + begin;
-    uint32_t places[PIECE];
-    uint64_t before[CF_KINDS], counts = 0;
-    uint32_t *streams[CF_KINDS];
-    for (unsigned k = 0; k < CF_KINDS; k++) {
-        before[k] = m->n_kind[k];
-        streams[k] = w->kind[k] + before[k];
-    }
-    const int64_t ahead = end_of_all - begin;
-    int increasing = 1;
+    const uint32_t *places = m->w.places;
+    if (!find_places(m->index, ids, n, m->w.places))
+        return 0;
+    uint32_t *from[CF_KINDS], *to[CF_KINDS];
+    memcpy(from, m->end, sizeof from);
+    memcpy(to, m->end, sizeof to);
     for (uint32_t i = 0; i < n; i++) {
-        if (i + PREFETCH_AHEAD < ahead)
-            __builtin_prefetch(cf_dictionary_line(index, ids[i + PREFETCH_AHEAD]));
-        increasing &= i == 0 || ids[i] > ids[i - 1];
-        const uint32_t place = cf_dictionary_place(index, ids[i]);
-        const uint32_t kind = place >> CF_KIND_SHIFT;
-        const uint32_t number = place & 0xffff;
-        uint32_t item = kind <= CF_KIND_WIDE ? (uint32_t)begin + i : number;
+        /* Which kind comes next is not predictable, so no branch asks. */
+        const uint32_t kind = places[i] >> CF_KIND_SHIFT;
+        uint32_t item = kind <= CF_KIND_WIDE ? begin + i : places[i] & 0xffff;
         item = kind == CF_KIND_OUTSIDE ? ids[i] : item;
-        places[i] = place;
-        /* The counters of all kinds in one register: no branch and no memory on the way. */
-        const unsigned shift = COUNT_BITS * kind;
-        streams[kind][counts >> shift & PIECE] = item;
-        counts += UINT64_C(1) << shift;
+        *to[kind]++ = item;
     }
-    for (unsigned k = 0; k < CF_KINDS; k++)
-        m->n_kind[k] += counts >> COUNT_BITS * k & PIECE;
-    for (unsigned t = 0; t < CF_BLOCK_COUNTS; t++)
-        w->counts[CF_BLOCK_COUNTS * (size_t)row + t] +=
-            (uint32_t)(counts >> COUNT_BITS * (CF_KIND_8 + t) & PIECE);
-    const uint32_t bytes = index->dictionary->bitmap_bytes;
-    if (bytes != 0) {
-        set_bits(m, w->bitmaps + (size_t)row * bytes, places, begin, before);
-        code_values(m, places, begin, before[CF_KIND_NARROW], before[CF_KIND_WIDE]);
+    memcpy(m->end, to, sizeof to);
+    uint32_t *counts = m->w.counts + CF_BLOCK_COUNTS * (size_t)row;
+    for (unsigned t = 0; t < CF_BLOCK_COUNTS; t++) {
+        counts[t] = (uint32_t)(to[CF_KIND_8 + t] - from[CF_KIND_8 + t]);
+        m->longest[0] += counts[t] >= 15;
+        m->longest[1] += counts[t] >= 255;
     }
-    return increasing;
+    const uint32_t n_bytes = m->index->dictionary->bitmap_bytes;
+    if (n_bytes != 0) {
+        set_bits(m, m->w.bitmaps + (size_t)row * n_bytes, n_bytes, from, begin);
+        code_narrow(m, from[CF_KIND_NARROW], begin);
+        code_wide(m, from[CF_KIND_WIDE], begin);
+    }
+    return 1;
 }
 
 /* Bits of a row's ids as gaps. */
@@ -240,15 +255,7 @@ static cf_status sort_rows(measure *m) {
         if (rows->indptr[row + 1] < rows->indptr[row] || rows->indptr[row + 1] > last)
             return cf_fail(CF_E_INDPTR, row);
         const int64_t begin = rows->indptr[row] - first, end = rows->indptr[row + 1] - first;
-        uint32_t *counts = m->w.counts + CF_BLOCK_COUNTS * row;
-        memset(counts, 0, CF_BLOCK_COUNTS * sizeof *counts);
-            int increasing = 1;
-        for (int64_t at = begin; at < end; at += PIECE) {
-            const uint32_t n = end - at < PIECE ? (uint32_t)(end - at) : PIECE;
-            increasing &= sort_piece(m, (uint32_t)row, at, n, last - first) &
-                          (at == begin || ids[at] > ids[at - 1]);
-        }
-        if (!increasing) {
+        if (!sort_row(m, (uint32_t)row, (uint32_t)begin, (uint32_t)(end - begin))) {
             int64_t e = begin + 1;
             while (ids[e] > ids[e - 1])
                 e++;
@@ -258,10 +265,6 @@ static cf_status sort_rows(measure *m) {
             m->largest = ids[end - 1];
         if (end - begin > m->h->max_row)
             m->h->max_row = (uint32_t)(end - begin);
-        for (unsigned t = 0; t < CF_BLOCK_COUNTS; t++) {
-            m->longest[0] += counts[t] >= 15;
-            m->longest[1] += counts[t] >= 255;
-        }
         if (row % PLAIN_EVERY == 0)
             m->gap_bits += PLAIN_EVERY * gap_bits(ids + begin, end - begin);
     }
@@ -287,11 +290,11 @@ static uint64_t choose_outside(measure *m) {
     h->outside_width = (cf_bit_length(largest) + 7) / 8;
     const uint64_t plain = (uint64_t)h->outside_width * n, gaps = bytes + ((uint64_t)n + 3) / 4;
     h->outside_bytes = (uint32_t)plain;
-    if (gaps < plain) {
+    if (gaps < plain - plain / 8) { /* they take longer to read */
         h->flags |= CF_BLOCK_GAPS;
         h->outside_bytes = (uint32_t)bytes;
     }
-    return 8 * (gaps < plain ? gaps : plain);
+    return 8 * (h->flags & CF_BLOCK_GAPS ? gaps : plain);
 }
 
 /* Everything about the ids; *id_bits: what they take, values with tables included. */
@@ -300,7 +303,7 @@ static void choose_ids(measure *m, uint64_t *id_bits) {
     const cf_dictionary *d = m->index->dictionary;
     h->bitmap_bytes = d->bitmap_bytes;
     for (unsigned t = 0; t < CF_BLOCK_COUNTS; t++)
-        h->n_codes[t] = (uint32_t)m->n_kind[CF_KIND_8 + t];
+        h->n_codes[t] = (uint32_t)(m->end[CF_KIND_8 + t] - m->w.kind[CF_KIND_8 + t]);
     h->n_narrow = m->n_narrow;
     h->n_wide = m->n_wide;
     h->n_second = m->n_second;
@@ -416,6 +419,7 @@ static cf_status measure_again(const cf_block_input *rows, const cf_dictionary_i
                                workspace w, cf_block_header *h, uint64_t *n_bytes,
                                uint64_t *id_bits, uint64_t *plain_bits) {
     measure m = {.rows = rows, .index = index, .w = w, .h = h};
+    memcpy(m.end, w.kind, sizeof m.end);
     const cf_block_header start = {
         .n_rows = (uint32_t)rows->n_rows,
         .nnz = (uint32_t)(rows->indptr[rows->n_rows] - rows->indptr[0]),

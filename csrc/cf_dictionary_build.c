@@ -170,7 +170,8 @@ static uint8_t *write_ids(const uint64_t *ranked, const uint32_t *runs, unsigned
 
 /* What the blocks' own tables make of values. */
 typedef struct {
-    int mostly_ones; /* blocks will rather list the entries that are not 1.0, 64 bits each */
+    int mostly_ones; /* blocks will rather list what no table covers and is not 1.0, 64 bits each */
+    uint64_t listed_bits, coded_bits; /* what all values take listed so, and in own tables */
     unsigned bits, first, all; /* of a code; values with one code, with any */
     uint64_t ranked[PRICED], sort[PRICED]; /* bits << 32 | place, by bits */
     uint32_t counts[PRICED];
@@ -205,7 +206,8 @@ static void price_values(const sample *s, prices *p) {
     p->n = rank_values(p->ranked, p->sort, p->counts, n);
     const size_t n_blocks = 1 + s->n_rows / TYPICAL_BLOCK;
     const cf_value_code code = cf_value_code_choose(p->counts, p->n, n, n_blocks);
-    p->mostly_ones = 64 * n_others < code.total_bits;
+    p->listed_bits = 64 * (uint64_t)n_others * step;
+    p->coded_bits = code.total_bits * step;
     p->bits = code.bits;
     p->first = code.bits < 32 ? cf_value_code_limit(code.bits) : 0;
     p->all = code.n;
@@ -288,6 +290,28 @@ static void choose_table(const sample *s, const prices *p, candidate *c, uint64_
     /* A bit in every row, where it may have taken a byte in a few. */
     const uint64_t bit = s->n_rows > 8 * total ? s->n_rows - 8 * total : 0;
     c->saves = c->saves > bit ? c->saves - bit : 0;
+}
+
+/* Chooses the tables of all candidates; returns the bits they save. If with them so little is left
+ * that it can be listed, the ones take nothing at all; if not, every value takes a code, and a table
+ * must beat that. */
+static uint64_t choose_tables(const sample *s, prices *p, candidate *candidates, size_t n,
+                              uint64_t *values) {
+    const uint64_t without = p->listed_bits < p->coded_bits ? p->listed_bits : p->coded_bits;
+    for (p->mostly_ones = 1;; p->mostly_ones = 0) {
+        uint64_t saved = 0;
+        for (size_t i = 0; i < n; i++) {
+            candidates[i].saves = 0;
+            if (candidates[i].n_pairs != 0)
+                choose_table(s, p, &candidates[i], values);
+            saved += candidates[i].saves;
+        }
+        if (!p->mostly_ones)
+            return saved;
+        const uint64_t with = p->listed_bits > saved ? p->listed_bits - saved : 0;
+        if (with <= p->coded_bits)
+            return without - (with < without ? with : without);
+    }
 }
 
 /* The ids that tables may serve, by id, with the pairs (number of the id << 32 | bits) of their
@@ -413,13 +437,8 @@ cf_status cf_dictionary_build(const cf_kernels *kernels, size_t n_rows, const in
     candidate candidates[MOST_CANDIDATES];
     const size_t n_candidates = list_candidates(&s, candidates);
     price_values(&s, p);
-    for (size_t i = 0; i < n_candidates; i++)
-        if (candidates[i].n_pairs != 0)
-            choose_table(&s, p, &candidates[i], values);
+    const uint64_t saved = choose_tables(&s, p, candidates, n_candidates, values);
     uint32_t n_narrow, n_tables = keep_best(candidates, n_candidates, &n_narrow);
-    uint64_t saved = 0;
-    for (uint32_t i = 0; i < n_tables; i++)
-        saved += candidates[i].saves;
     move_to_front(&s, candidates, n_tables);
     uint32_t size[CF_TIERS];
     choose_tiers(&s, n_tables, size);
