@@ -3,12 +3,15 @@
 #include "cf_block.h"
 #include "cf_block_values.h"
 
-enum { PLAIN_EVERY = 16 /* one row of so many is looked at for what it takes without dictionary */ };
+enum {
+    GROUP = 8,       /* rows whose look-ups are begun before the first of them is needed */
+    PLAIN_EVERY = 16 /* one row of so many is looked at for what it takes without dictionary */
+};
 
 /* The streams as they grow: numbers of members, or for kinds with tables the entry, for later. */
 typedef struct {
     uint32_t *kind[CF_KINDS]; /* [nnz] each */
-    uint32_t *places;         /* [nnz] of the row at hand */
+    uint32_t *places;         /* [nnz] of the rows at hand */
     uint32_t *counts;         /* [n_rows][CF_BLOCK_COUNTS] */
     uint8_t *bitmaps;         /* [n_rows][bitmap_bytes] */
     uint8_t *narrow;          /* [nnz] */
@@ -151,12 +154,12 @@ static int find_places(const cf_dictionary_index *index, const uint32_t *ids, si
     return increasing;
 }
 
-/* Codes of the values of narrow tables: the entries from `from` on, of the row that begins at
- * `begin`. */
-static void code_narrow(measure *m, const uint32_t *from, uint32_t begin) {
+/* Codes of the values of narrow tables: the entries that stand in [from, end) of their stream;
+ * places begin with the entry `begin`. */
+static void code_narrow(measure *m, const uint32_t *from, const uint32_t *end, uint32_t begin) {
     const workspace *w = &m->w;
     const float *data = m->rows->data + m->rows->indptr[0];
-    for (; from != m->end[CF_KIND_NARROW]; from++) {
+    for (; from != end; from++) {
         const uint32_t bits = cf_float_bits(data[*from]);
         const uint32_t table = w->places[*from - begin] & 0xffff;
         const uint32_t place = cf_dictionary_find_value(m->index, table, bits);
@@ -173,10 +176,10 @@ static void code_narrow(measure *m, const uint32_t *from, uint32_t begin) {
 }
 
 /* The same for wide tables. */
-static void code_wide(measure *m, const uint32_t *from, uint32_t begin) {
+static void code_wide(measure *m, const uint32_t *from, const uint32_t *end, uint32_t begin) {
     const workspace *w = &m->w;
     const float *data = m->rows->data + m->rows->indptr[0];
-    for (; from != m->end[CF_KIND_WIDE]; from++) {
+    for (; from != end; from++) {
         const uint32_t bits = cf_float_bits(data[*from]);
         const uint32_t table = w->places[*from - begin] & 0xffff;
         const uint32_t place = cf_dictionary_find_value(m->index, table, bits);
@@ -185,6 +188,15 @@ static void code_wide(measure *m, const uint32_t *from, uint32_t begin) {
         if (place == CF_NO_VALUE)
             w->raw[m->n_raw++] = bits;
     }
+}
+
+/* Asks for what coding the values of these entries will look at. */
+static void prefetch_values(const measure *m, const uint32_t *from, const uint32_t *end,
+                            uint32_t begin) {
+    const float *data = m->rows->data + m->rows->indptr[0];
+    for (; from != end; from++)
+        __builtin_prefetch(cf_dictionary_value_line(
+            m->index, m->w.places[*from - begin] & 0xffff, cf_float_bits(data[*from])));
 }
 
 /* Sets the bits of a row's members of the bitmap, which are listed from `from` on. */
@@ -203,11 +215,12 @@ static void set_bits(const measure *m, uint8_t *bitmap, uint32_t n_bytes,
     memcpy(bitmap, &word, n_bytes < 8 ? n_bytes : 8);
 }
 
-/* Sorts a row's n entries into the streams. Returns 0 if ids do not increase. */
-static int sort_row(measure *m, uint32_t row, uint32_t begin, uint32_t n) {
+/* Sorts a row's n entries into the streams; places begin with the entry `first`. Returns 0 if ids do
+ * not increase. */
+static int sort_row(measure *m, uint32_t row, uint32_t begin, uint32_t n, uint32_t first) {
     const uint32_t *ids = m->rows->indices + m->rows->indptr[0] + begin;
-    const uint32_t *places = m->w.places;
-    if (!find_places(m->index, ids, n, m->w.places))
+    uint32_t *const places = m->w.places + (begin - first);
+    if (!find_places(m->index, ids, n, places))
         return 0;
     uint32_t *from[CF_KINDS], *to[CF_KINDS];
     memcpy(from, m->end, sizeof from);
@@ -227,11 +240,8 @@ static int sort_row(measure *m, uint32_t row, uint32_t begin, uint32_t n) {
         m->longest[1] += counts[t] >= 255;
     }
     const uint32_t n_bytes = m->index->dictionary->bitmap_bytes;
-    if (n_bytes != 0) {
-        set_bits(m, m->w.bitmaps + (size_t)row * n_bytes, n_bytes, from, begin);
-        code_narrow(m, from[CF_KIND_NARROW], begin);
-        code_wide(m, from[CF_KIND_WIDE], begin);
-    }
+    if (n_bytes != 0)
+        set_bits(m, m->w.bitmaps + (size_t)row * n_bytes, n_bytes, from, first);
     return 1;
 }
 
@@ -246,16 +256,21 @@ static uint64_t gap_bits(const uint32_t *ids, int64_t n) {
     return bits;
 }
 
-static cf_status sort_rows(measure *m) {
+/* The next rows: everything about their ids, then their values with tables. */
+static cf_status sort_group(measure *m, size_t row, size_t n_rows) {
     const cf_block_input *rows = m->rows;
     const int64_t first = rows->indptr[0], last = rows->indptr[rows->n_rows];
     const uint32_t *ids = rows->indices + first;
-    for (size_t row = 0; row < rows->n_rows; row++) {
+    const uint32_t group = (uint32_t)(rows->indptr[row] - first);
+    const uint32_t *narrow[GROUP + 1], *wide[GROUP + 1];
+    for (size_t i = 0; i < n_rows; i++, row++) {
+        narrow[i] = m->end[CF_KIND_NARROW];
+        wide[i] = m->end[CF_KIND_WIDE];
         /* Compared before they are subtracted, which could overflow. */
         if (rows->indptr[row + 1] < rows->indptr[row] || rows->indptr[row + 1] > last)
             return cf_fail(CF_E_INDPTR, row);
         const int64_t begin = rows->indptr[row] - first, end = rows->indptr[row + 1] - first;
-        if (!sort_row(m, (uint32_t)row, (uint32_t)begin, (uint32_t)(end - begin))) {
+        if (!sort_row(m, (uint32_t)row, (uint32_t)begin, (uint32_t)(end - begin), group)) {
             int64_t e = begin + 1;
             while (ids[e] > ids[e - 1])
                 e++;
@@ -267,6 +282,32 @@ static cf_status sort_rows(measure *m) {
             m->h->max_row = (uint32_t)(end - begin);
         if (row % PLAIN_EVERY == 0)
             m->gap_bits += PLAIN_EVERY * gap_bits(ids + begin, end - begin);
+    }
+    narrow[n_rows] = m->end[CF_KIND_NARROW];
+    wide[n_rows] = m->end[CF_KIND_WIDE];
+    prefetch_values(m, narrow[0], narrow[n_rows], group);
+    prefetch_values(m, wide[0], wide[n_rows], group);
+    for (size_t i = 0; i < n_rows; i++) { /* row by row: they share what follows the codes */
+        code_narrow(m, narrow[i], narrow[i + 1], group);
+        code_wide(m, wide[i], wide[i + 1], group);
+    }
+    return cf_ok();
+}
+
+static cf_status sort_rows(measure *m) {
+    const cf_block_input *rows = m->rows;
+    const uint32_t *ids = rows->indices + rows->indptr[0];
+    uint64_t asked = 0; /* entries whose places were prefetched */
+    for (size_t row = 0; row < rows->n_rows; row += GROUP) {
+        const size_t left = rows->n_rows - row;
+        /* As many entries as the last rows had, twice over: the rows after these, about. */
+        const uint64_t here = (uint64_t)(rows->indptr[row] - rows->indptr[0]);
+        const uint64_t ahead = here + 2 * GROUP * (uint64_t)(here / (row + 1) + 1);
+        for (; asked < ahead && asked < m->h->nnz; asked++)
+            __builtin_prefetch(cf_dictionary_line(m->index, ids[asked]));
+        const cf_status status = sort_group(m, row, left < GROUP ? left : GROUP);
+        if (status.code != CF_OK)
+            return status;
     }
     return cf_ok();
 }

@@ -83,6 +83,12 @@ static inline uint32_t cf_dictionary_find_value(const cf_dictionary_index *index
     }
 }
 
+/* Where that will look. */
+static inline const void *cf_dictionary_value_line(const cf_dictionary_index *index, uint32_t table,
+                                                   uint32_t bits) {
+    return index->value_slots + cf_slot_of(cf_value_key(table, bits), index->value_slot_bits);
+}
+
 /* The index of a block without dictionary. */
 extern const cf_dictionary_index cf_no_index;
 
