@@ -367,7 +367,14 @@ def calls() -> dict[str, Call]:
 SCRATCH = ("table", "local", "distinct", "weights", "gradient", "touches")
 NAMES = sorted(calls())
 # They take numbers, or nothing.
-HARMLESS = {"LocalTable", "active_impl", "implementations", "libsvm_hash", "number_format", "status_texts"}
+HARMLESS = {
+    "LocalTable",
+    "active_impl",
+    "implementations",
+    "libsvm_hash",
+    "number_format",
+    "status_texts",
+}
 
 
 def arrays_of(arguments: dict[str, Any]) -> list[str]:
