@@ -278,11 +278,33 @@ def block_decode(
     indices: _U32,
     data: _F32,
     weights: _F32 | None,
-    scratch: _U64 | None,
+    scratch: _U64,
     base: int = 0,
     first_entry: int = 0,
+    ordered: bool = True,
 ) -> int: ...
-def block_encode_scratch(n_rows: int, nnz: int) -> int: ...
+
+class LocalTable: ...
+
+def block_minibatches_scratch(block: _Bytes, minibatch_size: int) -> int: ...
+def block_decode_minibatches(
+    block: _Bytes,
+    dictionary: ParsedDictionary | None,
+    minibatch_size: int,
+    table: LocalTable,
+    labels: _F32,
+    indptr: _I64,
+    local: _U32,
+    data: _F32,
+    weights: _F32 | None,
+    ids: _U32,
+    offsets: _I64,
+    scratch: _U64,
+    base: int = 0,
+) -> int: ...
+def block_encode_scratch(
+    n_rows: int, nnz: int, dictionary: ParsedDictionary | None = None
+) -> int: ...
 def block_encode(
     labels: _F32,
     indptr: _I64,

@@ -24,6 +24,7 @@ enum {
 struct cf_libsvm_options; /* cf_libsvm.h */
 struct cf_libsvm_rows;
 struct cf_train_walk; /* cf_train_rows.h */
+struct cf_block_kernels; /* cf_block_streams.h */
 
 typedef struct {
     const char *name; /* "scalar", "avx2", "avx512" */
@@ -41,6 +42,8 @@ typedef struct {
     uint32_t (*crc32c)(uint32_t crc, const uint8_t *data, size_t n);
     /* cf_train_rows.h */
     cf_status (*train_rows)(struct cf_train_walk *walk, const uint32_t *order, size_t n);
+
+    const struct cf_block_kernels *block;
 } cf_kernels;
 
 unsigned cf_cpu_features(void);

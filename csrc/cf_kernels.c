@@ -1,4 +1,5 @@
 /* The tables themselves: which piece serves which instruction set. */
+#include "cf_block_streams.h"
 #include "cf_crc32c.h"
 #include "cf_train_rows.h"
 #include "cf_variants.h"
@@ -10,6 +11,7 @@ const cf_kernels cf_kernels_scalar = {
     .libsvm_rows = cf_libsvm_rows_scalar,
     .crc32c = cf_crc32c_scalar,
     .train_rows = cf_train_rows_scalar,
+    .block = &cf_block_scalar,
 };
 
 #if defined(__x86_64__)
@@ -20,6 +22,7 @@ const cf_kernels cf_kernels_avx2 = {
     .libsvm_rows = cf_libsvm_rows_avx2,
     .crc32c = cf_crc32c_sse42,
     .train_rows = cf_train_rows_avx2,
+    .block = &cf_block_avx2,
 };
 
 const cf_kernels cf_kernels_avx512 = {
@@ -29,5 +32,6 @@ const cf_kernels cf_kernels_avx512 = {
     .libsvm_rows = cf_libsvm_rows_avx512,
     .crc32c = cf_crc32c_sse42,
     .train_rows = cf_train_rows_avx2,
+    .block = &cf_block_avx2,
 };
 #endif
