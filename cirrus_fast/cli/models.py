@@ -133,10 +133,9 @@ def evaluate_command(model: str, data: str, as_json: bool) -> None:
     DATA is a data set, a LibSVM text file, or - for text on standard input. Text is raw rows,
     which go through the model's scaling; it is read in bounded memory.
     """
-    from cirrus_fast.cli.scoring import evaluate
     from cirrus_fast.data.model import LinearModel
 
-    evaluation = evaluate(LinearModel.load(model), data)
+    evaluation = LinearModel.load(model).evaluate(data)
     if as_json:
         output.show_json({"model": model, "data": data} | evaluation.to_json())
         return
@@ -193,7 +192,6 @@ def predict_command(model: str, data: str, target: str | None, proba: bool, as_j
     which go through the model's scaling; it is read in bounded memory. Its labels are not looked
     at, but there must be one on each line.
     """
-    from cirrus_fast.cli.scoring import score
     from cirrus_fast.data.model import LinearModel
     from cirrus_fast.data.storage import file_writer
 
@@ -207,19 +205,20 @@ def predict_command(model: str, data: str, target: str | None, proba: bool, as_j
         "kind": "probability" if proba else "label",
     }
     if target is None and as_json:
-        listed = [value for part in score(loaded, data) for value in values(part.margins).tolist()]
+        parts = map(values, loaded.iter_margins(data))
+        listed = [value for part in parts for value in part.tolist()]
         output.show_json(facts | {"rows": len(listed), "values": listed})
         return
     n_rows = 0
     if target is None:
-        for part in score(loaded, data):
-            click.echo(_lines(values(part.margins)), nl=False)
+        for margins in loaded.iter_margins(data):
+            click.echo(_lines(values(margins)), nl=False)
         return
     writer = file_writer(target)
     try:
-        for part in score(loaded, data):
-            writer.write(_lines(values(part.margins)).encode())
-            n_rows += len(part.margins)
+        for margins in loaded.iter_margins(data):
+            writer.write(_lines(values(margins)).encode())
+            n_rows += len(margins)
         writer.commit()
     except BaseException:
         writer.abort()

@@ -6,7 +6,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -26,8 +26,10 @@ from cirrus_fast.data.dataset import (
 from cirrus_fast.data.evaluation import Evaluation
 from cirrus_fast.data.formats import CRITEO, LIBSVM
 from cirrus_fast.data.labels import LabelMap
+from cirrus_fast.data.parallel import available_cores, ordered_map
 from cirrus_fast.data.reading import CriteoReader, LibsvmReader, TextReader
 from cirrus_fast.data.rows import as_rows
+from cirrus_fast.data.sources import Chunk, Source, names_text
 from cirrus_fast.data.storage import write_file
 from cirrus_fast.data.text import parse_libsvm
 from cirrus_fast.errors import DatasetError, ModelError
@@ -82,12 +84,16 @@ class LinearModel:
         """Margins, float32[n_rows].
 
         `data` is raw rows, which go through the model's scaling: a CSR, a SciPy sparse matrix, a
-        NumPy array, or text as bytes (LibSVM text; Criteo rows for a model of such); or a Dataset
-        or the name of one, which must be raw or have been scaled as the model's was. Columns the
-        model never saw count as nothing.
+        NumPy array, or text as bytes or the name of its file (LibSVM text; Criteo rows for a model
+        of such); or a Dataset or the name of one, which must be raw or have been scaled as the
+        model's was. Columns the model never saw count as nothing.
         """
-        parts = [self._margins(rows) for rows in self.scorable(data)]
+        parts = list(self.iter_margins(data))
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+    def iter_margins(self, data: Rows) -> Iterator[Float32Array]:
+        """`decision_function` in pieces, in order, for data that need not fit memory."""
+        return map(self._margins, self.scorable(data))
 
     def predict_proba(self, data: Rows) -> Float32Array:
         """float32[n_rows, 2]: the probabilities of the negative and of the positive class."""
@@ -159,6 +165,11 @@ class LinearModel:
 
     def scorable(self, data: Rows, y: npt.ArrayLike | None = None) -> Iterator[CSR]:
         """The rows, scaled as the weights expect, in pieces that fit memory."""
+        if isinstance(data, str) and names_text(data):
+            if y is not None:
+                raise DatasetError(f"{data}: has labels of its own; leave y out")
+            yield from self._scorable_text(data)
+            return
         if isinstance(data, str | Dataset):
             dataset = Dataset(data) if isinstance(data, str) else data
             if y is not None:
@@ -171,6 +182,19 @@ class LinearModel:
             data = self._parse(data)
         rows = as_rows(data, y)
         yield rows if self.scaling is None else self.scaling.apply_rows(rows)
+
+    def _scorable_text(self, name: str) -> Iterator[CSR]:
+        """Text of any size, a few chunks of it in memory."""
+        reader = self.text_reader()
+
+        def read(chunk: Chunk) -> CSR:
+            rows, base = reader.read(chunk).rows, self.index_base
+            width = max(rows.n_features - base, self.n_features)
+            rows = replace(rows, indices=rows.indices - np.uint32(base), n_features=width)
+            return rows if self.scaling is None else self.scaling.apply_rows(rows)
+
+        chunks = reader.chunks(Source.find(name))
+        yield from ordered_map(read, chunks, available_cores())
 
     def _scaling_for(self, dataset: Dataset) -> Scaling | None:
         """What is still to be done to a data set's values."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from cirrus_fast.data.dataset import exists
 from cirrus_fast.data.storage import check_scheme, is_s3, local_path
 from cirrus_fast.errors import DatasetError, StorageError
 
@@ -23,6 +24,22 @@ CHUNK_BYTES = 16 << 20
 STDIN = "-"
 _Readable = IO[bytes] | io.BufferedIOBase | io.RawIOBase
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
+
+
+def names_text(name: str) -> bool:
+    """Whether a name that may be a data set's is that of text: standard input, or a file, an object
+    or a pattern and no data set."""
+    if name == STDIN:
+        return True
+    if exists(name):
+        return False
+    if glob.has_magic(name):
+        return True
+    if not is_s3(name):
+        return local_path(name).is_file()
+    from cirrus_fast.data import s3_source
+
+    return bool(s3_source.find(name))
 
 
 @dataclass(frozen=True, slots=True)

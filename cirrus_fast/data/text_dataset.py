@@ -22,10 +22,10 @@ import numpy as np
 from cirrus_fast import _kernels
 from cirrus_fast.data.columns import ColumnStatistics, Scaling
 from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
+from cirrus_fast.data.formats import LIBSVM
 from cirrus_fast.data.labels import LabelMap, count_labels
 from cirrus_fast.data.manifest import Block
 from cirrus_fast.data.parallel import available_cores, ordered_map
-from cirrus_fast.data.reading import LIBSVM
 from cirrus_fast.data.storage import is_s3, local_path, resolve
 from cirrus_fast.data.text import MAX_INDEX, parse_text, rebase
 from cirrus_fast.errors import DatasetError, LibsvmParseError, StorageError

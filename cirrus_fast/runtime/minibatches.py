@@ -17,7 +17,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from cirrus_fast import _kernels
 from cirrus_fast.data.csr import CSR, UInt32Array

@@ -506,14 +506,14 @@ def test_runs_in_several_threads_do_not_disturb_each_other():
 @pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("consistency", ["async", "ssp", "bsp"])
 def test_an_error_in_one_worker_is_raised_and_nothing_hangs(monkeypatch, consistency):
-    real = worker_module.MiniBatches._decode
+    real = worker_module.MiniBatches._read
 
-    def broken(self, numbers, draw):
-        if self.worker == 1:
+    def broken(self, *arguments):
+        if self._worker == 1:
             raise RuntimeError("decoder on fire")
-        return real(self, numbers, draw)
+        return real(self, *arguments)
 
-    monkeypatch.setattr(worker_module.MiniBatches, "_decode", broken)
+    monkeypatch.setattr(worker_module.MiniBatches, "_read", broken)
     before = threading.active_count()
     with pytest.raises(RuntimeError, match="decoder on fire"):
         train(n_workers=3, consistency=consistency, epochs=1_000_000, epsilon=0)
