@@ -1,7 +1,8 @@
 /* cf_logistic.h -- margins, logistic loss and its gradient over sparse rows.
  *
  * Labels are 1 (positive) or 0. The loss of a row with margin m is log(1 + e^-m) if positive and
- * log(1 + e^m) if not, in nats. Margins are summed in float32, losses in float64.
+ * log(1 + e^m) if not, in nats. Margins are summed in float32, losses in float64; the order of
+ * either sum is fixed, so equal input gives equal bits with every table of kernels.
  */
 #ifndef CF_LOGISTIC_H
 #define CF_LOGISTIC_H

@@ -1,4 +1,4 @@
-"""cf_logistic.h: margins, loss, gradient."""
+"""cf_logistic.h, cf_auc.h: margins, loss, gradient, and the area under the ROC curve."""
 
 cdef extern from "cf_logistic.h" nogil:
     ctypedef struct cf_logistic_total:
@@ -80,3 +80,37 @@ def logistic_gradient(const float[::1] labels not None, const int64_t[::1] indpt
     if status.code != CF_OK:
         raise _array_error(status)
     return total.intercept, total.loss, total.weight
+
+
+cdef extern from "cf_auc.h" nogil:
+    ctypedef struct cf_auc_sums:
+        double won
+        double positive
+        double negative
+    cf_auc_sums cf_auc(const float *scores, const float *labels, const float *weights,
+                       size_t n_rows, uint64_t *scratch)
+
+
+def auc(const float[::1] scores not None, const float[::1] labels not None,
+        const float[::1] weights, uint64_t[::1] scratch not None):
+    """(pairs won by the positive row, sum of weights of positive rows, of negative ones)."""
+    cdef size_t n = <size_t>scores.shape[0]
+    cdef cf_auc_sums sums
+    cdef _Memory memory
+    _need(<size_t>labels.shape[0] == n, "scores and labels must be equally long")
+    if weights is not None:
+        _need(<size_t>weights.shape[0] == n, "weights and scores must be equally long")
+    _need(<size_t>scratch.shape[0] // 2 >= n, "scratch must be twice as long as scores")
+    cdef const float *first_score = _f32(scores)
+    cdef const float *first_label = _f32(labels)
+    cdef const float *first_weight = _f32(weights)
+    cdef uint64_t *room = _u64_out(scratch)
+    memory.n = 0
+    _writes(&memory, room, 16 * n)
+    _reads(&memory, first_score, 4 * n)
+    _reads(&memory, first_label, 4 * n)
+    _reads(&memory, first_weight, 4 * n)
+    _need_apart(&memory)
+    with nogil:
+        sums = cf_auc(first_score, first_label, first_weight, n, room)
+    return sums.won, sums.positive, sums.negative
