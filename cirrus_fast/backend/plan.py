@@ -168,9 +168,12 @@ class Plan:
 
     @property
     def _step_rows(self) -> int:
-        """Rows whose gradients are summed for one step of the optimiser."""
-        together = self.n_workers if self.options.consistency == "bsp" else 1
-        return self.options.minibatch_size * together
+        """Rows that a default rate must suit in one step; a rate given is taken as it is."""
+        options = self.options
+        if options.learning_rate is not None:
+            return 1
+        together = self.n_workers if options.consistency == "bsp" else 1
+        return min(options.minibatch_size * together, self.n_train)
 
     @property
     def _intercept_rate(self) -> float:
