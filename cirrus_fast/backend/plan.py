@@ -12,12 +12,13 @@ from cirrus_fast import _kernels
 from cirrus_fast.data.csr import CSR, Float32Array
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.evaluation import exact_auc
+from cirrus_fast.data.formats import is_text_file
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.labels import LabelMap
 from cirrus_fast.data.model import LinearModel
 from cirrus_fast.data.parallel import available_cores
 from cirrus_fast.data.storage import absolute
-from cirrus_fast.data.text_dataset import TextDataset, is_text, open_text
+from cirrus_fast.data.text_dataset import TextDataset, open_text
 from cirrus_fast.data.training_scale import TrainingScale, crowd_rate
 from cirrus_fast.errors import DatasetError, OptionError, TrainingError
 from cirrus_fast.notices import notice_once
@@ -273,7 +274,7 @@ class Plan:
 
 def _rows(options: Options) -> Dataset | TextDataset:
     """What to train on; for text, that the options ask for nothing that only a data set knows."""
-    if not is_text(options.dataset):
+    if not is_text_file(options.dataset):
         return Dataset(options.dataset)
     instead = "or make a data set of it with load_libsvm"
     if options.model_size is None:

@@ -15,8 +15,8 @@ from cirrus_fast.backend.plan import Plan
 from cirrus_fast.backend.processes import ProcessExecutor
 from cirrus_fast.backend.progress import Reporter, reporter
 from cirrus_fast.backend.workers import Workers
-from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.result import PHASES, Record, TrainResult
+from cirrus_fast.data.sources import identity_of
 from cirrus_fast.errors import CirrusFastError
 from cirrus_fast.notices import notice
 from cirrus_fast.options import Options
@@ -115,7 +115,7 @@ class _Course:
         self._repeated_before = 0
         # Asked now: later the name may mean other data.
         test = plan.options.test_dataset
-        self._test_dataset_id = None if test is None else Dataset(test).id
+        self._test_dataset_id = None if test is None else identity_of(test)
         # Workers wait while the model is measured where that makes the run repeatable; else they
         # go on, and what is measured is a moment of theirs.
         self._paced = plan.options.consistency == "bsp" or plan.n_workers == 1

@@ -6,7 +6,9 @@ import bz2
 import errno
 import glob
 import gzip
+import hashlib
 import io
+import json
 import mmap
 import os
 import sys
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from cirrus_fast.data.dataset import exists
+from cirrus_fast.data.dataset import Dataset, exists
 from cirrus_fast.data.storage import check_scheme, is_s3, local_path
 from cirrus_fast.errors import DatasetError, StorageError
 
@@ -40,6 +42,14 @@ def names_text(name: str) -> bool:
     from cirrus_fast.data import s3_source
 
     return bool(s3_source.find(name))
+
+
+def identity_of(name: str) -> str:
+    """16 hex digits that tell one version of a data set, or of text, from another."""
+    if not names_text(name):
+        return Dataset(name).id
+    versions = json.dumps(Source.find(name).lineage())
+    return hashlib.blake2b(versions.encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

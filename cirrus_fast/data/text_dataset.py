@@ -13,7 +13,6 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock
 from weakref import WeakValueDictionary
 
@@ -26,7 +25,7 @@ from cirrus_fast.data.formats import LIBSVM
 from cirrus_fast.data.labels import LabelMap, count_labels
 from cirrus_fast.data.manifest import Block
 from cirrus_fast.data.parallel import available_cores, ordered_map
-from cirrus_fast.data.storage import is_s3, local_path, resolve
+from cirrus_fast.data.storage import local_path, resolve
 from cirrus_fast.data.text import MAX_INDEX, parse_text, rebase
 from cirrus_fast.errors import DatasetError, LibsvmParseError, StorageError
 
@@ -35,7 +34,6 @@ from cirrus_fast.errors import DatasetError, LibsvmParseError, StorageError
 PIECE_BYTES = 1 << 17
 MOST_PIECES = 1 << 16
 SAMPLED_PIECES = 32
-_COMPRESSED = (".gz", ".bz2", ".zst", ".xz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,18 +233,3 @@ def open_text(name: str, n_features: int) -> TextDataset:
         if found is None:
             found = _opened[key] = TextDataset(name, n_features)
     return found
-
-
-def is_text(name: str) -> bool:
-    """Whether a data set's name is that of a file, which is then text to train on."""
-    if is_s3(resolve(name)):
-        return False
-    path: Path = local_path(resolve(name))
-    if not path.is_file():
-        return False
-    if path.suffix.lower() in _COMPRESSED:
-        raise DatasetError(
-            f"{name}: compressed text cannot be read piece by piece; unpack it, or make a data set "
-            "of it with load_libsvm"
-        )
-    return True

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,9 +24,11 @@ from cirrus_fast.data.csr import CSR, UInt32Array
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.manifest import Block
-from cirrus_fast.data.text_dataset import TextDataset
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.runtime.row_sources import RowArrays, source_of
+
+if TYPE_CHECKING:
+    from cirrus_fast.data.text_dataset import TextDataset
 
 # Of a worker's memory, what rows may take, decoded or not; the rest is the model, Python and NumPy.
 _SHARE_FOR_ROWS = 0.6

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from cirrus_fast.data.blocks import decode_block_into
 from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
 from cirrus_fast.data.dataset import Dataset, check_header
-from cirrus_fast.data.text_dataset import TextDataset, is_text, open_text
+from cirrus_fast.data.formats import is_text_file
 from cirrus_fast.errors import BlockError
 from cirrus_fast.notices import notice
 from cirrus_fast.runtime.fetching import RUN_BYTES, Fetcher
+
+if TYPE_CHECKING:
+    from cirrus_fast.data.text_dataset import TextDataset
 
 # Blocks of this machine's disk need no large requests; small ones mix rows better.
 _NEAR_RUN_BYTES = 1
@@ -75,7 +78,11 @@ class RowSource(Protocol):
 
 def open_rows(path: str, n_features: int) -> Dataset | TextDataset:
     """The data set or text at the path of a worker's spec."""
-    return open_text(path, n_features) if is_text(path) else Dataset(path)
+    if not is_text_file(path):
+        return Dataset(path)
+    from cirrus_fast.data.text_dataset import open_text  # which few workers need, and all pay for
+
+    return open_text(path, n_features)
 
 
 def source_of(
@@ -85,9 +92,9 @@ def source_of(
     budget : bytes that blocks may take in memory
     keep : whether they will be read again, in later epochs
     """
-    if isinstance(dataset, TextDataset):
-        return TextPieces(dataset, numbers)
-    return StoredBlocks(dataset, numbers, budget, keep=keep)
+    if isinstance(dataset, Dataset):
+        return StoredBlocks(dataset, numbers, budget, keep=keep)
+    return TextPieces(dataset, numbers)
 
 
 class StoredBlocks:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,12 +22,14 @@ from cirrus_fast import _kernels
 from cirrus_fast.data.csr import CSR, UInt32Array
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.holdout import HoldOut
-from cirrus_fast.data.text_dataset import TextDataset
 from cirrus_fast.errors import CirrusFastError, TrainingError
 from cirrus_fast.runtime.bsp import Rounds, make_scratch
 from cirrus_fast.runtime.minibatches import MiniBatches, share_of
 from cirrus_fast.runtime.params.local import Port, connect
 from cirrus_fast.runtime.row_sources import open_rows
+
+if TYPE_CHECKING:
+    from cirrus_fast.data.text_dataset import TextDataset
 
 # Rows given to the kernel at once: some milliseconds, so that stopping and reporting are prompt
 # and the interpreter's lock is taken rarely.
