@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 # Blocks of this machine's disk need no large requests; small ones mix rows better.
 _NEAR_RUN_BYTES = 1
-# What is read ahead of the decoder, where nothing is kept.
-_AHEAD_BYTES = 2 * RUN_BYTES
+# What is read ahead of the decoder, where nothing is kept: from here, and from elsewhere.
+_NEAR_AHEAD_BYTES, _FAR_AHEAD_BYTES = 1 << 20, 2 * RUN_BYTES
 
 
 class RowArrays:
@@ -105,10 +105,11 @@ class StoredBlocks:
     ) -> None:
         self._dataset = dataset
         far = dataset.is_remote
+        ahead = _FAR_AHEAD_BYTES if far else _NEAR_AHEAD_BYTES
         self._fetcher = Fetcher(
             dataset,
             numbers,
-            budget if far and keep else min(budget, _AHEAD_BYTES),
+            budget if far and keep else min(budget, ahead),
             keep=far and keep,
             run_bytes=RUN_BYTES if far else _NEAR_RUN_BYTES,
         )
