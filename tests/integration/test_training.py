@@ -166,8 +166,9 @@ def test_l1_reaches_the_optimum_and_its_zeros(data_dir, optimizer):
     ours = train("d", l1=l1, optimizer=optimizer, **options).model
     found = objective(dataset, ours, 0, l1)
     assert optimum * (1 - 1e-6) <= found <= optimum * 1.002
-    # ftrl, which thresholds sums of many rows, finds the zeros; the others hover around them.
-    small = 1e-12 if optimizer == "ftrl" else 0.01
+    # ftrl, which thresholds sums of many rows, finds the zeros; the others hover around them, sgd
+    # as far as its last steps are long.
+    small = {"ftrl": 1e-12, "adagrad": 0.01, "sgd": 0.02}[optimizer]
     np.testing.assert_array_equal(np.abs(ours.weights) < small, best == 0)
 
 
@@ -213,6 +214,8 @@ def test_weights_are_of_the_data_as_given(factor, optimizer, l2):
     load_csr(rows, None, "plain")
     load_csr(CSR(rows.labels, rows.indptr, rows.indices, grown, 60), None, "grown")
     options = {"epochs": 2, "epsilon": 0, "test_fraction": 0.1, "optimizer": optimizer}
+    if l2:  # what the penalty does shows when the steps are short
+        options["epochs"] = 20
     plain, other = train("plain", l2=l2, **options), train("grown", l2=l2, **options)
     if l2:  # a penalty speaks of the weights as given: free where they are small, and the reverse
         ratio = other.model.weights[7] * factor / plain.model.weights[7]
