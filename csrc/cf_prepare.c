@@ -9,7 +9,7 @@ static void prefetch_places(const cf_csr *rows, size_t row, const cf_places *pla
         return;
     for (size_t k = begin; k < end; k++)
         if (rows->indices[k] < places->n_ids)
-            __builtin_prefetch(places->place + rows->indices[k]);
+            __builtin_prefetch(places->of + rows->indices[k]);
 }
 
 cf_status cf_prepare(const cf_csr *rows, const uint32_t *order, size_t n_order,
@@ -31,11 +31,10 @@ cf_status cf_prepare(const cf_csr *rows, const uint32_t *order, size_t n_order,
             prefetch_places(rows, order[i + IDS_AHEAD], places);
         for (size_t k = begin; k < end; k++) {
             const size_t id = rows->indices[k];
-            const size_t place = id < places->n_ids ? places->place[id] : SIZE_MAX;
-            if (place >= places->n_places)
+            if (id >= places->n_ids || places->of[id].place >= places->n_places)
                 return cf_fail(CF_E_ID, k);
-            indices[filled] = (uint32_t)place;
-            data[filled++] = rows->data[k] / places->divisor[place];
+            indices[filled] = places->of[id].place;
+            data[filled++] = rows->data[k] / places->of[id].divisor;
         }
         labels[i] = rows->labels[order[i]];
         if (rows->weights)

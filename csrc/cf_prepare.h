@@ -8,13 +8,18 @@
 
 #include "cf_csr.h"
 
-/* Where the model keeps each id's coordinate: popular ones first, so that what is touched all the
- * time shares cache lines, and ids that no row has take no room. */
+/* Where the model keeps an id's coordinate, and what its values are divided by: side by side, since
+ * most of what a row costs here is waiting for them. */
 typedef struct {
-    const uint32_t *place; /* [n_ids]: below n_places, or anything else for an id without one */
-    size_t n_ids;
-    const float *divisor; /* [n_places] */
-    size_t n_places;
+    uint32_t place; /* below n_places, or anything else for an id without a coordinate */
+    float divisor;
+} cf_place;
+
+/* Popular ids have the first places, so that what is touched all the time shares cache lines, and
+ * ids that no row has take no room. */
+typedef struct {
+    const cf_place *of; /* [n_ids] */
+    size_t n_ids, n_places;
 } cf_places;
 
 /* Copies the rows named by order[n_order] one after another. The outputs have room for n_order rows

@@ -88,6 +88,13 @@ class TrainingScale:
         penalties[:, 1] = l2 * per_touch / divisor.astype(np.float64) ** 2
         return cls(ids, place, divisor, penalties)
 
+    def table(self) -> UInt32Array:
+        """uint32[2 * len(place)] for `_kernels.prepare_rows`: places, and the bits of divisors."""
+        table = np.zeros((len(self.place), 2), np.uint32)
+        table[:, 0] = self.place
+        table[self.ids, 1] = self.divisor.view(np.uint32)
+        return table.reshape(-1)
+
 
 def crowd_rate(rows: npt.NDArray[np.float64] | float) -> npt.NDArray[np.float64]:
     """What to multiply sgd's rate by for a column that so many rows of a mini-batch have.

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 _SHARE_FOR_ROWS = 0.6
 # Rows are shuffled across as many blocks as fit in this.
 _GROUP_BYTES = 16e6
-# How many neighbours stay together where the rows held are more than a cache takes.
-_RUN = 128
+# How many neighbours stay together where the rows are more than a cache takes: when a group is
+# shuffled, and when rows that are held get another order.
+_SHUFFLED_RUN, _RUN = 16, 128
 _BYTES_A_ROW = 4 + 8 + 4 + 4  # label, indptr, weight, order
 _BYTES_AN_ENTRY = 4 + 4
 
@@ -87,7 +88,7 @@ class MiniBatches:
         self.times = ReadTimes()
         self._dataset = dataset
         self._holdout = holdout
-        self._scale = scale
+        self._scale, self._places = scale, scale.table()
         self._seed, self._worker = seed, worker
         budget = int(worker_size_mb * 1e6 * _SHARE_FOR_ROWS)
         self._n_bytes = self._bytes(numbers)
@@ -103,7 +104,7 @@ class MiniBatches:
                 for _ in self._groups(0):
                     pass
             assert self._held is not None
-            order = _runs(self._held.n_rows, self._run(), self._draw(2, epoch))
+            order = _runs(self._held.n_rows, self._run(_RUN), self._draw(2, epoch))
             yield Window(self._held, order[skip:])
             return
         for rows, first in self._groups(epoch):
@@ -127,8 +128,9 @@ class MiniBatches:
     def _bytes(self, numbers: Sequence[int]) -> int:
         return sum(decoded_bytes(self._dataset.blocks[i]) for i in numbers)
 
-    def _run(self) -> int:
-        return 1 if self._n_bytes <= _GROUP_BYTES else _RUN
+    def _run(self, length: int) -> int:
+        """How many rows stay together."""
+        return 1 if self._n_bytes <= _GROUP_BYTES else length
 
     def _sizes(self, numbers: Sequence[int]) -> tuple[int, int]:
         """(rows, entries) of some blocks, training rows or not."""
@@ -186,7 +188,7 @@ class MiniBatches:
         that are there: (all of them, where the new ones begin, seconds spent waiting)."""
         waited = self._source.wait_s
         rows, training = self._read(numbers, raw)
-        order = draw.permutation(training)
+        order = training[_runs(len(training), self._run(_SHUFFLED_RUN), draw)]
         last = row + len(order)
         ended = _kernels.prepare_rows(
             rows.labels,
@@ -195,8 +197,8 @@ class MiniBatches:
             rows.data,
             rows.weights,
             order,
-            self._scale.place,
-            self._scale.divisor,
+            self._places,
+            len(self._scale.divisor),
             entry,
             into.labels[row:last],
             into.indptr[row : last + 1],

@@ -156,7 +156,10 @@ static void check_prepare(byte_source *in, const cf_csr *rows, size_t n_ids, con
     int64_t *indptr = exactly(8 * (n_order + 1));
     uint32_t *indices = exactly(4 * room);
     float *data = exactly(4 * room);
-    const cf_places places = {place, n_ids, divisor, n_places};
+    cf_place *of = exactly(sizeof *of * n_ids);
+    for (size_t i = 0; i < n_ids; i++)
+        of[i] = (cf_place){place[i], n_places ? divisor[i % n_places] : 1.0f};
+    const cf_places places = {of, n_ids, n_places};
     const cf_status status = cf_prepare(rows, order, n_order, &places, first_entry, labels, indptr,
                                         indices, data, rows->weights ? weights : NULL, room);
     CHECK(status.code == CF_OK || status.code == CF_E_ROW || status.code == CF_E_INDPTR ||
@@ -170,6 +173,7 @@ static void check_prepare(byte_source *in, const cf_csr *rows, size_t n_ids, con
             CHECK(id < n_places && id == place[rows->indices[begin + k]]);
         }
     }
+    free(of);
     free(place);
     free(divisor);
     free(labels);

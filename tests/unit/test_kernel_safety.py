@@ -172,6 +172,10 @@ def calls() -> dict[str, Call]:
             _kernels.libsvm_lines,
             {"text": np.frombuffer(TEXT, U8), "begin": 0, "end": 9},
         ),
+        "libsvm_count": (
+            _kernels.libsvm_count,
+            {"text": np.frombuffer(TEXT, U8), "first": 0, "last": len(TEXT)},
+        ),
         "libsvm_fill": (fill, {**filled, "scratch": None, "hash_bits": 0, "max_id": 100}),
         "libsvm_fill hashed": (fill, {**filled, "hash_bits": 3, "max_id": -1}),
         "libsvm_write": (_kernels.libsvm_write, {**rows(), "begin": 0, "end": N_ROWS, "base": 1}),
@@ -235,8 +239,8 @@ def calls() -> dict[str, Call]:
             {
                 **rows(),
                 "order": order,
-                "place": np.arange(N_IDS, dtype=U32),
-                "divisor": np.ones(N_IDS, F32),
+                "places": np.repeat(np.arange(N_IDS, dtype=U32), 2),
+                "n_places": N_IDS,
                 "first_entry": 5,
                 "out_labels": np.empty(N_ROWS, F32),
                 "out_indptr": np.empty(N_ROWS + 1, I64),

@@ -76,6 +76,7 @@ def allow(monkeypatch, dataset, share, group=0.1):
     monkeypatch.setattr(minibatches, "_SHARE_FOR_ROWS", share * all_rows / 128e6)
     monkeypatch.setattr(minibatches, "_GROUP_BYTES", group * all_rows)
     monkeypatch.setattr(minibatches, "_RUN", 8)
+    monkeypatch.setattr(minibatches, "_SHUFFLED_RUN", 4)
 
 
 @pytest.mark.parametrize("share", [1.1, 0.3])
@@ -163,6 +164,6 @@ def test_runs_are_all_rows_with_neighbours_together(n_rows, length):
 def test_an_id_that_the_statistics_do_not_know_is_refused(dataset, stream):
     """A data set whose parts contradict each other must not lead outside the model."""
     rows = stream(dataset)
-    rows._scale.place[7] = 2**32 - 1
+    rows._places[2 * 7] = 2**32 - 1
     with pytest.raises(KernelError, match="outside the model"):
         next(rows.epoch(0))
