@@ -3,10 +3,10 @@
     python .ci/wheels.py [--output dist] [--twice]
 
 One limited-API module serves every CPython from 3.11 on; zig's clang, which comes from the package
-index, links it against glibc 2.17 for both architectures on either of them. Everything is made below
-build/wheels/, from the files git knows (or from an unpacked source archive). The same files, Python
-minor version and pinned tools (wheels-requirements.txt) give the same bytes; --twice builds again in
-another folder and compares.
+index, links it against glibc 2.17 for either architecture on either of them. Everything is made
+below build/wheels/, from the files git knows (or from an unpacked source archive). The same files,
+Python minor version and pinned tools (wheels-requirements.txt) give the same bytes; --twice builds
+again in another folder and compares.
 """
 
 from __future__ import annotations
@@ -174,7 +174,9 @@ def build(python: Path, folder: Path, output: Path, epoch: int) -> list[Path]:
     copy_tree(folder / "tree")
     made = [build_sdist(python, folder / "tree", output, epoch)]
     for architecture in ARCHITECTURES:
-        made.append(build_wheel(python, made[0], architecture, folder / architecture, output, epoch))
+        made.append(
+            build_wheel(python, made[0], architecture, folder / architecture, output, epoch)
+        )
     return made
 
 

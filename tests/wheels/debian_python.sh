@@ -26,8 +26,8 @@ if [ ! -x "$root/usr/bin/python$version" ]; then
     "${apt[@]}" update > "$folder/log" 2>&1 || { cat "$folder/log" >&2; exit 1; }
     "${apt[@]}" install -y --download-only "python$version" libstdc++6 >> "$folder/log" 2>&1 ||
         { cat "$folder/log" >&2; exit 1; }
-    mkdir -p "$root/usr"/{bin,lib,sbin}
-    for link in bin lib sbin; do ln -sfn "usr/$link" "$root/$link"; done
+    mkdir -p "$root/usr"/{bin,lib,lib64,sbin}
+    for link in bin lib lib64 sbin; do ln -sfn "usr/$link" "$root/$link"; done
     for package in "$folder"/cache/archives/*.deb; do
         dpkg-deb --fsys-tarfile "$package" | tar -x -C "$root" --keep-directory-symlink
     done
@@ -38,11 +38,12 @@ case $architecture in
     arm64) loader=(lib/ld-linux-aarch64.so.1) triplet=aarch64-linux-gnu ;;
 esac
 # The loader of that glibc, given its folders, so that neither / nor the machine's glibc is used.
-cat > "$folder/python" << SCRIPT
+# Seen as usr/bin/python in its tree, it finds its library by itself, also under -I.
+cat > "$root/usr/bin/python" << SCRIPT
 #!/bin/sh
-export PYTHONHOME=$root/usr PYTHONDONTWRITEBYTECODE=1
 exec ${EMULATE:-} $root/$loader --argv0 "\$0" \\
     --library-path $root/usr/lib/$triplet $root/usr/bin/python$version "\$@"
 SCRIPT
-chmod +x "$folder/python"
-"$folder/python" -c 'import platform, sys; print(sys.version.split()[0], platform.machine())'
+chmod +x "$root/usr/bin/python"
+ln -sf root/usr/bin/python "$folder/python"
+"$root/usr/bin/python" -c 'import platform, sys; print(sys.version.split()[0], platform.machine())'
