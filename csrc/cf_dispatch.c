@@ -32,7 +32,7 @@ unsigned cf_cpu_features(void) {
     if ((b & avx2) != avx2 || !(ext_c & bit_LZCNT))
         return found;
     found |= CF_CPU_AVX2;
-    const unsigned avx512 = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+    const unsigned avx512 = bit_AVX512F | bit_AVX512CD | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
     const unsigned vbmi = bit_AVX512VBMI | bit_AVX512VBMI2;
     if ((b & avx512) == avx512 && (c & vbmi) == vbmi && (saved & 0xe6) == 0xe6)
         found |= CF_CPU_AVX512; /* 0xe6: opmask and both halves of zmm are saved as well */

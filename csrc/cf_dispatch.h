@@ -14,7 +14,7 @@
  * registers too (cpuid says what the chip can do, xgetbv what the system allows). */
 enum {
     CF_CPU_AVX2 = 1u << 0,   /* AVX2, BMI1, BMI2, LZCNT, POPCNT */
-    CF_CPU_AVX512 = 1u << 1, /* F, BW, DQ, VL, VBMI, VBMI2 on top of the above */
+    CF_CPU_AVX512 = 1u << 1, /* F, CD, BW, DQ, VL, VBMI, VBMI2 on top of the above */
     CF_CPU_CRC32 = 1u << 2,  /* SSE4.2's crc32, or ARMv8's */
     CF_CPU_NEON = 1u << 3
 };

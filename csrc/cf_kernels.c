@@ -15,7 +15,7 @@ const cf_kernels cf_kernels_avx2 = {
     .name = "avx2",
     .needs = CF_CPU_AVX2 | CF_CPU_CRC32,
     .count_lines_colons = cf_count_lines_colons_avx2,
-    .libsvm_rows = cf_libsvm_rows_scalar,
+    .libsvm_rows = cf_libsvm_rows_avx2,
     .crc32c = cf_crc32c_sse42,
 };
 
@@ -23,7 +23,7 @@ const cf_kernels cf_kernels_avx512 = {
     .name = "avx512",
     .needs = CF_CPU_AVX512 | CF_CPU_AVX2 | CF_CPU_CRC32,
     .count_lines_colons = cf_count_lines_colons_avx2,
-    .libsvm_rows = cf_libsvm_rows_scalar,
+    .libsvm_rows = cf_libsvm_rows_avx512,
     .crc32c = cf_crc32c_sse42,
 };
 #endif

@@ -15,6 +15,10 @@ size_t cf_libsvm_rows_scalar(const struct cf_libsvm_options *options, const uint
                              size_t pos, size_t last, struct cf_libsvm_rows *rows);
 #if defined(__x86_64__)
 void cf_count_lines_colons_avx2(const uint8_t *text, size_t n, size_t *n_lines, size_t *n_colons);
+size_t cf_libsvm_rows_avx2(const struct cf_libsvm_options *options, const uint8_t *text, size_t n,
+                           size_t pos, size_t last, struct cf_libsvm_rows *rows);
+size_t cf_libsvm_rows_avx512(const struct cf_libsvm_options *options, const uint8_t *text, size_t n,
+                             size_t pos, size_t last, struct cf_libsvm_rows *rows);
 #endif
 
 #endif
