@@ -71,7 +71,7 @@ CF_INLINE size_t append_half(uint16_t *list, size_t n, unsigned bits, size_t at)
 }
 
 CF_TARGET static void cf_convert(const uint8_t *chunk, cf_marks *marks, size_t n, uint32_t base,
-                                 uint32_t *indices, float *data, size_t room) {
+                                 uint32_t *indices, float *data) {
     const __m256i bases = _mm256_set1_epi32((int)base), nine = _mm256_set1_epi32(9);
     const __m256i rotation = _mm256_setr_epi32(7, 0, 1, 2, 3, 4, 5, 6);
     __m256i before = _mm256_setzero_si256();
@@ -121,7 +121,7 @@ CF_TARGET static void cf_convert(const uint8_t *chunk, cf_marks *marks, size_t n
         n_values = append_half(marks->values, n_values, other >> 4 & 15, i + 4);
 
         ids = _mm256_sub_epi32(ids, bases);
-        if (__builtin_expect(room - i >= 8, 1)) {
+        if (__builtin_expect(n - i >= 8, 1)) {
             _mm256_storeu_si256((__m256i *)(indices + i), ids);
             _mm256_storeu_ps(data + i, values);
         } else {

@@ -52,8 +52,7 @@ CF_INLINE __m512i fours(__m512i words, unsigned *full) {
 }
 
 CF_TARGET static void cf_convert(const uint8_t *chunk, cf_marks *marks, size_t n, uint32_t base,
-                                 uint32_t *indices, float *data, size_t room) {
-    (void)room;
+                                 uint32_t *indices, float *data) {
     const __m512i bases = _mm512_set1_epi32((int)base), ten = _mm512_set1_epi32(10);
     const __m256i places = _mm256_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0,
                                             0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);

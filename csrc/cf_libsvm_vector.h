@@ -70,10 +70,11 @@ typedef struct {
 
 CF_INLINE cf_masks cf_mask_block(const uint8_t *p);
 
-/* Ids and one-digit values of the first n entries into indices and data, which hold `room`; lists
- * the rest in marks->values. Ids are as written, minus `base`. n > 0. */
+/* Writes the ids as they are in the text, minus `base`, and the values that are one digit of the
+ * first n > 0 entries; lists the entries with other values. Of any others data is left undefined.
+ */
 CF_TARGET static void cf_convert(const uint8_t *chunk, cf_marks *marks, size_t n, uint32_t base,
-                                 uint32_t *indices, float *data, size_t room);
+                                 uint32_t *indices, float *data);
 
 /* Pass 1, from `chunk` to the first line that is not plain, or some `want` bytes further. Reads
  * nothing from `end` on. */
@@ -123,8 +124,10 @@ CF_INLINE void note_odd(cf_marks *marks, size_t entry) {
     marks->odd_entry = entry < marks->odd_entry ? entry : marks->odd_entry;
 }
 
-/* An id of 9 to 15 digits, of which the last 8 are known. */
+/* An id of perhaps 9 to 15 digits, of which the last 8 are known. */
 CF_INLINE bool widen_id(const uint8_t *colon, uint32_t *id) {
+    if (cf_count_digits(cf_load_u64(colon - 8)) < 8)
+        return true;
     const uint64_t word = cf_load_u64(colon - 16);
     unsigned n = 0;
     while (n < 8 && (uint8_t)(colon[-9 - (int)n] - '0') < 10)
@@ -275,14 +278,12 @@ CF_TARGET static bool take_lines(const cf_libsvm_options *options, const uint8_t
     if (marks.n_lines == 0)
         return false;
     const size_t n_entries = marks.entry_ends[marks.n_lines - 1];
-    const size_t room = rows->entry_room - rows->n_entries;
-    if (n_entries > room)
+    if (n_entries > rows->entry_room - rows->n_entries)
         return false;
     marks.odd_entry = n_entries;
     if (n_entries > 0) {
         float *const data = rows->data + rows->n_entries;
-        cf_convert(chunk, &marks, n_entries, options->base, rows->indices + rows->n_entries, data,
-                   room);
+        cf_convert(chunk, &marks, n_entries, options->base, rows->indices + rows->n_entries, data);
         convert_values(chunk, end, &marks, data);
     }
     bool all;

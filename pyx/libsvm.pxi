@@ -98,6 +98,20 @@ def libsvm_range(const uint8_t[::1] text not None, size_t begin, size_t end):
     return first, last, n_rows, n_entries
 
 
+def libsvm_lines(const uint8_t[::1] text not None, size_t begin, size_t end):
+    """(first, last): the lines that start in [begin, end), without a look at what is in them."""
+    cdef size_t n = <size_t>text.shape[0]
+    cdef size_t first = 0, last = 0
+    if not begin <= end <= n:
+        raise ValueError("need begin <= end <= len(text)")
+    if n == 0:
+        return 0, 0
+    cdef const uint8_t *p = &text[0]
+    with nogil:
+        cf_libsvm_range(p, n, begin, end, &first, &last)
+    return first, last
+
+
 cdef object _parse_error(const uint8_t *text, cf_status status, kind=_LibsvmParseError):
     cdef size_t line = 0, column = 0
     with nogil:
