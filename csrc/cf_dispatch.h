@@ -23,7 +23,7 @@ struct cf_libsvm_options; /* cf_libsvm.h */
 struct cf_libsvm_rows;
 
 typedef struct {
-    const char *name; /* "scalar", "avx2", "avx512" */
+    const char *name; /* "scalar", "avx2", "avx512", "neon" */
     unsigned needs;   /* CF_CPU_* bits */
 
     /* How many of the n bytes equal '\n' and ':'. */

@@ -26,4 +26,12 @@ const cf_kernels cf_kernels_avx512 = {
     .libsvm_rows = cf_libsvm_rows_avx512,
     .crc32c = cf_crc32c_sse42,
 };
+#elif defined(__aarch64__)
+const cf_kernels cf_kernels_neon = {
+    .name = "neon",
+    .needs = CF_CPU_NEON | CF_CPU_CRC32,
+    .count_lines_colons = cf_count_lines_colons_neon,
+    .libsvm_rows = cf_libsvm_rows_neon,
+    .crc32c = cf_crc32c_armv8,
+};
 #endif

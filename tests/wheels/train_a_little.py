@@ -1,5 +1,5 @@
-"""Loads and trains a little, and prints as JSON what must be the same on every CPU: the rows and the
-data set's bytes exactly, the loss nearly. Run by run_emulated.sh with the wheel on the path.
+"""Loads and trains a little, and prints as JSON what must be the same on every CPU: the rows and
+the data set's bytes exactly, the loss nearly. Run by run_emulated.sh with the wheel on the path.
 """
 
 import hashlib
