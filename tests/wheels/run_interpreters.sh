@@ -17,7 +17,7 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do versions+=("$1"); shift; done
 [ $# -eq 0 ] || arguments=("${@:2}")
 [ ${#versions[@]} -gt 0 ] || versions=(3.11 3.12 3.13 3.14 3.15)
 machine=$(uname -m)
-extras=(pytest hypothesis scipy scikit-learn loky matplotlib)
+extras=(pip pytest hypothesis scipy scikit-learn loky matplotlib)
 
 passed=()
 check() { # NAME COMMAND...: says what ran in the end
