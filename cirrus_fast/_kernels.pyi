@@ -102,8 +102,9 @@ def csr_take(
 
 COLUMN_BYTES: int
 
-def columns_clear(columns: _U8) -> None: ...
-def columns_scan(indices: _U32, data: _F32, columns: _U8) -> None: ...
+def columns_scan(indices: _U32, data: _F32, ones: _U32, others: _U8) -> None: ...
+def columns_count(ones: _U32, others: _U8) -> int: ...
+def columns_list(ones: _U32, others: _U8, ids: _U32, columns: _U8) -> None: ...
 def columns_merge(a_ids: _U32, a: _U8, b_ids: _U32, b: _U8, out_ids: _U32, out: _U8) -> int: ...
 def columns_scale(indices: _U32, data: _F32, pairs: _F32, out: _F32) -> None: ...
 
@@ -129,6 +130,9 @@ def logistic_gradient(
     w: _F32,
     intercept: float,
     gradient: _F32,
+) -> tuple[float, float, float]: ...
+def auc(
+    scores: _F32, labels: _F32, weights: _F32 | None, scratch: _U64
 ) -> tuple[float, float, float]: ...
 
 # optimizer.pxi
@@ -242,11 +246,33 @@ def block_decode(
     indices: _U32,
     data: _F32,
     weights: _F32 | None,
-    scratch: _U64 | None,
+    scratch: _U64,
     base: int = 0,
     first_entry: int = 0,
+    ordered: bool = True,
 ) -> int: ...
-def block_encode_scratch(n_rows: int, nnz: int) -> int: ...
+
+class LocalTable: ...
+
+def block_minibatches_scratch(block: _Bytes, minibatch_size: int) -> int: ...
+def block_decode_minibatches(
+    block: _Bytes,
+    dictionary: ParsedDictionary | None,
+    minibatch_size: int,
+    table: LocalTable,
+    labels: _F32,
+    indptr: _I64,
+    local: _U32,
+    data: _F32,
+    weights: _F32 | None,
+    ids: _U32,
+    offsets: _I64,
+    scratch: _U64,
+    base: int = 0,
+) -> int: ...
+def block_encode_scratch(
+    n_rows: int, nnz: int, dictionary: ParsedDictionary | None = None
+) -> int: ...
 def block_encode(
     labels: _F32,
     indptr: _I64,

@@ -381,7 +381,33 @@ def normalize(
         overwrite=overwrite,
         parent=source,
         scaling=fitted,
+        sample=_sample(source, scaled),
+        columns=fitted.scaled(source.columns),
         on_part=None if on_progress is None else lambda _, total: on_progress(total.n_rows),
+    )
+
+
+# Blocks that a dictionary is made from, over all of a data set so that it fits the last as well as
+# the first; fewer of long rows.
+_SAMPLED_BLOCKS = 8
+_SAMPLED_ENTRIES = 1 << 21
+
+
+def _sample(source: Dataset, read: Callable[[Block], Part]) -> CSR | None:
+    """Rows for the dictionary of what `read` makes of a data set's blocks."""
+    blocks = source.blocks
+    if not blocks:
+        return None
+    longest = max(block.nnz for block in blocks)
+    n = max(1, min(len(blocks), _SAMPLED_BLOCKS, _SAMPLED_ENTRIES // max(1, longest)))
+    parts = [read(blocks[i * len(blocks) // n]).rows for i in range(n)]
+    lengths = np.concatenate([[0], *(np.diff(part.indptr) for part in parts)])
+    return CSR(
+        np.concatenate([part.labels for part in parts]),
+        np.cumsum(lengths, dtype=np.int64),
+        np.concatenate([part.indices for part in parts]),
+        np.concatenate([part.data for part in parts]),
+        source.n_features + source.manifest.index_base,
     )
 
 

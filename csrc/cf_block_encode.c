@@ -1,62 +1,61 @@
-/* Encoding a block: look at all rows, choose the cheapest way for each part, then write. */
+/* Encoding a block: sort every entry into its stream, choose the cheapest way for each part, then
+ * write. */
 #include "cf_block.h"
+#include "cf_block_values.h"
 
 enum {
-    OUTSIDE = CF_TIERS, /* the "tier" of ids outside the dictionary */
-    RUNS = CF_TIERS + 1,
-    OWN_VALUES = 4096, /* most values looked at for the block's own table */
-    OWN_SLOTS = 4 * OWN_VALUES,
-    LONG_COUNT = 1023, /* counts of this and above are not told apart */
-    PLAIN_EVERY = 16,  /* one row of so many is looked at for what it takes without dictionary */
-    MAX_LABELS = 255,
-    ONE_BITS = 0x3f800000
+    GROUP = 8,       /* rows whose look-ups are begun before the first of them is needed */
+    PLAIN_EVERY = 16 /* one row of so many is looked at for what it takes without dictionary */
 };
 
-/* The block's own value table, for values that no table of the dictionary covers. */
+/* The streams as they grow: numbers of members, or for kinds with tables the entry, for later. */
 typedef struct {
-    uint64_t ranked[OWN_VALUES], sort[OWN_VALUES], prefix[OWN_VALUES + 1];
-    uint32_t values[OWN_VALUES], counts[OWN_VALUES];
-    uint16_t slots[OWN_SLOTS]; /* hash: 1 + index into values, or 0 */
-    uint32_t n;
-    cf_value_table shape;
-} own_table;
-
-/* Entries are written in another order than they came in: i counts in the order of writing. A row
- * writes the members of tier 0, 1, ... and then the ids outside, each run by increasing id. */
-typedef struct {
-    own_table *own;
-    uint32_t *order;  /* [nnz] which entry is the i-th written, counted from the block's first */
-    uint32_t *rank;   /* [nnz] of the i-th written; of no meaning outside */
-    uint32_t *place;  /* [nnz] of its value in the table of its id, if that has one */
-    uint32_t *counts; /* [n_rows][RUNS] how long the row's runs are */
-    uint32_t *slot;   /* [nnz] tier << 28 | rank of the entries as they came */
+    uint32_t *kind[CF_KINDS]; /* [nnz] each */
+    uint32_t *places;         /* [nnz] of the rows at hand */
+    uint32_t *counts;         /* [n_rows][CF_BLOCK_COUNTS] */
+    uint8_t *bitmaps;         /* [n_rows][bitmap_bytes] */
+    uint8_t *narrow;          /* [nnz] */
+    uint16_t *wide, *second;  /* [nnz] */
+    uint32_t *raw;            /* [nnz] */
+    cf_own_values *own;
 } workspace;
 
 static size_t words_of(size_t bytes) { return (bytes + 7) / 8; }
 
-size_t cf_block_encode_scratch(size_t n_rows, size_t nnz) {
-    return words_of(sizeof(own_table)) + 4 * words_of(4 * nnz) + words_of(4 * RUNS * n_rows);
-}
+static size_t kind_words(size_t nnz) { return words_of(4 * nnz); }
 
-static uint32_t *take_u32(uint64_t **scratch, size_t n) {
-    uint32_t *taken = (uint32_t *)(void *)*scratch;
-    *scratch += words_of(4 * n);
-    return taken;
+size_t cf_block_encode_scratch(const cf_dictionary_index *index, size_t n_rows, size_t nnz) {
+    const size_t bitmap_bytes = index != NULL ? index->dictionary->bitmap_bytes : 0;
+    return (CF_KINDS + 1) * kind_words(nnz) + words_of(4 * CF_BLOCK_COUNTS * n_rows) +
+           words_of(n_rows * bitmap_bytes) + words_of(nnz) + 2 * words_of(2 * nnz) +
+           words_of(4 * nnz) + words_of(sizeof(cf_own_values));
 }
 
 static workspace carve(uint64_t *scratch, size_t n_rows, size_t nnz) {
     workspace w;
-    w.own = (own_table *)(void *)scratch;
-    scratch += words_of(sizeof(own_table));
-    w.order = take_u32(&scratch, nnz);
-    w.rank = take_u32(&scratch, nnz);
-    w.place = take_u32(&scratch, nnz);
-    w.slot = take_u32(&scratch, nnz);
-    w.counts = take_u32(&scratch, RUNS * n_rows);
+    for (unsigned k = 0; k < CF_KINDS; k++, scratch += kind_words(nnz))
+        w.kind[k] = (uint32_t *)(void *)scratch;
+    w.places = (uint32_t *)(void *)scratch;
+    scratch += kind_words(nnz);
+    w.own = (cf_own_values *)(void *)scratch;
+    scratch += words_of(sizeof(cf_own_values));
+    w.counts = (uint32_t *)(void *)scratch;
+    scratch += words_of(4 * CF_BLOCK_COUNTS * n_rows);
+    w.narrow = (uint8_t *)scratch;
+    scratch += words_of(nnz);
+    w.wide = (uint16_t *)(void *)scratch;
+    scratch += words_of(2 * nnz);
+    w.second = (uint16_t *)(void *)scratch;
+    scratch += words_of(2 * nnz);
+    w.raw = (uint32_t *)(void *)scratch;
+    scratch += words_of(4 * nnz);
+    w.bitmaps = (uint8_t *)scratch;
     return w;
 }
 
 /* ---- labels ---- */
+
+enum { MAX_LABELS = 255 };
 
 /* Distinct labels by their bits; n is MAX_LABELS + 1 if there are more than can have codes. */
 typedef struct {
@@ -65,6 +64,8 @@ typedef struct {
 } label_table;
 
 static uint32_t find_label(const label_table *labels, uint32_t bits) {
+    if (labels->n == 2 && (bits == labels->values[0] || bits == labels->values[1]))
+        return bits == labels->values[1]; /* the usual case, without a branch on which */
     uint32_t i = 0;
     while (i < labels->n && labels->values[i] != bits)
         i++;
@@ -88,309 +89,391 @@ static void collect_labels(const cf_block_input *rows, label_table *labels) {
 static void choose_labels(const cf_block_input *rows, cf_block_header *h) {
     label_table labels;
     collect_labels(rows, &labels);
-    const unsigned bits = cf_bit_length((labels.n != 0 ? labels.n - 1 : 0) | 1);
+    const unsigned bits = labels.n <= 2 ? 1 : labels.n <= 4 ? 2 : labels.n <= 16 ? 4 : 8;
     const uint64_t coded = 32 * (uint64_t)labels.n + (uint64_t)rows->n_rows * bits;
     const int plain = labels.n > MAX_LABELS || coded > 32 * (uint64_t)rows->n_rows;
     h->label_bits = plain ? 32 : bits;
     h->n_labels = plain ? 0 : labels.n;
 }
 
-/* ---- ids ---- */
-
-typedef struct {
-    uint64_t histogram[CF_TIERS][LONG_COUNT + 1]; /* rows by how many ids of a tier they have */
-    uint32_t most[CF_TIERS];
-    uint64_t plain_bits; /* of all ids, estimated, if there were no dictionary */
-    uint32_t largest;
-} id_statistics;
-
-/* Puts the entries [begin, end) of a row, whose slots and counts are known, into runs. */
-static void order_row(workspace w, uint32_t begin, uint32_t end, const uint32_t *counts) {
-    uint32_t at[RUNS], to = begin;
-    for (unsigned t = 0; t < RUNS; t++) {
-        at[t] = to;
-        to += counts[t];
+static uint8_t *write_labels(const cf_block_input *rows, const cf_block_header *h, uint8_t *out) {
+    if (h->label_bits == 32) {
+        if (rows->n_rows != 0)
+            memcpy(out, rows->labels, 4 * rows->n_rows);
+        return out + 4 * rows->n_rows;
     }
-    for (uint32_t e = begin; e < end; e++) {
-        const uint32_t i = at[w.slot[e] >> 28]++;
-        w.order[i] = e;
-        w.rank[i] = w.slot[e] & 0x0fffffff;
+    label_table labels;
+    collect_labels(rows, &labels);
+    memcpy(out, labels.values, 4 * (size_t)labels.n);
+    out += 4 * (size_t)labels.n;
+    unsigned n_pending = 0, pending = 0;
+    for (size_t row = 0; row < rows->n_rows; row++) {
+        pending |= find_label(&labels, cf_float_bits(rows->labels[row])) << n_pending;
+        n_pending += h->label_bits;
+        if (n_pending == 8) {
+            *out++ = (uint8_t)pending;
+            n_pending = pending = 0;
+        }
+    }
+    if (n_pending != 0)
+        *out++ = (uint8_t)pending;
+    return out;
+}
+
+/* ---- entries ---- */
+
+/* What is known so far of the block that is measured. */
+typedef struct {
+    const cf_block_input *rows;
+    const cf_dictionary_index *index;
+    workspace w;
+    cf_block_header *h;
+    uint32_t *end[CF_KINDS]; /* of what stands in each stream */
+    uint32_t n_narrow, n_wide, n_second, n_raw;
+    uint64_t n_ones;       /* values with a table that are 1.0 */
+    uint64_t gap_bits;     /* of all ids if there were no dictionary, as gaps; estimated */
+    uint32_t longest[2];   /* counts that do not fit four bits, a byte */
+    uint32_t largest;
+} measure;
+
+/* Places of n increasing ids; 0 if they do not increase. */
+static int find_places(const cf_dictionary_index *index, const uint32_t *ids, size_t n,
+                       uint32_t *places) {
+    int increasing = 1;
+    for (size_t i = 1; i < n; i++)
+        increasing &= ids[i] > ids[i - 1];
+    if (index->direct == NULL) {
+        for (size_t i = 0; i < n; i++)
+            places[i] = cf_dictionary_place(index, ids[i]);
+        return increasing;
+    }
+    const uint32_t *direct = index->direct;
+    const uint32_t n_direct = index->n_direct;
+    for (size_t i = 0; i < n; i++)
+        places[i] = direct[ids[i] < n_direct ? ids[i] : n_direct];
+    return increasing;
+}
+
+/* Codes of the values of narrow tables: the entries that stand in [from, end) of their stream;
+ * places begin with the entry `begin`. */
+static void code_narrow(measure *m, const uint32_t *from, const uint32_t *end, uint32_t begin) {
+    const workspace *w = &m->w;
+    const float *data = m->rows->data + m->rows->indptr[0];
+    for (; from != end; from++) {
+        const uint32_t bits = cf_float_bits(data[*from]);
+        const uint32_t table = w->places[*from - begin] & 0xffff;
+        const uint32_t place = cf_dictionary_find_value(m->index, table, bits);
+        m->n_ones += bits == CF_ONE_BITS;
+        w->narrow[m->n_narrow++] =
+            (uint8_t)(place < CF_NARROW_ESCAPE ? place : (uint32_t)CF_NARROW_ESCAPE);
+        if (place < CF_NARROW_ESCAPE)
+            continue;
+        w->second[m->n_second++] =
+            (uint16_t)(place == CF_NO_VALUE ? CF_WIDE_ESCAPE : place - CF_NARROW_ESCAPE);
+        if (place == CF_NO_VALUE)
+            w->raw[m->n_raw++] = bits;
     }
 }
 
-/* Finds rank and tier of every id, and checks that the rows are rows. */
-static cf_status classify_ids(const cf_block_input *rows, const cf_dictionary *dictionary,
-                              workspace w, cf_block_header *h, id_statistics *s) {
-    memset(s, 0, sizeof *s);
-    uint64_t gaps[33] = {0};
+/* The same for wide tables. */
+static void code_wide(measure *m, const uint32_t *from, const uint32_t *end, uint32_t begin) {
+    const workspace *w = &m->w;
+    const float *data = m->rows->data + m->rows->indptr[0];
+    for (; from != end; from++) {
+        const uint32_t bits = cf_float_bits(data[*from]);
+        const uint32_t table = w->places[*from - begin] & 0xffff;
+        const uint32_t place = cf_dictionary_find_value(m->index, table, bits);
+        m->n_ones += bits == CF_ONE_BITS;
+        w->wide[m->n_wide++] = (uint16_t)(place == CF_NO_VALUE ? CF_WIDE_ESCAPE : place);
+        if (place == CF_NO_VALUE)
+            w->raw[m->n_raw++] = bits;
+    }
+}
+
+/* Asks for what coding the values of these entries will look at. */
+static void prefetch_values(const measure *m, const uint32_t *from, const uint32_t *end,
+                            uint32_t begin) {
+    const float *data = m->rows->data + m->rows->indptr[0];
+    for (; from != end; from++)
+        __builtin_prefetch(cf_dictionary_value_line(
+            m->index, m->w.places[*from - begin] & 0xffff, cf_float_bits(data[*from])));
+}
+
+/* Sets the bits of a row's members of the bitmap, which are listed from `from` on. */
+static void set_bits(const measure *m, uint8_t *bitmap, uint32_t n_bytes,
+                     uint32_t *const from[CF_KINDS], uint32_t begin) {
+    const uint32_t *places = m->w.places;
+    uint64_t word = 0; /* of the first eight bytes: mostly all there is */
+    for (unsigned k = CF_KIND_NARROW; k <= CF_KIND_BIT; k++)
+        for (const uint32_t *item = from[k]; item != m->end[k]; item++) {
+            const uint32_t member = k == CF_KIND_BIT ? *item : places[*item - begin] & 0xffff;
+            if (member < 64)
+                word |= UINT64_C(1) << member;
+            else
+                bitmap[member >> 3] = (uint8_t)(bitmap[member >> 3] | 1u << (member & 7));
+        }
+    memcpy(bitmap, &word, n_bytes < 8 ? n_bytes : 8);
+}
+
+/* Sorts a row's n entries into the streams; places begin with the entry `first`. Returns 0 if ids do
+ * not increase. */
+static int sort_row(measure *m, uint32_t row, uint32_t begin, uint32_t n, uint32_t first) {
+    const uint32_t *ids = m->rows->indices + m->rows->indptr[0] + begin;
+    uint32_t *const places = m->w.places + (begin - first);
+    if (!find_places(m->index, ids, n, places))
+        return 0;
+    uint32_t *from[CF_KINDS], *to[CF_KINDS];
+    memcpy(from, m->end, sizeof from);
+    memcpy(to, m->end, sizeof to);
+    for (uint32_t i = 0; i < n; i++) {
+        /* Which kind comes next is not predictable, so no branch asks. */
+        const uint32_t kind = places[i] >> CF_KIND_SHIFT;
+        uint32_t item = kind <= CF_KIND_WIDE ? begin + i : places[i] & 0xffff;
+        item = kind == CF_KIND_OUTSIDE ? ids[i] : item;
+        *to[kind]++ = item;
+    }
+    memcpy(m->end, to, sizeof to);
+    uint32_t *counts = m->w.counts + CF_BLOCK_COUNTS * (size_t)row;
+    for (unsigned t = 0; t < CF_BLOCK_COUNTS; t++) {
+        counts[t] = (uint32_t)(to[CF_KIND_8 + t] - from[CF_KIND_8 + t]);
+        m->longest[0] += counts[t] >= 15;
+        m->longest[1] += counts[t] >= 255;
+    }
+    const uint32_t n_bytes = m->index->dictionary->bitmap_bytes;
+    if (n_bytes != 0)
+        set_bits(m, m->w.bitmaps + (size_t)row * n_bytes, n_bytes, from, first);
+    return 1;
+}
+
+/* Bits of a row's ids as gaps. */
+static uint64_t gap_bits(const uint32_t *ids, int64_t n) {
+    uint64_t bits = 0;
+    uint32_t next = 0;
+    for (int64_t i = 0; i < n; i++) {
+        bits += 2 + 8 * cf_gap_bytes(ids[i] - next);
+        next = ids[i] + 1;
+    }
+    return bits;
+}
+
+/* The next rows: everything about their ids, then their values with tables. */
+static cf_status sort_group(measure *m, size_t row, size_t n_rows) {
+    const cf_block_input *rows = m->rows;
     const int64_t first = rows->indptr[0], last = rows->indptr[rows->n_rows];
-    for (size_t row = 0; row < rows->n_rows; row++) {
+    const uint32_t *ids = rows->indices + first;
+    const uint32_t group = (uint32_t)(rows->indptr[row] - first);
+    const uint32_t *narrow[GROUP + 1], *wide[GROUP + 1];
+    for (size_t i = 0; i < n_rows; i++, row++) {
+        narrow[i] = m->end[CF_KIND_NARROW];
+        wide[i] = m->end[CF_KIND_WIDE];
         /* Compared before they are subtracted, which could overflow. */
         if (rows->indptr[row + 1] < rows->indptr[row] || rows->indptr[row + 1] > last)
             return cf_fail(CF_E_INDPTR, row);
         const int64_t begin = rows->indptr[row] - first, end = rows->indptr[row + 1] - first;
-        const uint32_t *ids = rows->indices + first;
-        uint32_t *counts = w.counts + RUNS * row;
-        memset(counts, 0, RUNS * sizeof *counts);
-        for (int64_t e = begin; e < end; e++) {
-            if (e != begin && ids[e] <= ids[e - 1])
-                return cf_fail(CF_E_ORDER, (size_t)e);
-            if (e + 16 < h->nnz) /* the hash is larger than the nearest cache */
-                __builtin_prefetch(cf_dictionary_slot(dictionary, ids[e + 16]));
-            const uint64_t slot = cf_dictionary_find(dictionary, ids[e]);
-            const uint32_t tier = slot == CF_NO_SLOT ? OUTSIDE : (uint32_t)(slot >> 60);
-            w.slot[e] = tier << 28 | ((uint32_t)(slot >> 32) & 0x0fffffff);
-            counts[tier]++;
+        if (!sort_row(m, (uint32_t)row, (uint32_t)begin, (uint32_t)(end - begin), group)) {
+            int64_t e = begin + 1;
+            while (ids[e] > ids[e - 1])
+                e++;
+            return cf_fail(CF_E_ORDER, (size_t)e);
         }
-        order_row(w, (uint32_t)begin, (uint32_t)end, counts);
-        for (int64_t e = begin; row % PLAIN_EVERY == 0 && e < end; e++)
-            gaps[cf_bit_length(e == begin ? ids[e] : ids[e] - ids[e - 1] - 1)]++;
-        if (begin != end && ids[end - 1] > s->largest)
-            s->largest = ids[end - 1];
-        h->max_row = end - begin > h->max_row ? (uint32_t)(end - begin) : h->max_row;
-        for (unsigned t = 1; t <= dictionary->n_tiers; t++) {
-            s->histogram[t][counts[t] < LONG_COUNT ? counts[t] : LONG_COUNT]++;
-            s->most[t] = counts[t] > s->most[t] ? counts[t] : s->most[t];
-        }
+        if (begin != end && ids[end - 1] > m->largest)
+            m->largest = ids[end - 1];
+        if (end - begin > m->h->max_row)
+            m->h->max_row = (uint32_t)(end - begin);
+        if (row % PLAIN_EVERY == 0)
+            m->gap_bits += PLAIN_EVERY * gap_bits(ids + begin, end - begin);
     }
-    s->plain_bits = PLAIN_EVERY * cf_gap_code_cost(cf_gap_code_choose(gaps), gaps) +
-                    (uint64_t)h->n_rows * cf_bit_length(h->max_row);
+    narrow[n_rows] = m->end[CF_KIND_NARROW];
+    wide[n_rows] = m->end[CF_KIND_WIDE];
+    prefetch_values(m, narrow[0], narrow[n_rows], group);
+    prefetch_values(m, wide[0], wide[n_rows], group);
+    for (size_t i = 0; i < n_rows; i++) { /* row by row: they share what follows the codes */
+        code_narrow(m, narrow[i], narrow[i + 1], group);
+        code_wide(m, wide[i], wide[i + 1], group);
+    }
     return cf_ok();
 }
 
-/* Fewer bits for the count of a tier make every row shorter; rows with more members than the count
- * can say then write the rest as if they were outside the dictionary. */
-static void choose_count_bits(const cf_dictionary *dictionary, const id_statistics *s,
-                              cf_block_header *h) {
-    for (unsigned t = 1; t <= dictionary->n_tiers; t++) {
-        const unsigned enough = cf_bit_length(s->most[t]);
-        const unsigned outside_bits = cf_bit_length(s->largest | 1) + 1;
-        const unsigned extra =
-            outside_bits > dictionary->tier_bits[t] ? outside_bits - dictionary->tier_bits[t] : 1;
-        uint64_t best = (uint64_t)enough * h->n_rows;
-        h->count_bits[t] = (uint8_t)enough;
-        if (s->most[t] >= LONG_COUNT)
-            continue;
-        for (unsigned bits = 0; bits < enough; bits++) {
-            uint64_t cost = (uint64_t)bits * h->n_rows;
-            for (uint32_t count = cf_code_limit(bits) + 1; count <= s->most[t]; count++)
-                cost += s->histogram[t][count] * (count - cf_code_limit(bits)) * extra;
-            if (cost < best) {
-                best = cost;
-                h->count_bits[t] = (uint8_t)bits;
-            }
-        }
-    }
-}
-
-/* Makes a row whose tiers have more members than their counts can say fit. */
-static void move_surplus_outside(const cf_block_header *h, workspace w, uint32_t begin,
-                                 uint32_t end, uint32_t *counts) {
-    uint32_t kept[RUNS] = {0};
-    for (uint32_t e = begin; e < end; e++) {
-        uint32_t tier = w.slot[e] >> 28;
-        if (tier != 0 && tier != OUTSIDE && kept[tier] == cf_code_limit(h->count_bits[tier])) {
-            tier = OUTSIDE;
-            w.slot[e] = (uint32_t)OUTSIDE << 28;
-        }
-        kept[tier]++;
-    }
-    memcpy(counts, kept, sizeof kept);
-    order_row(w, begin, end, counts);
-}
-
-/* Fixes the runs of every row; returns the bits of the id stream. */
-static uint64_t fix_runs(const cf_block_input *rows, const cf_dictionary *dictionary, workspace w,
-                         cf_block_header *h) {
+static cf_status sort_rows(measure *m) {
+    const cf_block_input *rows = m->rows;
     const uint32_t *ids = rows->indices + rows->indptr[0];
-    uint64_t gaps[33] = {0}, member_bits = 0;
-    uint32_t most_outside = 0, begin = 0;
-    for (uint32_t row = 0; row < h->n_rows; row++) {
-        const uint32_t end = (uint32_t)(rows->indptr[row + 1] - rows->indptr[0]);
-        uint32_t *counts = w.counts + RUNS * (size_t)row;
-        int surplus = 0;
-        for (unsigned t = 1; t <= dictionary->n_tiers; t++)
-            surplus |= counts[t] > cf_code_limit(h->count_bits[t]);
-        if (surplus)
-            move_surplus_outside(h, w, begin, end, counts);
-        for (unsigned t = 1; t <= dictionary->n_tiers; t++)
-            member_bits += (uint64_t)counts[t] * dictionary->tier_bits[t];
+    uint64_t asked = 0; /* entries whose places were prefetched */
+    for (size_t row = 0; row < rows->n_rows; row += GROUP) {
+        const size_t left = rows->n_rows - row;
+        /* As many entries as the last rows had, twice over: the rows after these, about. */
+        const uint64_t here = (uint64_t)(rows->indptr[row] - rows->indptr[0]);
+        const uint64_t ahead = here + 2 * GROUP * (uint64_t)(here / (row + 1) + 1);
+        for (; asked < ahead && asked < m->h->nnz; asked++)
+            __builtin_prefetch(cf_dictionary_line(m->index, ids[asked]));
+        const cf_status status = sort_group(m, row, left < GROUP ? left : GROUP);
+        if (status.code != CF_OK)
+            return status;
+    }
+    return cf_ok();
+}
+
+/* How the ids outside the dictionary are written; returns their bits. */
+static uint64_t choose_outside(measure *m) {
+    cf_block_header *h = m->h;
+    const uint32_t *ids = m->w.kind[CF_KIND_OUTSIDE];
+    const uint32_t n = h->n_codes[CF_OUTSIDE];
+    uint32_t largest = 1;
+    uint64_t bytes = 0;
+    for (uint32_t row = 0, i = 0; row < h->n_rows; row++) {
         uint32_t next = 0;
-        for (uint32_t i = end - counts[OUTSIDE]; i < end; i++) {
-            const uint32_t id = ids[w.order[i]];
-            gaps[cf_bit_length(id - next)]++;
-            next = id + 1;
-        }
-        most_outside = counts[OUTSIDE] > most_outside ? counts[OUTSIDE] : most_outside;
-        begin = end;
-    }
-    h->count_bits[0] = (uint8_t)cf_bit_length(most_outside);
-    h->gaps = cf_gap_code_choose(gaps);
-    uint64_t row_bits = dictionary->tier_size[0];
-    for (unsigned t = 0; t < CF_TIERS; t++)
-        row_bits += h->count_bits[t];
-    return h->n_rows * row_bits + member_bits + cf_gap_code_cost(h->gaps, gaps);
-}
-
-/* ---- values ---- */
-
-static unsigned value_bits(cf_value_table table, uint32_t place) {
-    if (place < table.n && place < cf_code_limit(table.first_bits))
-        return table.first_bits;
-    return (unsigned)table.first_bits + table.second_bits + (place < table.n ? 0 : 32);
-}
-
-static void put_value(cf_bit_writer *w, cf_value_table table, uint32_t place, uint32_t bits) {
-    const uint32_t first = cf_code_limit(table.first_bits);
-    if (place < table.n && place < first) {
-        cf_bits_put(w, place, table.first_bits);
-        return;
-    }
-    cf_bits_put(w, first, table.first_bits);
-    if (place < table.n) {
-        cf_bits_put(w, place - first, table.second_bits);
-        return;
-    }
-    cf_bits_put(w, cf_code_limit(table.second_bits), table.second_bits);
-    cf_bits_put(w, bits, 32);
-}
-
-/* Place of a value of which the id has no table: no value of a table has it. */
-#define NO_TABLE UINT32_MAX
-
-/* The table of the i-th entry written, whose place is not NO_TABLE. */
-static cf_value_table table_of(const cf_dictionary *dictionary, workspace w, uint32_t i) {
-    return dictionary->tables[dictionary->table_of[w.rank[i]] - 1];
-}
-
-/* Index of a value in own->values, counting from 1; 0 if it is not there. */
-static uint16_t *find_own_slot(own_table *own, uint32_t bits) {
-    uint32_t s = (bits * 0x9e3779b1u) >> 18; /* 14 bits: OWN_SLOTS */
-    while (own->slots[s] != 0 && own->values[own->slots[s] - 1] != bits)
-        s = (s + 1) % OWN_SLOTS;
-    return &own->slots[s];
-}
-
-static uint32_t own_place(own_table *own, uint32_t bits) {
-    const uint32_t found = *find_own_slot(own, bits);
-    return found != 0 ? found - 1 : UINT32_MAX;
-}
-
-/* Counts the values without a table in the dictionary and shapes the block's own table. The first
- * OWN_VALUES distinct values are looked at: what is frequent is among them. Returns its bits. */
-static uint64_t build_own_table(const cf_block_input *rows, workspace w, uint32_t nnz) {
-    const float *data = rows->data + rows->indptr[0];
-    own_table *own = w.own;
-    memset(own->slots, 0, sizeof own->slots);
-    own->n = 0;
-    uint64_t total = 0;
-    for (uint32_t i = 0; i < nnz; i++) {
-        if (w.place[i] != NO_TABLE)
-            continue;
-        total++;
-        const uint32_t bits = cf_float_bits(data[w.order[i]]);
-        uint16_t *slot = find_own_slot(own, bits);
-        if (*slot == 0) {
-            if (own->n == OWN_VALUES)
-                continue;
-            own->counts[own->n] = 0;
-            own->values[own->n] = bits;
-            *slot = (uint16_t)++own->n;
-        }
-        own->counts[*slot - 1]++;
-    }
-    for (uint32_t i = 0; i < own->n; i++)
-        own->ranked[i] = (uint64_t)(UINT32_MAX - own->counts[i]) << 32 | own->values[i];
-    cf_sort_u64(own->ranked, own->sort, own->n);
-    memset(own->slots, 0, sizeof own->slots);
-    for (uint32_t i = 0; i < own->n; i++) {
-        own->counts[i] = UINT32_MAX - (uint32_t)(own->ranked[i] >> 32);
-        own->values[i] = (uint32_t)own->ranked[i];
-    }
-    own->shape.begin = 0;
-    const uint64_t bits =
-        cf_value_table_choose(own->counts, own->n, total, 32, own->prefix, &own->shape);
-    own->n = own->shape.n;
-    for (uint32_t i = 0; i < own->n; i++)
-        *find_own_slot(own, own->values[i]) = (uint16_t)(i + 1);
-    return bits;
-}
-
-/* Finds the place of every value in its table and chooses what to do with values that have none;
- * returns the bits of the value stream. */
-static uint64_t place_values(const cf_block_input *rows, const cf_dictionary *dictionary,
-                             workspace w, cf_block_header *h) {
-    const float *data = rows->data + rows->indptr[0];
-    uint64_t coded_bits = 0;
-    uint32_t n_plain = 0, n_others = 0; /* values without table; of them, those not 1.0 */
-    uint32_t i = 0;
-    for (uint32_t row = 0; row < h->n_rows; row++) {
-        const uint32_t *counts = w.counts + RUNS * (size_t)row;
-        for (unsigned t = 0; t < RUNS; t++) {
-            const int has_tables = t != OUTSIDE && dictionary->tier_has_tables[t];
-            for (const uint32_t end = i + counts[t]; i < end; i++) {
-                const uint32_t bits = cf_float_bits(data[w.order[i]]);
-                const uint32_t number = has_tables ? dictionary->table_of[w.rank[i]] : 0;
-                if (number == 0) {
-                    w.place[i] = NO_TABLE;
-                    n_plain++;
-                    n_others += bits != ONE_BITS;
-                } else {
-                    w.place[i] = cf_dictionary_find_value(dictionary, number - 1, bits);
-                    coded_bits += value_bits(dictionary->tables[number - 1], w.place[i]);
-                }
-            }
+        for (const uint32_t end = i + m->w.counts[CF_BLOCK_COUNTS * (size_t)row + CF_OUTSIDE];
+             i < end; i++) {
+            bytes += cf_gap_bytes(ids[i] - next);
+            next = ids[i] + 1;
+            largest = ids[i] > largest ? ids[i] : largest;
         }
     }
-    h->flags |= CF_BLOCK_ONES;
-    h->n_exceptions = n_others;
-    if (64 * (uint64_t)n_others <= n_plain) /* any table takes a bit an entry or more */
-        return coded_bits;
-    const uint64_t own_bits = build_own_table(rows, w, h->nnz);
-    if (64 * (uint64_t)n_others <= own_bits)
-        return coded_bits;
-    h->flags &= ~(unsigned)CF_BLOCK_ONES;
-    h->n_exceptions = 0;
-    h->n_table = w.own->shape.n;
-    h->first_bits = w.own->shape.first_bits;
-    h->second_bits = w.own->shape.second_bits;
-    return coded_bits + own_bits - 32 * (uint64_t)h->n_table;
+    h->outside_width = (cf_bit_length(largest) + 7) / 8;
+    const uint64_t plain = (uint64_t)h->outside_width * n, gaps = bytes + ((uint64_t)n + 3) / 4;
+    h->outside_bytes = (uint32_t)plain;
+    if (gaps < plain - plain / 8) { /* they take longer to read */
+        h->flags |= CF_BLOCK_GAPS;
+        h->outside_bytes = (uint32_t)bytes;
+    }
+    return 8 * (h->flags & CF_BLOCK_GAPS ? gaps : plain);
+}
+
+/* Everything about the ids; *id_bits: what they take, values with tables included. */
+static void choose_ids(measure *m, uint64_t *id_bits) {
+    cf_block_header *h = m->h;
+    const cf_dictionary *d = m->index->dictionary;
+    h->bitmap_bytes = d->bitmap_bytes;
+    for (unsigned t = 0; t < CF_BLOCK_COUNTS; t++)
+        h->n_codes[t] = (uint32_t)(m->end[CF_KIND_8 + t] - m->w.kind[CF_KIND_8 + t]);
+    h->n_narrow = m->n_narrow;
+    h->n_wide = m->n_wide;
+    h->n_second = m->n_second;
+    h->n_raw = m->n_raw;
+    const uint64_t rows = h->n_rows;
+    const uint64_t short_counts = 16 * rows + 32 * (uint64_t)m->longest[0];
+    const uint64_t long_counts = 32 * rows + 32 * (uint64_t)m->longest[1];
+    h->n_more = m->longest[0];
+    if (long_counts < short_counts) {
+        h->flags |= CF_BLOCK_LONG_COUNTS;
+        h->n_more = m->longest[1];
+    }
+    *id_bits = 8 * rows * h->bitmap_bytes +
+               (long_counts < short_counts ? long_counts : short_counts) +
+               8 * (uint64_t)h->n_codes[0] + 12 * (uint64_t)h->n_codes[1] +
+               16 * (uint64_t)h->n_codes[2] + choose_outside(m);
 }
 
 /* ---- measure and fill ---- */
 
-/* Measures with this dictionary; *id_bits: what the ids take, *plain_bits: what they would take
- * without dictionary. The length is returned in 64 bits, since it may not fit the header. */
-static cf_status measure_with(const cf_block_input *rows, const cf_dictionary *dictionary,
-                              workspace w, cf_block_header *h, uint64_t *n_bytes, uint64_t *id_bits,
-                              uint64_t *plain_bits) {
-    id_statistics statistics;
-    cf_status status = classify_ids(rows, dictionary, w, h, &statistics);
+/* Rank numbers whose value has a table are below this. */
+static int is_valued(const cf_dictionary_index *index, uint32_t id) {
+    return cf_dictionary_place(index, id) >> CF_KIND_SHIFT <= CF_KIND_WIDE;
+}
+
+/* The values without a table, in the order of the tiers: which entries those are. Kinds with tables
+ * are free by now, and as long as all entries. */
+static uint32_t list_plain(const cf_block_input *rows, const cf_dictionary_index *index,
+                           uint32_t *entries, uint32_t *places_in_block) {
+    const int64_t first = rows->indptr[0];
+    uint32_t n = 0;
+    uint32_t stored = 0;
+    for (size_t row = 0; row < rows->n_rows; row++) {
+        const uint32_t begin = (uint32_t)(rows->indptr[row] - first);
+        const uint32_t end = (uint32_t)(rows->indptr[row + 1] - first);
+        uint32_t at[CF_KINDS + 1] = {0};
+        for (uint32_t e = begin; e < end; e++)
+            at[(cf_dictionary_place(index, rows->indices[first + e]) >> CF_KIND_SHIFT) + 1]++;
+        const uint32_t n_valued = at[CF_KIND_NARROW + 1] + at[CF_KIND_WIDE + 1];
+        for (unsigned k = 0; k < CF_KINDS; k++)
+            at[k + 1] += at[k];
+        for (uint32_t e = begin; e < end; e++) {
+            const uint32_t id = rows->indices[first + e];
+            const uint32_t kind = cf_dictionary_place(index, id) >> CF_KIND_SHIFT;
+            const uint32_t place = at[kind]++;
+            if (is_valued(index, id))
+                continue;
+            entries[n + place - n_valued] = e;
+            places_in_block[n + place - n_valued] = stored + place;
+        }
+        n += end - begin - n_valued;
+        stored += end - begin;
+    }
+    return n;
+}
+
+static uint64_t count_others(const float *data, uint64_t n) {
+    uint64_t others = 0;
+    for (uint64_t e = 0; e < n; e++)
+        others += cf_float_bits(data[e]) != CF_ONE_BITS;
+    return others;
+}
+
+/* How values without a table are written: as ones with exceptions, or in a code. */
+static void choose_plain(measure *m) {
+    cf_block_header *h = m->h;
+    const float *data = m->rows->data + m->rows->indptr[0];
+    const uint64_t n_valued = (uint64_t)m->n_narrow + m->n_wide;
+    const uint64_t n_plain = h->nnz - n_valued;
+    const uint64_t n_others = count_others(data, h->nnz) - (n_valued - m->n_ones);
+    const uint64_t listed = 64 * n_others;
+    h->flags |= CF_BLOCK_ONES;
+    h->n_exceptions = (uint32_t)n_others;
+    if (listed <= n_plain) /* any code takes about a bit an entry or more */
+        return;
+    uint32_t *const entries = m->w.kind[CF_KIND_NARROW];
+    const uint32_t n = list_plain(m->rows, m->index, entries, m->w.kind[CF_KIND_WIDE]);
+    const uint64_t bits = cf_own_values_choose(m->w.own, data, entries, n, h);
+    if (listed <= bits) {
+        h->plain_bits = h->n_table = h->n_plain_second = h->n_plain_raw = 0;
+        return;
+    }
+    h->flags &= ~(unsigned)CF_BLOCK_ONES;
+    h->n_exceptions = 0;
+}
+
+/* Measures with this dictionary; *id_bits: what the ids take. The length is returned in 64 bits,
+ * since it may not fit the header. */
+static cf_status measure_with(measure *m, uint64_t *n_bytes, uint64_t *id_bits) {
+    cf_block_header *h = m->h;
+    const cf_block_input *rows = m->rows;
+    const cf_dictionary *d = m->index->dictionary;
+    if (d->bitmap_bytes != 0)
+        memset(m->w.bitmaps, 0, rows->n_rows * d->bitmap_bytes);
+    const cf_status status = sort_rows(m);
     if (status.code != CF_OK)
         return status;
-    choose_count_bits(dictionary, &statistics, h);
-    *id_bits = fix_runs(rows, dictionary, w, h);
-    *plain_bits = statistics.plain_bits;
-    const uint64_t values_bits = place_values(rows, dictionary, w, h);
+    choose_ids(m, id_bits);
+    choose_plain(m);
     choose_labels(rows, h);
-    if (dictionary->identity != 0)
+    if (d->identity != 0)
         h->flags |= CF_BLOCK_DICTIONARY;
     if (rows->weights != NULL)
         h->flags |= CF_BLOCK_WEIGHTS;
-    h->dictionary = dictionary->identity;
+    h->dictionary = d->identity;
     h->version = CF_BLOCK_VERSION;
-    const uint64_t ids_bytes = (*id_bits + 7) / 8, values_bytes = (values_bits + 7) / 8;
-    *n_bytes = CF_BLOCK_HEADER + 4 * (uint64_t)h->n_labels +
-               ((uint64_t)h->n_rows * h->label_bits + 7) / 8 +
-               (rows->weights != NULL ? 4 * (uint64_t)h->n_rows : 0) + 4 * (uint64_t)h->n_table +
-               8 * (uint64_t)h->n_exceptions + ids_bytes + values_bytes + CF_BITS_PAD;
-    h->ids_bytes = (uint32_t)ids_bytes;
-    h->values_bytes = (uint32_t)values_bytes;
+    *n_bytes = cf_block_length(h);
     h->n_bytes = (uint32_t)*n_bytes;
     return cf_ok();
 }
 
-cf_status cf_block_measure(const cf_block_input *rows, const cf_dictionary *dictionary,
+static cf_status measure_again(const cf_block_input *rows, const cf_dictionary_index *index,
+                               workspace w, cf_block_header *h, uint64_t *n_bytes,
+                               uint64_t *id_bits, uint64_t *plain_bits) {
+    measure m = {.rows = rows, .index = index, .w = w, .h = h};
+    memcpy(m.end, w.kind, sizeof m.end);
+    const cf_block_header start = {
+        .n_rows = (uint32_t)rows->n_rows,
+        .nnz = (uint32_t)(rows->indptr[rows->n_rows] - rows->indptr[0]),
+    };
+    *h = start;
+    const cf_status status = measure_with(&m, n_bytes, id_bits);
+    const unsigned width = (cf_bit_length(m.largest | 1) + 7) / 8;
+    const uint64_t raw = 8 * (uint64_t)width * h->nnz;
+    *plain_bits = (raw < m.gap_bits ? raw : m.gap_bits) + 16 * (uint64_t)h->n_rows;
+    return status;
+}
+
+cf_status cf_block_measure(const cf_block_input *rows, const cf_dictionary_index *index,
                            uint64_t *scratch, cf_block_header *header) {
     if (rows->indptr[0] < 0 || rows->indptr[rows->n_rows] < rows->indptr[0])
         return cf_fail(CF_E_INDPTR, rows->n_rows);
@@ -398,23 +481,16 @@ cf_status cf_block_measure(const cf_block_input *rows, const cf_dictionary *dict
     if (rows->n_rows > CF_BLOCK_MAX_ENTRIES || nnz > CF_BLOCK_MAX_ENTRIES)
         return cf_fail(CF_E_ROOM, 0);
     const workspace w = carve(scratch, rows->n_rows, (size_t)nnz);
-    cf_block_header start = {0};
-    start.n_rows = (uint32_t)rows->n_rows;
-    start.nnz = (uint32_t)nnz;
-    if (dictionary == NULL || dictionary->n_ids == 0)
-        dictionary = &cf_no_dictionary;
+    if (index == NULL || index->dictionary->n_ids == 0)
+        index = &cf_no_index;
     uint64_t n_bytes, id_bits, plain_bits;
-    *header = start;
-    cf_status status = measure_with(rows, dictionary, w, header, &n_bytes, &id_bits, &plain_bits);
-    if (status.code == CF_OK && plain_bits < id_bits && dictionary != &cf_no_dictionary) {
+    cf_status status = measure_again(rows, index, w, header, &n_bytes, &id_bits, &plain_bits);
+    if (status.code == CF_OK && plain_bits < id_bits && index != &cf_no_index) {
         /* Rows unlike the sample: without the dictionary they may be shorter. */
         const uint64_t with_bytes = n_bytes;
-        *header = start;
-        status = measure_with(rows, &cf_no_dictionary, w, header, &n_bytes, &id_bits, &plain_bits);
-        if (status.code == CF_OK && with_bytes <= n_bytes) { /* the workspace must be its again */
-            *header = start;
-            status = measure_with(rows, dictionary, w, header, &n_bytes, &id_bits, &plain_bits);
-        }
+        status = measure_again(rows, &cf_no_index, w, header, &n_bytes, &id_bits, &plain_bits);
+        if (status.code == CF_OK && with_bytes <= n_bytes) /* the workspace must be its again */
+            status = measure_again(rows, index, w, header, &n_bytes, &id_bits, &plain_bits);
     }
     if (status.code == CF_OK && n_bytes > UINT32_MAX)
         return cf_fail(CF_E_ROOM, 0);
@@ -431,115 +507,133 @@ static void write_header(const cf_block_header *h, uint8_t *out) {
     cf_store_u32(out + 20, h->nnz);
     cf_store_u64(out + 24, h->dictionary);
     cf_store_u32(out + 32, h->max_row);
-    cf_store_u32(out + 36, h->ids_bytes);
-    cf_store_u32(out + 40, h->values_bytes);
-    cf_store_u32(out + 44, h->n_exceptions);
-    cf_store_u32(out + 48, h->n_table);
-    out[52] = (uint8_t)h->label_bits;
-    out[53] = (uint8_t)h->n_labels;
-    out[54] = (uint8_t)h->first_bits;
-    out[55] = (uint8_t)h->second_bits;
-    out[56] = h->gaps.class_bits;
-    memcpy(out + 57, h->gaps.width, 4);
-    memcpy(out + 61, h->count_bits, CF_TIERS);
+    cf_store_u32(out + 36, h->n_more);
+    for (unsigned t = 0; t < CF_BLOCK_COUNTS; t++)
+        cf_store_u32(out + 40 + 4 * t, h->n_codes[t]);
+    cf_store_u32(out + 56, h->outside_bytes);
+    cf_store_u32(out + 60, h->n_narrow);
+    cf_store_u32(out + 64, h->n_wide);
+    cf_store_u32(out + 68, h->n_second);
+    cf_store_u32(out + 72, h->n_raw);
+    cf_store_u32(out + 76, h->n_table);
+    cf_store_u32(out + 80, h->n_plain_second);
+    cf_store_u32(out + 84, h->n_plain_raw);
+    cf_store_u32(out + 88, h->n_exceptions);
+    out[92] = (uint8_t)h->label_bits;
+    out[93] = (uint8_t)h->n_labels;
+    out[94] = (uint8_t)h->plain_bits;
+    out[95] = (uint8_t)h->outside_width;
+    cf_store_u16(out + 96, h->bitmap_bytes);
 }
 
-static uint8_t *end_of_stream(cf_bit_writer w) { return w.at + (w.n_pending != 0); }
-
-static uint8_t *write_labels(const cf_block_input *rows, const cf_block_header *h, uint8_t *out) {
-    if (h->label_bits == 32) {
-        memcpy(out, rows->labels, 4 * rows->n_rows);
-        return out + 4 * rows->n_rows;
-    }
-    label_table labels;
-    collect_labels(rows, &labels);
-    memcpy(out, labels.values, 4 * (size_t)labels.n);
-    cf_bit_writer w = {out + 4 * (size_t)labels.n, 0, 0};
-    for (size_t row = 0; row < rows->n_rows; row++)
-        cf_bits_put(&w, find_label(&labels, cf_float_bits(rows->labels[row])), h->label_bits);
-    return end_of_stream(w);
-}
-
-static uint8_t *write_exceptions(const cf_block_input *rows, workspace w, const cf_block_header *h,
-                                 uint8_t *out) {
-    const float *data = rows->data + rows->indptr[0];
-    for (uint32_t i = 0; h->n_exceptions != 0 && i < h->nnz; i++) {
-        const uint32_t bits = cf_float_bits(data[w.order[i]]);
-        if (bits == ONE_BITS || w.place[i] != NO_TABLE)
-            continue;
-        cf_store_u32(out, i);
-        cf_store_u32(out + 4, bits);
-        out += 8;
-    }
-    return out;
-}
-
-static uint8_t *write_ids(const cf_block_input *rows, const cf_dictionary *dictionary, workspace w,
-                          const cf_block_header *h, uint8_t *out) {
-    const uint32_t *ids = rows->indices + rows->indptr[0];
-    cf_bit_writer bits = {out, 0, 0};
-    uint32_t i = 0;
+static void write_counts(workspace w, const cf_block_header *h, uint8_t *out, uint8_t *more) {
+    const int is_long = (h->flags & CF_BLOCK_LONG_COUNTS) != 0;
+    const uint32_t limit = is_long ? 255 : 15;
     for (uint32_t row = 0; row < h->n_rows; row++) {
-        const uint32_t *counts = w.counts + RUNS * (size_t)row;
-        cf_bits_put(&bits, counts[OUTSIDE], h->count_bits[0]);
-        for (unsigned t = 1; t <= dictionary->n_tiers; t++)
-            cf_bits_put(&bits, counts[t], h->count_bits[t]);
-        uint32_t end = i + counts[0];
-        for (uint32_t first = 0; first < dictionary->tier_size[0]; first += 32) {
-            const uint32_t left = dictionary->tier_size[0] - first;
-            uint32_t members = 0;
-            for (; i < end && w.rank[i] - first < 32; i++)
-                members |= UINT32_C(1) << (w.rank[i] - first);
-            cf_bits_put(&bits, members, left < 32 ? left : 32);
+        const uint32_t *counts = w.counts + CF_BLOCK_COUNTS * (size_t)row;
+        uint32_t packed = 0;
+        for (unsigned t = 0; t < CF_BLOCK_COUNTS; t++) {
+            const uint32_t shown = counts[t] < limit ? counts[t] : limit;
+            packed |= shown << (is_long ? 8 : 4) * t;
+            if (shown == limit) {
+                cf_store_u32(more, counts[t] - limit);
+                more += 4;
+            }
         }
-        for (unsigned t = 1; t <= dictionary->n_tiers; t++) {
-            const uint32_t begin = dictionary->tier_begin[t];
-            for (end = i + counts[t]; i < end; i++)
-                cf_bits_put(&bits, w.rank[i] - begin, dictionary->tier_bits[t]);
-        }
-        uint32_t next = 0;
-        for (end = i + counts[OUTSIDE]; i < end; i++) {
-            const uint32_t id = ids[w.order[i]];
-            cf_gap_put(&bits, h->gaps, id - next);
-            next = id + 1;
-        }
+        if (is_long)
+            cf_store_u32(out + 4 * (size_t)row, packed);
+        else
+            cf_store_u16(out + 2 * (size_t)row, packed);
     }
-    return end_of_stream(bits);
 }
 
-static uint8_t *write_values(const cf_block_input *rows, const cf_dictionary *dictionary,
-                             workspace w, const cf_block_header *h, uint8_t *out) {
-    const float *data = rows->data + rows->indptr[0];
-    cf_bit_writer writer = {out, 0, 0};
-    for (uint32_t i = 0; i < h->nnz; i++) {
-        if (w.place[i] != NO_TABLE) {
-            put_value(&writer, table_of(dictionary, w, i), w.place[i],
-                      cf_float_bits(data[w.order[i]]));
-        } else if (!(h->flags & CF_BLOCK_ONES)) {
-            const uint32_t bits = cf_float_bits(data[w.order[i]]);
-            put_value(&writer, w.own->shape, own_place(w.own, bits), bits);
+static void write_tiers(workspace w, const cf_block_header *h, uint8_t *const codes[3]) {
+    for (uint32_t i = 0; i < h->n_codes[0]; i++)
+        codes[0][i] = (uint8_t)w.kind[CF_KIND_8][i];
+    const uint32_t *twelve = w.kind[CF_KIND_12];
+    uint8_t *out = codes[1];
+    uint32_t i = 0;
+    for (; i + 2 <= h->n_codes[1]; i += 2, out += 3) {
+        const uint32_t both = twelve[i] | twelve[i + 1] << 12;
+        out[0] = (uint8_t)both;
+        out[1] = (uint8_t)(both >> 8);
+        out[2] = (uint8_t)(both >> 16);
+    }
+    if (i < h->n_codes[1])
+        cf_store_u16(out, twelve[i]);
+    for (i = 0; i < h->n_codes[2]; i++)
+        cf_store_u16(codes[2] + 2 * (size_t)i, w.kind[CF_KIND_16][i]);
+}
+
+static void write_outside(workspace w, const cf_block_header *h, uint8_t *lengths, uint8_t *out) {
+    const uint32_t *ids = w.kind[CF_KIND_OUTSIDE];
+    const uint32_t n = h->n_codes[CF_OUTSIDE];
+    if (!(h->flags & CF_BLOCK_GAPS)) {
+        for (uint32_t i = 0; i < n; i++)
+            for (unsigned k = 0; k < h->outside_width; k++)
+                *out++ = (uint8_t)(ids[i] >> 8 * k);
+        return;
+    }
+    memset(lengths, 0, ((size_t)n + 3) / 4);
+    for (uint32_t row = 0, i = 0; row < h->n_rows; row++) {
+        uint32_t next = 0;
+        for (const uint32_t end = i + w.counts[CF_BLOCK_COUNTS * (size_t)row + CF_OUTSIDE];
+             i < end; i++) {
+            const uint32_t gap = ids[i] - next;
+            const unsigned length = cf_gap_bytes(gap);
+            next = ids[i] + 1;
+            lengths[i >> 2] = (uint8_t)(lengths[i >> 2] | (length - 1) << 2 * (i & 3));
+            for (unsigned k = 0; k < length; k++)
+                *out++ = (uint8_t)(gap >> 8 * k);
         }
     }
-    return end_of_stream(writer);
+}
+
+static void copy(uint8_t *to, const void *from, size_t n) {
+    if (n != 0)
+        memcpy(to, from, n);
 }
 
 void cf_block_fill(const cf_kernels *kernels, const cf_block_input *rows,
-                   const cf_dictionary *dictionary, uint64_t *scratch, const cf_block_header *h,
+                   const cf_dictionary_index *index, uint64_t *scratch, const cf_block_header *h,
                    uint8_t *out) {
     const workspace w = carve(scratch, h->n_rows, h->nnz);
     if (!(h->flags & CF_BLOCK_DICTIONARY))
-        dictionary = &cf_no_dictionary;
+        index = &cf_no_index;
+    const float *data = rows->data + rows->indptr[0];
+    cf_block_streams s;
+    cf_block_lay_out(h, out, &s);
+    /* The same places, to be written to. */
+#define TO(part) (out + ((part) - out))
     write_header(h, out);
-    uint8_t *at = write_labels(rows, h, out + CF_BLOCK_HEADER);
-    if (rows->weights != NULL) {
-        memcpy(at, rows->weights, 4 * rows->n_rows);
-        at += 4 * rows->n_rows;
+    write_labels(rows, h, TO(s.labels));
+    if (rows->weights != NULL)
+        copy(TO(s.weights), rows->weights, 4 * rows->n_rows);
+    copy(TO(s.own_values), w.own->values, 4 * (size_t)h->n_table);
+    copy(TO(s.bitmaps), w.bitmaps, (size_t)h->n_rows * h->bitmap_bytes);
+    write_counts(w, h, TO(s.counts), TO(s.more));
+    uint8_t *const codes[3] = {TO(s.codes[0]), TO(s.codes[1]), TO(s.codes[2])};
+    write_tiers(w, h, codes);
+    write_outside(w, h, TO(s.gap_lengths), TO(s.codes[CF_OUTSIDE]));
+    copy(TO(s.narrow), w.narrow, h->n_narrow);
+    copy(TO(s.wide), w.wide, 2 * (size_t)h->n_wide);
+    copy(TO(s.second), w.second, 2 * (size_t)h->n_second);
+    copy(TO(s.raw), w.raw, 4 * (size_t)h->n_raw);
+    if (!(h->flags & CF_BLOCK_ONES) || h->n_exceptions != 0) {
+        uint32_t *const entries = w.kind[CF_KIND_NARROW], *const stored = w.kind[CF_KIND_WIDE];
+        const uint32_t n = list_plain(rows, index, entries, stored);
+        uint8_t *exception = TO(s.exceptions);
+        if (!(h->flags & CF_BLOCK_ONES))
+            cf_own_values_write(w.own, data, entries, n, h, TO(s.plain), TO(s.plain_second),
+                                TO(s.plain_raw));
+        for (uint32_t i = 0; h->flags & CF_BLOCK_ONES && i < n; i++)
+            if (cf_float_bits(data[entries[i]]) != CF_ONE_BITS) {
+                cf_store_u32(exception, stored[i]);
+                cf_store_u32(exception + 4, cf_float_bits(data[entries[i]]));
+                exception += 8;
+            }
     }
-    memcpy(at, w.own->values, 4 * (size_t)h->n_table);
-    at += 4 * (size_t)h->n_table;
-    at = write_exceptions(rows, w, h, at);
-    at = write_ids(rows, dictionary, w, h, at);
-    at = write_values(rows, dictionary, w, h, at);
-    memset(at, 0, CF_BITS_PAD);
+    memset(TO(s.end), 0, CF_BLOCK_PAD);
+#undef TO
     cf_store_u32(out + 4, kernels->crc32c(0, out + 8, h->n_bytes - 8));
 }

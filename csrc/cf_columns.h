@@ -13,17 +13,25 @@
 
 typedef struct {
     uint64_t count; /* stored entries, explicit zeros included */
-    float min, max; /* +inf and -inf while count is 0; NaN entries are passed over */
+    float min, max; /* +inf and -inf without any; NaN entries are passed over */
     double sum_squares;
 } cf_column;
 
-/* An empty column, the neutral element of scan and merge. */
-void cf_columns_clear(cf_column *columns, size_t n_columns);
+/* Adds nnz entries to a table of n_columns, whose arrays start as zero bytes. Entries that are
+ * exactly 1 are most of click data, and all there is to say of them is how many: they are counted
+ * in `ones` alone, six times smaller than `others`. No column may come to 2^32 of them.
+ *
+ * Every index must be below n_columns, else CF_E_ID at that entry; the entries before it have been
+ * added. */
+cf_status cf_columns_scan(const uint32_t *indices, const float *data, size_t nnz, uint32_t *ones,
+                          cf_column *others, size_t n_columns);
 
-/* Adds nnz entries. Every index must be below n_columns, else CF_E_ID at that entry; the entries
- * before it have been counted. */
-cf_status cf_columns_scan(const uint32_t *indices, const float *data, size_t nnz,
-                          cf_column *columns, size_t n_columns);
+/* How many columns of a table have entries. */
+size_t cf_columns_count(const uint32_t *ones, const cf_column *others, size_t n_columns);
+
+/* Lists those with increasing ids. The outputs have room for cf_columns_count. */
+void cf_columns_list(const uint32_t *ones, const cf_column *others, size_t n_columns, uint32_t *ids,
+                     cf_column *columns);
 
 /* Merges two lists of columns with increasing ids. The outputs have room for n_a + n_b; returns
  * how many were written. */

@@ -2,6 +2,16 @@
 #include "cf_dictionary.h"
 
 #include "cf_bits.h"
+#include "cf_value_code.h"
+
+enum {
+    ONE_BITS = 0x3f800000,
+    TYPICAL_BLOCK = 4096,  /* rows */
+    PRICED = 1 << 15,      /* values looked at for what they take without table */
+    RAREST_TABLE = 64,     /* an id in fewer than one row of so many gets no table */
+    RAREST_BIT = 8,        /* nor a bit: a number takes 8 bits in the rows that have it */
+    MOST_CANDIDATES = 1024 /* ids looked at for a table */
+};
 
 /* Least significant digit first, 11 bits a pass; digits in which all keys agree are skipped, so
  * ids below 2^22 take two passes. Small arrays are sorted by insertion. */
@@ -39,124 +49,109 @@ void cf_sort_u64(uint64_t *keys, uint64_t *scratch, size_t n) {
         memcpy(keys, from, n * sizeof *keys);
 }
 
-uint64_t cf_value_table_choose(const uint32_t *counts, size_t n, uint64_t total,
-                               unsigned value_cost, uint64_t *prefix, cf_value_table *table) {
-    prefix[0] = 0;
-    for (size_t i = 0; i < n; i++)
-        prefix[i + 1] = prefix[i] + counts[i];
-    uint64_t best = 32 * total;
-    table->n = 0;
-    table->first_bits = table->second_bits = 0;
-    for (unsigned a = 1; a <= CF_MAX_CODE_BITS; a++) {
-        for (unsigned b = 0; b <= CF_MAX_CODE_BITS; b++) {
-            const size_t first = cf_code_limit(a) < n ? cf_code_limit(a) : n;
-            const size_t all = first + cf_code_limit(b) < n ? first + cf_code_limit(b) : n;
-            const uint64_t bits = total * a + (total - prefix[first]) * b +
-                                  (total - prefix[all]) * 32 + all * (uint64_t)value_cost;
-            if (bits < best) {
-                best = bits;
-                table->n = (uint16_t)all;
-                table->first_bits = (uint8_t)a;
-                table->second_bits = (uint8_t)b;
-            }
-            if (all == n)
-                break; /* more bits hold nothing more */
-        }
-        if (cf_code_limit(a) >= n)
-            break;
-    }
-    return best;
-}
+typedef struct {
+    size_t n_rows, nnz;
+    const int64_t *indptr;
+    const uint32_t *indices; /* of the first entry on */
+    const float *data;
+    uint32_t largest;
+    uint64_t *ranked; /* count ^ UINT32_MAX << 32 | id: the most frequent first */
+    size_t n_ranked;  /* ids seen twice or more, at most max_ids */
+    uint64_t *sort, *pairs;
+    uint32_t *counts;
+    uint64_t ids_bits; /* what the ids of the sample take with the dictionary */
+} sample;
 
 /* ---- ids ---- */
 
-/* Sizes of the tiers for ids that occur counts[i] times, most frequent first. */
-typedef struct {
-    uint32_t size[CF_TIERS];
-    unsigned n_tiers;
-} tier_plan;
+static uint32_t count_of(uint64_t ranked) { return UINT32_MAX - (uint32_t)(ranked >> 32); }
 
-/* Expected bits of a row's count of members, for a mean: room for about twice the mean. */
-static double count_bits(double mean) { return (double)cf_bit_length((uint32_t)(2 * mean + 1)); }
-
-/* Tries all sets of up to five widths (about 10,000) and keeps the one with the fewest bits. Each
- * id of the dictionary is charged a byte, its usual size there, so rare ids stay outside.
- *
- * mass[i] is how often the i most frequent ids occur together, raw_bits what an id outside takes.
- * *id_bits: what dictionary and sample then take for the ids. */
-static tier_plan choose_tiers(const uint64_t *mass, uint32_t n, uint64_t total, uint64_t n_rows,
-                              unsigned raw_bits, double *id_bits) {
-    tier_plan best = {{0}, 0};
-    const double rows = n_rows != 0 ? (double)n_rows : 1;
-    /* A bit in every row beats a code of some 8 bits for ids in more than an eighth of the rows. */
-    uint32_t bitmap = 0;
-    while (bitmap < n && bitmap < CF_MAX_BITMAP && 8 * (mass[bitmap + 1] - mass[bitmap]) > n_rows)
-        bitmap++;
-    double best_bits = (double)(total - mass[bitmap]) * raw_bits;
-    best.size[0] = bitmap;
-    /* Bit k of a set stands for a tier of k + 1 bits: 2 to 16, never more than five of them. */
-    for (uint32_t set = 1; set < 1u << 16; set++) {
-        if (__builtin_popcount(set) >= CF_TIERS)
-            continue;
-        tier_plan plan = {{bitmap}, 0};
-        uint32_t at = bitmap;
-        double bits = 0;
-        for (uint32_t rest = set; rest != 0 && at < n; rest &= rest - 1) {
-            const uint32_t width = (uint32_t)__builtin_ctz(rest) + 1;
-            const uint32_t size = n - at < 1u << width ? n - at : 1u << width;
-            const double members = (double)(mass[at + size] - mass[at]);
-            bits += members * width + 8.0 * size + rows * count_bits(members / rows);
-            plan.size[++plan.n_tiers] = size;
-            at += size;
-        }
-        bits += (double)(total - mass[at]) * raw_bits;
-        if (bits < best_bits) {
-            best_bits = bits;
-            best = plan;
+/* Counts ids in a table of them, where that is no longer than the sample, else by sorting. */
+static void rank_ids(sample *s, uint32_t max_ids) {
+    size_t n = 0;
+    if (s->largest < 2 * s->nnz) { /* the room of `pairs` */
+        uint32_t *count = (uint32_t *)(void *)s->pairs;
+        memset(count, 0, 4 * ((size_t)s->largest + 1));
+        for (size_t e = 0; e < s->nnz; e++)
+            count[s->indices[e]]++;
+        for (size_t id = 0; s->nnz != 0 && id <= s->largest; id++)
+            if (count[id] > 1)
+                s->ranked[n++] = (uint64_t)(UINT32_MAX - count[id]) << 32 | id;
+    } else {
+        for (size_t e = 0; e < s->nnz; e++)
+            s->ranked[e] = s->indices[e];
+        cf_sort_u64(s->ranked, s->sort, s->nnz);
+        for (size_t i = 0; i < s->nnz;) {
+            const uint64_t id = s->ranked[i];
+            const size_t start = i;
+            while (i < s->nnz && s->ranked[i] == id)
+                i++;
+            if (i - start > 1)
+                s->ranked[n++] = (UINT32_MAX - (uint64_t)(i - start)) << 32 | id;
         }
     }
-    *id_bits = best_bits;
-    return best;
+    cf_sort_u64(s->ranked, s->sort, n);
+    s->n_ranked = n < max_ids ? n : max_ids;
 }
 
-/* What the ids take as gaps. */
-static uint64_t plain_bits(size_t n_rows, const int64_t *indptr, const uint32_t *indices) {
-    uint64_t gaps[33] = {0};
-    for (size_t row = 0; row < n_rows; row++) {
+/* Bits an id outside the dictionary takes: whole bytes that hold the largest. */
+static unsigned outside_bits(const sample *s) { return 8 * ((cf_bit_length(s->largest | 1) + 7) / 8); }
+
+/* What the ids take without dictionary: as they are, or as gaps with two bits for their length. */
+static uint64_t plain_bits(const sample *s) {
+    uint64_t gaps = 0;
+    for (size_t row = 0; row < s->n_rows; row++) {
         uint32_t next = 0;
-        for (int64_t e = indptr[row]; e < indptr[row + 1]; e++) {
-            gaps[cf_bit_length(indices[e] - next)]++;
-            next = indices[e] + 1;
+        for (int64_t e = s->indptr[row] - s->indptr[0]; e < s->indptr[row + 1] - s->indptr[0]; e++) {
+            gaps += 2 + 8 * cf_gap_bytes(s->indices[e] - next);
+            next = s->indices[e] + 1;
         }
     }
-    return cf_gap_code_cost(cf_gap_code_choose(gaps), gaps);
+    const uint64_t raw = (uint64_t)s->nnz * outside_bits(s);
+    return gaps < raw ? gaps : raw;
 }
 
-/* Distinct ids and how often each occurs: sorted[] becomes count << 32 | id in the order of ids. */
-static size_t count_ids(uint64_t *sorted, size_t n) {
-    size_t n_distinct = 0;
-    for (size_t i = 0; i < n;) {
-        const uint64_t id = sorted[i];
-        const size_t start = i;
-        while (i < n && sorted[i] == id)
-            i++;
-        sorted[n_distinct++] = (uint64_t)(i - start) << 32 | id;
+/* Cuts the ids, most frequent first but with those that have tables in front, into tiers. */
+static void choose_tiers(sample *s, uint32_t n_tables, uint32_t size[CF_TIERS]) {
+    uint32_t bitmap = n_tables;
+    while (bitmap < s->n_ranked && bitmap < CF_MAX_BITMAP &&
+           (uint64_t)count_of(s->ranked[bitmap]) * RAREST_BIT > s->n_rows)
+        bitmap++;
+    while (bitmap % 8 != 0 && bitmap < s->n_ranked) /* bits that a row has in any case */
+        bitmap++;
+    size[0] = bitmap;
+    s->ids_bits = (uint64_t)s->n_rows * (8 * ((bitmap + 7) / 8) + 16);
+    uint64_t left = s->nnz;
+    for (size_t i = 0; i < bitmap; i++)
+        left -= count_of(s->ranked[i]);
+    size_t at = bitmap;
+    for (unsigned t = 1; t < CF_TIERS; t++) {
+        const unsigned bits = t == 1 ? 8 : t == 2 ? 12 : 16;
+        size[t] = 0;
+        if (bits >= outside_bits(s))
+            continue;
+        const size_t room = cf_tier_room(t), rest = s->n_ranked - at;
+        size[t] = (uint32_t)(rest < room ? rest : room);
+        for (const size_t end = at + size[t]; at < end; at++) {
+            left -= count_of(s->ranked[at]);
+            s->ids_bits += (uint64_t)count_of(s->ranked[at]) * bits + 8;
+        }
     }
-    return n_distinct;
+    s->ids_bits += left * outside_bits(s);
 }
 
-static uint8_t *write_ids(uint8_t *out, uint8_t *header, const uint64_t *ranked,
-                          const tier_plan *plan) {
+static uint8_t *write_ids(const uint64_t *ranked, const uint32_t *runs, unsigned n_runs,
+                          uint8_t *header, uint8_t *out) {
     uint64_t histogram[33] = {0};
     cf_bit_writer w = {out, 0, 0};
     cf_gap_code code = {0, {0}};
     for (int pass = 0; pass < 2; pass++) {
         const uint64_t *id = ranked;
-        for (unsigned t = 0; t <= plan->n_tiers; t++) {
+        for (unsigned r = 0; r < n_runs; r++) {
             uint32_t next = 0;
-            for (uint32_t i = 0; i < plan->size[t]; i++, id++) {
-                const uint32_t gap = (uint32_t)(*id >> 32) - next;
-                next = (uint32_t)(*id >> 32) + 1;
+            for (uint32_t i = 0; i < runs[r]; i++, id++) {
+                const uint32_t gap = (uint32_t)*id - next;
+                next = (uint32_t)*id + 1;
                 if (pass == 0)
                     histogram[cf_bit_length(gap)]++;
                 else
@@ -166,44 +161,26 @@ static uint8_t *write_ids(uint8_t *out, uint8_t *header, const uint64_t *ranked,
         if (pass == 0)
             code = cf_gap_code_choose(histogram);
     }
-    header[53] = code.class_bits;
-    memcpy(header + 54, code.width, 4);
+    header[48] = code.class_bits;
+    memcpy(header + 49, code.width, 4);
     return w.at + (w.n_pending != 0);
 }
 
 /* ---- values ---- */
 
-enum { ONE_BITS = 0x3f800000, TYPICAL_BLOCK = 4096 };
-
-/* The first of n sorted keys that is not below `key`. */
-static size_t find_key(const uint64_t *keys, size_t n, uint64_t key) {
-    size_t low = 0;
-    while (n != 0) {
-        const size_t half = n / 2;
-        if (keys[low + half] < key) {
-            low += half + 1;
-            n -= half + 1;
-        } else {
-            n = half;
-        }
-    }
-    return low;
-}
-
-/* Scratch of everything that looks at values, and what values would take without tables. */
+/* What the blocks' own tables make of values. */
 typedef struct {
-    uint64_t *pairs; /* id << 32 | bits of the entries that are not 1.0, sorted */
-    size_t n_pairs;
-    uint64_t *prices; /* bits << 32 | bits it takes in the blocks' own tables, sorted */
-    size_t n_prices;
-    int mostly_ones; /* blocks will rather list the entries that are not 1.0, 64 bits each */
-    uint64_t *ranked, *sort, *prefix;
-    uint32_t *counts;
-} value_work;
+    int mostly_ones; /* blocks will rather list what no table covers and is not 1.0, 64 bits each */
+    uint64_t listed_bits, coded_bits; /* what all values take listed so, and in own tables */
+    unsigned bits, first, all; /* of a code; values with one code, with any */
+    uint64_t ranked[PRICED], sort[PRICED]; /* bits << 32 | place, by bits */
+    uint32_t counts[PRICED];
+    size_t n;
+} prices;
 
-/* Turns n sorted values into (UINT32_MAX - count) << 32 | value, most frequent first, with their
- * counts apart. In place; returns how many are distinct. */
-static size_t rank_values(value_work *w, uint64_t *values, size_t n) {
+/* Turns n sorted values (low halves) into (UINT32_MAX - count) << 32 | value, most frequent first,
+ * and lists their counts. In place; returns how many are distinct. */
+static size_t rank_values(uint64_t *values, uint64_t *sort, uint32_t *counts, size_t n) {
     size_t n_distinct = 0;
     for (size_t i = 0; i < n;) {
         const size_t start = i;
@@ -212,139 +189,227 @@ static size_t rank_values(value_work *w, uint64_t *values, size_t n) {
             i++;
         values[n_distinct++] = (uint64_t)(UINT32_MAX - (uint32_t)(i - start)) << 32 | bits;
     }
-    cf_sort_u64(values, w->sort, n_distinct);
+    cf_sort_u64(values, sort, n_distinct);
     for (size_t i = 0; i < n_distinct; i++)
-        w->counts[i] = UINT32_MAX - (uint32_t)(values[i] >> 32);
+        counts[i] = UINT32_MAX - (uint32_t)(values[i] >> 32);
     return n_distinct;
 }
 
-/* Prices every value as the blocks' own tables would, all ids together. */
-static void price_values(value_work *w, size_t n_entries, size_t n_rows) {
-    for (size_t i = 0; i < w->n_pairs; i++)
-        w->prices[i] = w->pairs[i] & UINT32_MAX;
-    for (size_t i = w->n_pairs; i < n_entries; i++)
-        w->prices[i] = ONE_BITS;
-    cf_sort_u64(w->prices, w->sort, n_entries);
-    w->n_prices = rank_values(w, w->prices, n_entries);
-    const size_t n_blocks = 1 + n_rows / TYPICAL_BLOCK;
-    cf_value_table table;
-    const uint64_t bits = cf_value_table_choose(w->counts, w->n_prices, n_entries,
-                                                (unsigned)(32 * n_blocks), w->prefix, &table);
-    w->mostly_ones = 64 * (uint64_t)w->n_pairs < bits;
-    for (size_t i = 0; i < w->n_prices; i++) {
-        unsigned price = table.first_bits;
-        if (i >= cf_code_limit(table.first_bits))
-            price += (unsigned)table.second_bits + (i < table.n ? 0 : 32);
-        w->prices[i] = w->prices[i] << 32 | price;
+static void price_values(const sample *s, prices *p) {
+    const size_t step = 1 + s->nnz / PRICED;
+    size_t n = 0, n_others = 0;
+    for (size_t e = 0; e < s->nnz; e += step) {
+        p->ranked[n] = cf_float_bits(s->data[e]);
+        n_others += p->ranked[n++] != ONE_BITS;
     }
-    cf_sort_u64(w->prices, w->sort, w->n_prices);
+    cf_sort_u64(p->ranked, p->sort, n);
+    p->n = rank_values(p->ranked, p->sort, p->counts, n);
+    const size_t n_blocks = 1 + s->n_rows / TYPICAL_BLOCK;
+    const cf_value_code code = cf_value_code_choose(p->counts, p->n, n, n_blocks);
+    p->listed_bits = 64 * (uint64_t)n_others * step;
+    p->coded_bits = code.total_bits * step;
+    p->bits = code.bits;
+    p->first = code.bits < 32 ? cf_value_code_limit(code.bits) : 0;
+    p->all = code.n;
+    for (size_t i = 0; i < p->n; i++)
+        p->ranked[i] = (uint64_t)(uint32_t)p->ranked[i] << 32 | i;
+    cf_sort_u64(p->ranked, p->sort, p->n);
 }
 
-/* Bits that the values of an id take without table. ranked: as from rank_values. */
-static uint64_t price_without_table(const value_work *w, size_t n_pairs, const uint64_t *ranked,
-                                    size_t n_distinct) {
-    if (w->mostly_ones)
-        return 64 * (uint64_t)n_pairs;
-    uint64_t bits = 0;
-    for (size_t i = 0; i < n_distinct; i++) {
-        const uint64_t at = find_key(w->prices, w->n_prices, ranked[i] << 32);
-        bits += w->counts[i] * (w->prices[at] & UINT32_MAX);
+static unsigned price_of(const prices *p, uint32_t bits) {
+    size_t low = 0, n = p->n;
+    while (n != 0) {
+        const size_t half = n / 2;
+        if (p->ranked[low + half] >> 32 < bits) {
+            low += half + 1;
+            n -= half + 1;
+        } else {
+            n = half;
+        }
     }
-    return bits;
+    const int found = low < p->n && p->ranked[low] >> 32 == bits;
+    const uint32_t place = found ? (uint32_t)p->ranked[low] : UINT32_MAX;
+    if (p->bits == 32)
+        return 32;
+    return place < p->first ? p->bits : place < p->all ? p->bits + 16 : p->bits + 48;
 }
 
-/* Chooses the table of an id with `n_entries` entries, of which pairs[0, n_pairs) are not 1.0, and
- * leaves its values in w->ranked (low halves). Returns the bits it saves, 0 for no table. */
-static uint64_t choose_table(value_work *w, const uint64_t *pairs, size_t n_pairs, size_t n_entries,
-                             cf_value_table *table) {
-    size_t n = 0, first_above = 0;
-    while (first_above < n_pairs && (uint32_t)pairs[first_above] < ONE_BITS)
-        w->ranked[n++] = pairs[first_above++];
-    for (size_t i = n_pairs; i < n_entries; i++)
-        w->ranked[n++] = ONE_BITS;
-    for (size_t i = first_above; i < n_pairs; i++)
-        w->ranked[n++] = pairs[i];
-    const size_t n_distinct = rank_values(w, w->ranked, n);
-    const uint64_t without = price_without_table(w, n_pairs, w->ranked, n_distinct);
+/* An id that may get a table. */
+typedef struct {
+    uint32_t id, n_entries;
+    size_t first, n_pairs; /* its pairs */
+    uint32_t n_values;     /* of its table */
+    int is_wide;
+    uint64_t saves;
+} candidate;
+
+/* Lays the values of a candidate's entries out, ranked, at values[]; returns how many distinct. */
+static size_t list_values(const sample *s, const candidate *c, uint64_t *values) {
+    const uint64_t *pairs = s->pairs + c->first;
+    size_t n = 0, i = 0;
+    for (; i < c->n_pairs && (uint32_t)pairs[i] < ONE_BITS; i++)
+        values[n++] = (uint32_t)pairs[i];
+    for (size_t ones = c->n_pairs; ones < c->n_entries; ones++)
+        values[n++] = ONE_BITS;
+    for (; i < c->n_pairs; i++)
+        values[n++] = (uint32_t)pairs[i];
+    return rank_values(values, s->sort, s->counts, n);
+}
+
+/* Chooses the table of a candidate; saves stays 0 if none is worth having. */
+static void choose_table(const sample *s, const prices *p, candidate *c, uint64_t *values) {
+    const size_t n = list_values(s, c, values);
+    const uint64_t total = c->n_entries;
+    uint64_t without = 64 * (uint64_t)c->n_pairs;
+    if (!p->mostly_ones) {
+        without = 0;
+        for (size_t i = 0; i < n; i++)
+            without += (uint64_t)s->counts[i] * price_of(p, (uint32_t)values[i]);
+    }
     /* Where values repeat, those of the sample serve rows to come as well: half the price of a
-     * float. Where they do not, storing them saves nothing. */
-    const unsigned value_cost = 2 * n_distinct <= n_entries ? 16 : 32;
-    const uint64_t with =
-        64 + cf_value_table_choose(w->counts, n_distinct, n_entries, value_cost, w->prefix, table);
-    return 10 * with < 9 * without ? without - with : 0;
+     * float. Where they do not, storing those seen once saves nothing. */
+    const int repeat = 2 * n <= total;
+    uint64_t best = without - without / 10;
+    for (int is_wide = 0; is_wide < 2; is_wide++) {
+        const size_t room = cf_value_table_room(is_wide);
+        uint64_t coded = 0, first = 0;
+        size_t kept = 0;
+        for (; kept < n && kept < room && (repeat || s->counts[kept] > 1); kept++) {
+            coded += s->counts[kept];
+            first += kept < CF_NARROW_ESCAPE ? s->counts[kept] : 0;
+        }
+        const uint64_t with = 32 + kept * (uint64_t)(repeat ? 16 : 32) + 32 * (total - coded) +
+                              (is_wide ? 16 * total : 8 * total + 16 * (total - first));
+        if (with < best) {
+            best = with;
+            c->saves = without - with;
+            c->is_wide = is_wide;
+            c->n_values = (uint32_t)kept;
+        }
+    }
+    /* A bit in every row, where it may have taken a byte in a few. */
+    const uint64_t bit = s->n_rows > 8 * total ? s->n_rows - 8 * total : 0;
+    c->saves = c->saves > bit ? c->saves - bit : 0;
 }
 
-/* Writes the tables of all ids that should have one; returns their end, and the bits they save.
- * ranked: id << 32 | count by rank. How many tables there will be is not known before: values are
- * written where they stand if every id has one, and moved down at the end. */
-static uint8_t *write_tables(value_work *w, const uint64_t *ranked, uint32_t n_ids, uint8_t *header,
-                             uint8_t *tables, uint64_t *saved) {
-    uint8_t *const values = tables + 8 * (size_t)n_ids;
-    uint32_t n_tables = 0, n_values = 0;
-    *saved = 0;
-    for (uint32_t rank = 0; rank < n_ids && w->n_pairs != 0; rank++) {
-        const uint64_t id = ranked[rank] >> 32;
-        const size_t first = find_key(w->pairs, w->n_pairs, id << 32);
-        size_t last = first;
-        while (last < w->n_pairs && w->pairs[last] >> 32 == id)
-            last++;
-        cf_value_table table;
-        uint64_t saves = 0;
-        if (first != last)
-            saves = choose_table(w, w->pairs + first, last - first, (uint32_t)ranked[rank], &table);
-        if (saves == 0)
-            continue;
-        *saved += saves;
-        uint8_t *entry = tables + 8 * (size_t)n_tables++;
-        cf_store_u32(entry, rank);
-        cf_store_u16(entry + 4, table.n);
-        entry[6] = table.first_bits;
-        entry[7] = table.second_bits;
-        for (uint32_t i = 0; i < table.n; i++)
-            cf_store_u32(values + 4 * (size_t)n_values++, (uint32_t)w->ranked[i]);
+/* Chooses the tables of all candidates; returns the bits they save. If with them so little is left
+ * that it can be listed, the ones take nothing at all; if not, every value takes a code, and a table
+ * must beat that. */
+static uint64_t choose_tables(const sample *s, prices *p, candidate *candidates, size_t n,
+                              uint64_t *values) {
+    const uint64_t without = p->listed_bits < p->coded_bits ? p->listed_bits : p->coded_bits;
+    for (p->mostly_ones = 1;; p->mostly_ones = 0) {
+        uint64_t saved = 0;
+        for (size_t i = 0; i < n; i++) {
+            candidates[i].saves = 0;
+            if (candidates[i].n_pairs != 0)
+                choose_table(s, p, &candidates[i], values);
+            saved += candidates[i].saves;
+        }
+        if (!p->mostly_ones)
+            return saved;
+        const uint64_t with = p->listed_bits > saved ? p->listed_bits - saved : 0;
+        if (with <= p->coded_bits)
+            return without - (with < without ? with : without);
     }
-    memmove(tables + 8 * (size_t)n_tables, values, 4 * (size_t)n_values);
-    cf_store_u32(header + 40, n_tables);
-    cf_store_u32(header + 44, n_values);
-    return tables + 8 * (size_t)n_tables + 4 * (size_t)n_values;
+}
+
+/* The ids that tables may serve, by id, with the pairs (number of the id << 32 | bits) of their
+ * entries that are not 1.0, sorted. */
+static size_t list_candidates(sample *s, candidate *candidates) {
+    size_t n = 0;
+    while (n < s->n_ranked && n < MOST_CANDIDATES &&
+           (uint64_t)count_of(s->ranked[n]) * RAREST_TABLE > s->n_rows)
+        n++;
+    uint64_t by_id[MOST_CANDIDATES], sort[MOST_CANDIDATES];
+    for (size_t i = 0; i < n; i++)
+        by_id[i] = (s->ranked[i] & UINT32_MAX) << 32 | count_of(s->ranked[i]);
+    cf_sort_u64(by_id, sort, n);
+    for (size_t i = 0; i < n; i++)
+        candidates[i] = (candidate){.id = (uint32_t)(by_id[i] >> 32),
+                                    .n_entries = (uint32_t)by_id[i]};
+    size_t n_pairs = 0;
+    for (size_t row = 0; row < s->n_rows; row++) {
+        /* Both increase with the id: one walk through both. */
+        size_t c = 0;
+        for (int64_t e = s->indptr[row] - s->indptr[0]; e < s->indptr[row + 1] - s->indptr[0]; e++) {
+            const uint32_t bits = cf_float_bits(s->data[e]);
+            if (bits == ONE_BITS)
+                continue;
+            while (c < n && candidates[c].id < s->indices[e])
+                c++;
+            if (c == n)
+                break;
+            if (candidates[c].id == s->indices[e])
+                s->pairs[n_pairs++] = (uint64_t)c << 32 | bits;
+        }
+    }
+    cf_sort_u64(s->pairs, s->sort, n_pairs);
+    size_t at = 0;
+    for (size_t c = 0; c < n; c++) {
+        candidates[c].first = at;
+        while (at < n_pairs && s->pairs[at] >> 32 == c)
+            at++;
+        candidates[c].n_pairs = at - candidates[c].first;
+    }
+    return n;
+}
+
+/* Keeps the candidates that save most, narrow ones first, each by id; returns how many. */
+static uint32_t keep_best(candidate *candidates, size_t n, uint32_t *n_narrow) {
+    uint64_t order[MOST_CANDIDATES], sort[MOST_CANDIDATES];
+    size_t n_useful = 0;
+    for (size_t i = 0; i < n; i++)
+        if (candidates[i].saves != 0)
+            order[n_useful++] = (UINT64_MAX - candidates[i].saves) << 10 | i;
+    cf_sort_u64(order, sort, n_useful);
+    const size_t n_kept = n_useful < CF_MAX_TABLES ? n_useful : CF_MAX_TABLES;
+    for (size_t i = 0; i < n_kept; i++) {
+        const candidate *c = &candidates[order[i] & (MOST_CANDIDATES - 1)];
+        order[i] = (uint64_t)c->is_wide << 63 | (uint64_t)c->id << 10 | (order[i] & 1023);
+    }
+    cf_sort_u64(order, sort, n_kept);
+    candidate kept[CF_MAX_TABLES];
+    *n_narrow = 0;
+    for (size_t i = 0; i < n_kept; i++) {
+        kept[i] = candidates[order[i] & (MOST_CANDIDATES - 1)];
+        *n_narrow += !kept[i].is_wide;
+    }
+    if (n_kept != 0)
+        memcpy(candidates, kept, n_kept * sizeof *kept);
+    return (uint32_t)n_kept;
 }
 
 /* ---- the whole ---- */
 
-size_t cf_dictionary_build_scratch(size_t nnz) { return 7 * nnz + 64; }
+/* Ranked ids, sort, pairs, values: nnz words each; counts: half of that; the prices. */
+size_t cf_dictionary_build_scratch(size_t nnz) {
+    return 4 * (nnz + 2) + nnz / 2 + 2 + (sizeof(prices) + 7) / 8;
+}
 
 size_t cf_dictionary_bound(size_t nnz, uint32_t max_ids) {
     const size_t ids = nnz < max_ids ? nnz : max_ids;
-    return CF_DICTIONARY_HEADER + 13 * ids + 4 * (nnz + ids) + CF_BITS_PAD + 8;
+    return CF_DICTIONARY_HEADER + 5 * ids + 4 * (size_t)CF_MAX_TABLES + 4 * nnz + CF_BITS_PAD + 8;
 }
 
-/* Sorts the ids of the sample into tiers: ranked[] becomes id << 32 | count by rank. */
-static tier_plan rank_ids(uint64_t *ranked, uint64_t *sort, uint64_t *mass, size_t nnz,
-                          size_t n_rows, uint32_t max_ids, double *id_bits) {
-    cf_sort_u64(ranked, sort, nnz);
-    const unsigned raw_bits = cf_bit_length(nnz != 0 ? (uint32_t)ranked[nnz - 1] | 1 : 1);
-    const size_t n_distinct = count_ids(ranked, nnz);
-    for (size_t i = 0; i < n_distinct; i++) /* the most frequent first, equals by id */
-        ranked[i] ^= UINT64_C(0xffffffff00000000);
-    cf_sort_u64(ranked, sort, n_distinct);
-    uint32_t n_ids = 0;
-    mass[0] = 0;
-    while (n_ids < n_distinct && n_ids < max_ids) {
-        const uint64_t count = UINT32_MAX - (ranked[n_ids] >> 32);
-        if (count < 2)
-            break;
-        mass[n_ids + 1] = mass[n_ids] + count;
-        n_ids++;
+/* Puts the ids with tables in front of the others. */
+static void move_to_front(sample *s, const candidate *kept, uint32_t n) {
+    memcpy(s->sort, s->ranked, s->n_ranked * sizeof *s->ranked);
+    size_t at = n;
+    for (size_t i = 0; i < s->n_ranked; i++) {
+        const uint32_t id = (uint32_t)s->sort[i];
+        uint32_t k = 0;
+        while (k < n && kept[k].id != id)
+            k++;
+        s->ranked[k < n ? k : at++] = s->sort[i];
     }
-    const tier_plan plan = choose_tiers(mass, n_ids, nnz, n_rows, raw_bits, id_bits);
-    uint32_t begin = 0;
-    for (unsigned t = 0; t <= plan.n_tiers; t++) {
-        for (uint32_t i = begin; i < begin + plan.size[t]; i++)
-            ranked[i] = ranked[i] << 32 | (UINT32_MAX - (ranked[i] >> 32));
-        cf_sort_u64(ranked + begin, sort, plan.size[t]);
-        begin += plan.size[t];
-    }
-    return plan;
+}
+
+/* Orders a run of ids upwards. */
+static void order_run(sample *s, size_t begin, uint32_t n) {
+    for (size_t i = begin; i < begin + n; i++)
+        s->ranked[i] &= UINT32_MAX;
+    cf_sort_u64(s->ranked + begin, s->sort, n);
 }
 
 cf_status cf_dictionary_build(const cf_kernels *kernels, size_t n_rows, const int64_t *indptr,
@@ -356,47 +421,58 @@ cf_status cf_dictionary_build(const cf_kernels *kernels, size_t n_rows, const in
     for (size_t row = 0; row < n_rows; row++)
         if (indptr[row + 1] < indptr[row] || indptr[row + 1] > end)
             return cf_fail(CF_E_INDPTR, row);
-    const size_t nnz = (size_t)(end - begin);
-    if (max_ids > CF_MAX_DICTIONARY_IDS)
-        max_ids = CF_MAX_DICTIONARY_IDS;
-    uint64_t *const ranked = scratch, *const sort = ranked + nnz + 2;
-    uint64_t *const mass = sort + nnz + 2;
-    value_work w = {.pairs = mass + nnz + 2, .sort = sort, .ranked = mass};
-    w.prices = w.pairs + nnz + 2;
-    w.prefix = w.prices + nnz + 2;
-    w.counts = (uint32_t *)(void *)(w.prefix + nnz + 2);
-    for (int64_t e = begin; e < end; e++) {
-        const uint32_t bits = cf_float_bits(data[e]);
-        ranked[e - begin] = indices[e];
-        w.pairs[w.n_pairs] = (uint64_t)indices[e] << 32 | bits;
-        w.n_pairs += bits != ONE_BITS;
+    sample s = {.n_rows = n_rows, .nnz = (size_t)(end - begin), .indptr = indptr};
+    s.indices = indices + begin;
+    s.data = data + begin;
+    s.ranked = scratch;
+    s.sort = s.ranked + s.nnz + 2;
+    s.pairs = s.sort + s.nnz + 2;
+    uint64_t *const values = s.pairs + s.nnz + 2;
+    s.counts = (uint32_t *)(void *)(values + s.nnz + 2);
+    prices *p = (prices *)(void *)(values + s.nnz + 2 + s.nnz / 2 + 2);
+    for (size_t e = 0; e < s.nnz; e++)
+        s.largest = s.indices[e] > s.largest ? s.indices[e] : s.largest;
+    rank_ids(&s, max_ids < CF_MAX_DICTIONARY_IDS ? max_ids : CF_MAX_DICTIONARY_IDS);
+
+    candidate candidates[MOST_CANDIDATES];
+    const size_t n_candidates = list_candidates(&s, candidates);
+    price_values(&s, p);
+    const uint64_t saved = choose_tables(&s, p, candidates, n_candidates, values);
+    uint32_t n_narrow, n_tables = keep_best(candidates, n_candidates, &n_narrow);
+    move_to_front(&s, candidates, n_tables);
+    uint32_t size[CF_TIERS];
+    choose_tiers(&s, n_tables, size);
+    if ((double)s.ids_bits - (double)saved >= 0.97 * (double)plain_bits(&s)) {
+        /* Not worth having: one without ids, which the blocks then do not name. */
+        memset(size, 0, sizeof size);
+        n_tables = n_narrow = 0;
     }
-    double id_bits;
-    tier_plan plan = rank_ids(ranked, sort, mass, nnz, n_rows, max_ids, &id_bits);
 
     memset(out, 0, CF_DICTIONARY_HEADER);
     memcpy(out, "CFD1", 4);
     cf_store_u16(out + 12, CF_DICTIONARY_VERSION);
-    uint32_t n_ids = 0;
     for (unsigned t = 0; t < CF_TIERS; t++)
-        n_ids += plan.size[t];
-    uint8_t *at = write_ids(out + CF_DICTIONARY_HEADER, out, ranked, &plan);
-    cf_store_u32(out + 48, (uint32_t)(at - out - CF_DICTIONARY_HEADER));
-    uint64_t saved = 0;
-    if (w.n_pairs != 0) {
-        cf_sort_u64(w.pairs, sort, w.n_pairs);
-        price_values(&w, nnz, n_rows);
-        at = write_tables(&w, ranked, n_ids, out, at, &saved);
+        cf_store_u32(out + 16 + 4 * t, size[t]);
+    cf_store_u32(out + 32, n_narrow);
+    cf_store_u32(out + 36, n_tables - n_narrow);
+    const uint32_t runs[] = {n_narrow, n_tables - n_narrow, size[0] - n_tables,
+                             size[1],  size[2],             size[3]};
+    size_t at_rank = 0;
+    for (unsigned r = 0; r < sizeof runs / sizeof *runs; at_rank += runs[r], r++)
+        order_run(&s, at_rank, runs[r]);
+    uint8_t *at =
+        write_ids(s.ranked, runs, sizeof runs / sizeof *runs, out, out + CF_DICTIONARY_HEADER);
+    cf_store_u32(out + 44, (uint32_t)(at - out - CF_DICTIONARY_HEADER));
+    for (uint32_t i = 0; i < n_tables; i++, at += 4)
+        cf_store_u32(at, candidates[i].n_values);
+    uint32_t n_values = 0;
+    for (uint32_t i = 0; i < n_tables; i++) {
+        list_values(&s, &candidates[i], values);
+        for (uint32_t v = 0; v < candidates[i].n_values; v++, at += 4)
+            cf_store_u32(at, (uint32_t)values[v]);
+        n_values += candidates[i].n_values;
     }
-    if (id_bits - (double)saved >= 0.97 * (double)plain_bits(n_rows, indptr, indices)) {
-        /* Not worth having: one without ids, which the blocks then do not name. */
-        plan = (tier_plan){{0}, 0};
-        at = write_ids(out + CF_DICTIONARY_HEADER, out, ranked, &plan);
-        memset(out + 40, 0, 12);
-    }
-    for (unsigned t = 0; t < CF_TIERS; t++)
-        cf_store_u32(out + 16 + 4 * t, plan.size[t]);
-    out[52] = (uint8_t)plan.n_tiers;
+    cf_store_u32(out + 40, n_values);
     memset(at, 0, CF_BITS_PAD);
     *n_out = (size_t)(at - out) + CF_BITS_PAD;
     if (*n_out > UINT32_MAX)

@@ -21,6 +21,7 @@ enum {
 
 struct cf_libsvm_options; /* cf_libsvm.h */
 struct cf_libsvm_rows;
+struct cf_block_kernels; /* cf_block_streams.h */
 
 typedef struct {
     const char *name; /* "scalar", "avx2", "avx512", "neon" */
@@ -36,6 +37,8 @@ typedef struct {
                           size_t pos, size_t last, struct cf_libsvm_rows *rows);
     /* cf_crc32c.h */
     uint32_t (*crc32c)(uint32_t crc, const uint8_t *data, size_t n);
+
+    const struct cf_block_kernels *block;
 } cf_kernels;
 
 unsigned cf_cpu_features(void);

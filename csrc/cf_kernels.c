@@ -1,4 +1,5 @@
 /* The tables themselves: which piece serves which instruction set. */
+#include "cf_block_streams.h"
 #include "cf_crc32c.h"
 #include "cf_variants.h"
 
@@ -8,6 +9,7 @@ const cf_kernels cf_kernels_scalar = {
     .count_lines_colons = cf_count_lines_colons_scalar,
     .libsvm_rows = cf_libsvm_rows_scalar,
     .crc32c = cf_crc32c_scalar,
+    .block = &cf_block_scalar,
 };
 
 #if defined(__x86_64__)
@@ -17,6 +19,7 @@ const cf_kernels cf_kernels_avx2 = {
     .count_lines_colons = cf_count_lines_colons_avx2,
     .libsvm_rows = cf_libsvm_rows_avx2,
     .crc32c = cf_crc32c_sse42,
+    .block = &cf_block_avx2,
 };
 
 const cf_kernels cf_kernels_avx512 = {
@@ -25,6 +28,7 @@ const cf_kernels cf_kernels_avx512 = {
     .count_lines_colons = cf_count_lines_colons_avx2,
     .libsvm_rows = cf_libsvm_rows_avx512,
     .crc32c = cf_crc32c_sse42,
+    .block = &cf_block_avx512,
 };
 #elif defined(__aarch64__)
 const cf_kernels cf_kernels_neon = {

@@ -1,9 +1,35 @@
 #include "cf_logistic.h"
 
 #include <math.h>
-#include <string.h>
 
+#include "cf_lanes.h"
 #include "cf_math.h"
+
+/* Whether all ids are below n_weights. */
+static bool are_inside(const uint32_t *ids, size_t n, size_t n_weights) {
+    uint32_t highest = 0; /* a maximum and not an early way out: the compiler makes vectors of it */
+    for (size_t k = 0; k < n; k++)
+        highest = ids[k] > highest ? ids[k] : highest;
+    return n == 0 || highest < n_weights;
+}
+
+static float part_known(const float *data, const uint32_t *ids, size_t k, const float *w,
+                        size_t n_weights) {
+    return ids[k] < n_weights ? data[k] * w[ids[k]] : 0.0f;
+}
+
+/* cf_dot for ids that may be outside w, in the same order. */
+static float dot_known(const float *data, const uint32_t *ids, size_t n, const float *w,
+                       size_t n_weights) {
+    float sums[4] = {0, 0, 0, 0};
+    const size_t whole = n & ~(size_t)3;
+    for (size_t k = 0; k < whole; k++)
+        sums[k & 3] += part_known(data, ids, k, w, n_weights);
+    float sum = (sums[0] + sums[2]) + (sums[1] + sums[3]);
+    for (size_t k = n; k > whole; k--)
+        sum += part_known(data, ids, k - 1, w, n_weights);
+    return sum;
+}
 
 cf_status cf_logistic_margins(const cf_csr *rows, const float *w, size_t n_weights, float intercept,
                               float *margins) {
@@ -12,67 +38,98 @@ cf_status cf_logistic_margins(const cf_csr *rows, const float *w, size_t n_weigh
         size_t begin, end;
         if (!cf_csr_row(rows, i, &begin, &end))
             return cf_fail(CF_E_INDPTR, i);
-        float sum = intercept;
-        for (size_t k = begin; k < end; k++) {
-            const size_t id = rows->indices[k];
-            if (k + AHEAD < rows->nnz && rows->indices[k + AHEAD] < n_weights)
-                __builtin_prefetch(w + rows->indices[k + AHEAD]);
-            sum += id < n_weights ? rows->data[k] * w[id] : 0.0f;
+        const size_t n = end - begin;
+        if (n == 0) {
+            margins[i] = intercept;
+            continue;
         }
-        margins[i] = sum;
+        const uint32_t *const ids = rows->indices + begin;
+        const size_t n_ahead = rows->nnz - begin < n + AHEAD ? 0 : n;
+        for (size_t k = 0; k < n_ahead; k++) /* by number: an id may lead anywhere */
+            __builtin_prefetch((const void *)((uintptr_t)w + sizeof *w * ids[k + AHEAD]));
+        margins[i] = intercept + (are_inside(ids, n, n_weights)
+                                      ? cf_dot(rows->data + begin, ids, n, w)
+                                      : dot_known(rows->data + begin, ids, n, w, n_weights));
     }
     return cf_ok();
 }
 
-/* The form that neither overflows nor loses the small end. */
-static double row_loss(float margin, bool positive) {
-    const double m = positive ? margin : -(double)margin;
-    return m > 0 ? log1p(exp(-m)) : log1p(exp(m)) - m;
+/* Sums of log(1 + e_i), one logarithm for many rows: the product of the 1 + e_i less 1 is kept,
+ * which grows by terms of one sign, so a sum of small losses keeps its digits. */
+typedef struct {
+    double product; /* less 1 */
+    size_t n;
+} log_sum;
+
+enum { FACTORS = 64 }; /* each at most 2, and each costs an ulp or two of the result */
+
+static double log_sum_take(log_sum *sum) {
+    const double taken = log1p(sum->product);
+    *sum = (log_sum){0.0, 0};
+    return taken;
 }
 
-static void total_add(cf_logistic_total *total, float margin, bool positive, double weight) {
-    total->loss_sum += weight * row_loss(margin, positive);
-    total->weight_sum += weight;
-    total->correct += (margin > 0) == positive ? weight : 0.0;
-}
-
+/* Of a row, log(1 + e^-toward) = log(1 + e^-|toward|) + max(0, -toward) neither overflows nor loses
+ * the small end. */
 cf_logistic_total cf_logistic_loss(const float *margins, const float *labels, const float *weights,
                                    size_t n_rows) {
     cf_logistic_total total = {0, 0, 0};
-    for (size_t i = 0; i < n_rows; i++)
-        total_add(&total, margins[i], labels[i] > 0, weights ? weights[i] : 1.0);
+    log_sum logs = {0.0, 0};
+    for (size_t i = 0; i < n_rows; i++) {
+        const bool positive = labels[i] > 0;
+        const double weight = weights ? weights[i] : 1.0;
+        const double toward = positive ? margins[i] : -(double)margins[i];
+        const double e = exp(-fabs(toward));
+        const double wrong = toward < 0 ? -toward : 0.0;
+        if (weight == 1.0) {
+            logs.product += e + logs.product * e;
+            total.loss_sum += wrong;
+            if (++logs.n == FACTORS)
+                total.loss_sum += log_sum_take(&logs);
+        } else {
+            total.loss_sum += weight * (log1p(e) + wrong);
+        }
+        total.weight_sum += weight;
+        total.correct += (margins[i] > 0) == positive ? weight : 0.0;
+    }
+    total.loss_sum += log_sum_take(&logs);
     return total;
 }
 
 void cf_logistic_probabilities(const float *margins, size_t n_rows, float *p) {
-    for (size_t i = 0; i < n_rows; i++)
+    const size_t whole = n_rows & ~(size_t)3;
+    for (size_t i = 0; i < whole; i += 4) {
+        const cf_four margin = cf_four_load(margins + i);
+        cf_four likely, unlikely;
+        cf_four_sides(margin, &likely, &unlikely);
+        cf_four_store(p + i, cf_four_where(margin < 0.0f, unlikely, likely));
+    }
+    for (size_t i = whole; i < n_rows; i++)
         p[i] = cf_sigmoid(margins[i]);
 }
 
-cf_status cf_logistic_gradient(const cf_csr *rows, const float *w, size_t n_weights,
-                               float intercept, float *gradient, double *intercept_gradient,
-                               cf_logistic_total *total) {
-    *intercept_gradient = 0;
-    *total = (cf_logistic_total){0, 0, 0};
-    if (n_weights)
-        memset(gradient, 0, n_weights * sizeof *gradient);
+/* What cf_gradient_sum takes for granted. */
+static cf_status check_rows(const cf_csr *rows, size_t n_weights) {
     for (size_t i = 0; i < rows->n_rows; i++) {
         size_t begin, end;
         if (!cf_csr_row(rows, i, &begin, &end))
             return cf_fail(CF_E_INDPTR, i);
-        float margin = intercept;
-        for (size_t k = begin; k < end; k++) {
-            if (rows->indices[k] >= n_weights)
-                return cf_fail(CF_E_ID, k);
-            margin += rows->data[k] * w[rows->indices[k]];
-        }
-        const bool positive = rows->labels[i] > 0;
-        const float weight = rows->weights ? rows->weights[i] : 1.0f;
-        total_add(total, margin, positive, weight);
-        const float error = weight * (cf_sigmoid(margin) - (positive ? 1.0f : 0.0f));
-        *intercept_gradient += error;
-        for (size_t k = begin; k < end; k++)
-            gradient[rows->indices[k]] += error * rows->data[k];
+        if (begin == end || are_inside(rows->indices + begin, end - begin, n_weights))
+            continue;
+        while (rows->indices[begin] < n_weights)
+            begin++;
+        return cf_fail(CF_E_ID, begin);
     }
     return cf_ok();
+}
+
+cf_status cf_logistic_gradient(const cf_csr *rows, const float *w, size_t n_weights,
+                               float intercept, float *gradient, cf_gradient_total *total) {
+    const cf_status status = check_rows(rows, n_weights);
+    if (status.code != CF_OK)
+        return status;
+    const uint32_t *local = rows->n_rows && rows->nnz ? rows->indices + rows->indptr[0] : NULL;
+    const cf_minibatch batch = {rows, NULL, rows->n_rows, local, {1.0f, 1.0f}};
+    *total = cf_gradient_sum(&batch, w, n_weights, intercept, gradient, NULL);
+    return status;
 }

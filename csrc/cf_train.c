@@ -1,35 +1,12 @@
 #include "cf_train.h"
 
+#include "cf_gradient.h"
 #include "cf_localize.h"
-#include "cf_math.h"
+#include "cf_loss.h"
 
 /* How far ahead memory is asked for: a row's entries, then the coordinates they name. Found by
  * trial on rows of 35 entries and a model of 2^19; both are flat around these values. */
 enum { ROWS_AHEAD = 8, IDS_AHEAD = 3 };
-
-/* Sums of log-loss without a logarithm a row: the product of the probabilities given to the right
- * labels, whose log is taken only when the next factor (at least e^-87) could underflow it. */
-typedef struct {
-    double product, loss;
-} loss_sum;
-
-static void loss_flush(loss_sum *sum) {
-    sum->loss -= log(sum->product);
-    sum->product = 1.0;
-}
-
-/* `right` is the probability given to the label, `toward` the margin in its direction. */
-static void loss_add(loss_sum *sum, float toward, float right, float weight) {
-    if (!(toward > -80.0f)) { /* cf_expf clamps near there; NaN comes along too */
-        sum->loss -= (double)weight * toward;
-    } else if (weight == 1.0f) {
-        sum->product *= right;
-        if (!(sum->product > 1e-250))
-            loss_flush(sum);
-    } else {
-        sum->loss -= (double)weight * log(right);
-    }
-}
 
 /* Checks row order[i] and gives its entries. */
 static cf_code find_row(const cf_csr *rows, uint32_t row, size_t *begin, size_t *end) {
@@ -78,23 +55,18 @@ static cf_penalty charge(const cf_train_model *model, size_t j, float touches, d
 
 /* What one row contributes: its error (p - label, weighted) and its loss. */
 static float row_error(const cf_train_model *model, const cf_csr *rows, uint32_t row, float margin,
-                       loss_sum *loss, cf_train_total *total) {
+                       cf_loss_sum *loss, cf_train_total *total) {
     const bool positive = rows->labels[row] > 0;
     const float weight = rows->weights ? rows->weights[row] : 1.0f;
-    const float toward = positive ? margin : -margin;
-    const cf_odds odds = cf_sides(margin);
-    const float right = toward < 0 ? odds.unlikely : odds.likely;
-    const float wrong = toward < 0 ? odds.likely : odds.unlikely;
-    loss_add(loss, toward, right, weight);
     total->weight_sum += weight;
-    return model->class_weight[positive] * weight * (positive ? -wrong : wrong);
+    return model->class_weight[positive] * weight * cf_loss_error(loss, margin, positive, weight);
 }
 
 /* Mini-batches of one row: a row's ids are distinct, so its entries update the model directly.
  * The optimiser is a constant at every call of this function, so each gets a loop of its own. */
 static inline cf_status train_single(cf_optimizer_kind kind, const cf_train_model *model,
                                      const cf_csr *rows, const uint32_t *order, size_t n_order,
-                                     loss_sum *loss, cf_train_total *total) {
+                                     cf_loss_sum *loss, cf_train_total *total) {
     const size_t width = cf_optimizer_width(kind);
     cf_optimizer optimizer = model->optimizer;
     optimizer.kind = kind;
@@ -151,37 +123,27 @@ static cf_status localize_batch(const cf_train_model *model, const cf_csr *rows,
 
 /* Pulls the weights of a localised mini-batch and sums its gradient; returns the intercept's. */
 static float sum_gradient(const cf_train_model *model, size_t width, const cf_csr *rows,
-                          const uint32_t *batch, size_t n, const cf_train_scratch *scratch,
-                          size_t n_distinct, loss_sum *loss, cf_train_total *total) {
+                          const uint32_t *order, size_t n, const cf_train_scratch *scratch,
+                          size_t n_distinct, cf_train_total *total) {
     enum { AHEAD = 16 };
-    float *const w = scratch->weights, *const gradient = scratch->gradient;
-    float *const touches = scratch->touches;
     for (size_t j = 0; j < n_distinct; j++) {
         if (j + AHEAD < n_distinct)
             __builtin_prefetch(model->state + scratch->distinct[j + AHEAD] * width, 1);
-        w[j] = cf_shared_read(model->state + scratch->distinct[j] * width);
-        gradient[j] = touches[j] = 0.0f;
+        scratch->weights[j] = cf_shared_read(model->state + scratch->distinct[j] * width);
     }
-    const float intercept = cf_shared_read(model->state + model->n_ids * width);
-    float intercept_gradient = 0.0f;
-    const uint32_t *local = scratch->local;
-    for (size_t i = 0; i < n; i++) {
-        const size_t begin = (size_t)rows->indptr[batch[i]];
-        const size_t length = (size_t)rows->indptr[batch[i] + 1] - begin;
-        const float *const data = rows->data + begin;
-        float margin = intercept;
-        for (size_t k = 0; k < length; k++)
-            margin += data[k] * w[local[k]];
-        const float error = row_error(model, rows, batch[i], margin, loss, total);
-        intercept_gradient += error;
-        for (size_t k = 0; k < length; k++) {
-            gradient[local[k]] += error * data[k];
-            touches[local[k]] += 1.0f;
-        }
-        local += length;
-    }
+    const bool charged = model->penalties && model->optimizer.kind != CF_FTRL;
+    const cf_minibatch batch = {
+        rows, order, n, scratch->local, {model->class_weight[0], model->class_weight[1]}};
+    const cf_gradient_total summed = cf_gradient_sum(
+        &batch, scratch->weights, n_distinct, cf_shared_read(model->state + model->n_ids * width),
+        scratch->gradient, charged ? scratch->touches : NULL);
+    if (!charged)
+        for (size_t j = 0; j < n_distinct; j++)
+            scratch->touches[j] = 0.0f;
     total->n_rows += n;
-    return intercept_gradient;
+    total->loss_sum += summed.loss;
+    total->weight_sum += summed.weight;
+    return summed.intercept;
 }
 
 /* One optimiser step with a summed gradient. */
@@ -203,7 +165,7 @@ static inline void apply(cf_optimizer_kind kind, const cf_train_model *model, co
 static inline cf_status train_batched(cf_optimizer_kind kind, const cf_train_model *model,
                                       const cf_csr *rows, const uint32_t *order, size_t n_order,
                                       size_t minibatch_size, const cf_train_scratch *scratch,
-                                      loss_sum *loss, cf_train_total *total) {
+                                      cf_train_total *total) {
     for (size_t first = 0; first < n_order; first += minibatch_size) {
         const size_t n = n_order - first < minibatch_size ? n_order - first : minibatch_size;
         size_t n_distinct;
@@ -211,9 +173,8 @@ static inline cf_status train_batched(cf_optimizer_kind kind, const cf_train_mod
             localize_batch(model, rows, order + first, n, scratch, &n_distinct);
         if (status.code != CF_OK)
             return cf_fail(status.code, first);
-        const float intercept_gradient =
-            sum_gradient(model, cf_optimizer_width(kind), rows, order + first, n, scratch,
-                         n_distinct, loss, total);
+        const float intercept_gradient = sum_gradient(model, cf_optimizer_width(kind), rows,
+                                                      order + first, n, scratch, n_distinct, total);
         apply(kind, model, scratch->distinct, scratch->gradient, scratch->touches, n_distinct,
               intercept_gradient, model->rows_seen + (double)(first + n));
         total->n_updates++;
@@ -224,16 +185,16 @@ static inline cf_status train_batched(cf_optimizer_kind kind, const cf_train_mod
 static inline cf_status train(cf_optimizer_kind kind, const cf_train_model *model,
                               const cf_csr *rows, const uint32_t *order, size_t n_order,
                               size_t minibatch_size, const cf_train_scratch *scratch,
-                              loss_sum *loss, cf_train_total *total) {
+                              cf_loss_sum *loss, cf_train_total *total) {
     if (minibatch_size == 1)
         return train_single(kind, model, rows, order, n_order, loss, total);
-    return train_batched(kind, model, rows, order, n_order, minibatch_size, scratch, loss, total);
+    return train_batched(kind, model, rows, order, n_order, minibatch_size, scratch, total);
 }
 
 cf_status cf_train(const cf_train_model *model, const cf_csr *rows, const uint32_t *order,
                    size_t n_order, size_t minibatch_size, const cf_train_scratch *scratch,
                    cf_train_total *total) {
-    loss_sum loss = {1.0, 0.0};
+    cf_loss_sum loss = CF_LOSS_NONE;
     cf_status status = cf_ok();
     *total = (cf_train_total){0, 0, 0, 0};
     switch (model->optimizer.kind) {
@@ -248,23 +209,20 @@ cf_status cf_train(const cf_train_model *model, const cf_csr *rows, const uint32
         status = train(CF_FTRL, model, rows, order, n_order, minibatch_size, scratch, &loss, total);
         break;
     }
-    loss_flush(&loss);
-    total->loss_sum = loss.loss;
+    cf_loss_flush(&loss);
+    total->loss_sum += loss.loss;
     return status;
 }
 
 cf_status cf_train_gradient(const cf_train_model *model, const cf_csr *rows, const uint32_t *order,
                             size_t n_order, const cf_train_scratch *scratch, size_t *n_distinct,
                             float *intercept_gradient, cf_train_total *total) {
-    loss_sum loss = {1.0, 0.0};
     *total = (cf_train_total){0, 0, 0, 0};
     const cf_status status = localize_batch(model, rows, order, n_order, scratch, n_distinct);
     if (status.code != CF_OK)
         return status;
     *intercept_gradient = sum_gradient(model, cf_optimizer_width(model->optimizer.kind), rows,
-                                       order, n_order, scratch, *n_distinct, &loss, total);
-    loss_flush(&loss);
-    total->loss_sum = loss.loss;
+                                       order, n_order, scratch, *n_distinct, total);
     return status;
 }
 

@@ -49,7 +49,7 @@ cf_status cf_train(const cf_train_model *model, const cf_csr *rows, const uint32
  *
  * cf_train_gradient takes all of order[n_order] as one mini-batch and leaves the model alone:
  * scratch->distinct, gradient and touches hold the *n_distinct ids, the sums of their gradients and
- * of their entries. */
+ * the numbers of their entries (0 for all if no penalty is charged by them). */
 cf_status cf_train_gradient(const cf_train_model *model, const cf_csr *rows, const uint32_t *order,
                             size_t n_order, const cf_train_scratch *scratch, size_t *n_distinct,
                             float *intercept_gradient, cf_train_total *total);

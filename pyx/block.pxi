@@ -1,11 +1,12 @@
-"""cf_crc32c.h, cf_dictionary.h and cf_block.h: rows to compact blocks and back.
+"""cf_crc32c.h, cf_dictionary.h, cf_dictionary_index.h and cf_block.h: rows to compact blocks and
+back.
 
 Scratch and outputs come from the caller (cirrus_fast/data/blocks.py), who asked for their sizes
 first. A parsed dictionary holds addresses, so nobody but this file sees its memory.
 """
 
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from libc.stdint cimport INT64_MAX, UINT32_MAX
 
 from cirrus_fast.errors import BlockError as _BlockError
@@ -23,6 +24,12 @@ cdef extern from "cf_dictionary.h" nogil:
     cf_status cf_dictionary_measure(const uint8_t *data, size_t n, size_t *n_words)
     cf_status cf_dictionary_parse(const cf_kernels *kernels, const uint8_t *data, size_t n,
                                   int skip_checksum, uint64_t *memory, size_t n_words)
+
+cdef extern from "cf_dictionary_index.h" nogil:
+    ctypedef struct cf_dictionary_index:
+        pass
+    size_t cf_dictionary_index_words(const cf_dictionary *d)
+    cf_status cf_dictionary_index_make(const cf_dictionary *d, uint64_t *memory)
 
 cdef extern from "cf_block.h" nogil:
     enum:
@@ -46,6 +53,19 @@ cdef extern from "cf_block.h" nogil:
         uint32_t base
         int ordered
         int skip_checksum
+    ctypedef struct cf_block_minibatches:
+        float *labels
+        int64_t *indptr
+        uint32_t *local
+        float *data
+        float *weights
+        uint32_t *ids
+        int64_t *offsets
+        uint64_t n_features
+    ctypedef struct cf_local_table:
+        uint32_t *stamps
+        size_t n_stamps
+        uint32_t first
     ctypedef struct cf_block_input:
         size_t n_rows
         const float *labels
@@ -58,11 +78,19 @@ cdef extern from "cf_block.h" nogil:
     cf_status cf_block_decode(const cf_kernels *kernels, const uint8_t *block, size_t n,
                               const cf_block_header *header, const cf_dictionary *dictionary,
                               cf_block_options options, uint64_t *scratch, cf_block_rows *rows)
-    size_t cf_block_encode_scratch(size_t n_rows, size_t nnz)
-    cf_status cf_block_measure(const cf_block_input *rows, const cf_dictionary *dictionary,
+    size_t cf_block_minibatches_scratch(const cf_block_header *header, size_t minibatch_size)
+    size_t cf_block_minibatches_stamps(const cf_block_header *header,
+                                       const cf_dictionary *dictionary)
+    cf_status cf_block_decode_minibatches(const cf_kernels *kernels, const uint8_t *block, size_t n,
+                                          const cf_block_header *header,
+                                          const cf_dictionary *dictionary, cf_block_options options,
+                                          size_t minibatch_size, cf_local_table *table,
+                                          uint64_t *scratch, cf_block_minibatches *out)
+    size_t cf_block_encode_scratch(const cf_dictionary_index *index, size_t n_rows, size_t nnz)
+    cf_status cf_block_measure(const cf_block_input *rows, const cf_dictionary_index *index,
                                uint64_t *scratch, cf_block_header *header)
     void cf_block_fill(const cf_kernels *kernels, const cf_block_input *rows,
-                       const cf_dictionary *dictionary, uint64_t *scratch,
+                       const cf_dictionary_index *index, uint64_t *scratch,
                        const cf_block_header *header, uint8_t *out)
 
 def crc32c(const uint8_t[::1] data not None, uint32_t crc=0):
@@ -134,6 +162,7 @@ cdef class ParsedDictionary:
     """
 
     cdef uint64_t *_memory
+    cdef uint64_t *_index
     cdef readonly uint64_t identity
     cdef readonly uint32_t n_ids
 
@@ -153,12 +182,33 @@ cdef class ParsedDictionary:
         self.identity = (<const cf_dictionary *>self._memory).identity
         self.n_ids = (<const cf_dictionary *>self._memory).n_ids
 
+    cdef const cf_dictionary_index *index(self) except NULL:
+        """What only encoding needs, made by the first who does."""
+        cdef const cf_dictionary *parsed = <const cf_dictionary *>self._memory
+        cdef uint64_t *made
+        cdef cf_status status
+        if self._index == NULL:
+            made = <uint64_t *>PyMem_Malloc(8 * cf_dictionary_index_words(parsed))
+            if made == NULL:
+                raise MemoryError()
+            with nogil:
+                status = cf_dictionary_index_make(parsed, made)
+            if status.code != CF_OK:
+                PyMem_Free(made)
+                raise _block_error(status, "dictionary: ")
+            if self._index == NULL:
+                self._index = made
+            else:  # another thread was faster
+                PyMem_Free(made)
+        return <const cf_dictionary_index *>self._index
+
     def __dealloc__(self):
+        PyMem_Free(self._index)
         PyMem_Free(self._memory)
 
 
 def block_read_header(const uint8_t[::1] block not None):
-    """(n_rows, nnz, has_weights, n_bytes, identity or 0, words of scratch to decode in order)."""
+    """(n_rows, nnz, has_weights, n_bytes, identity or 0, words of scratch to decode)."""
     cdef cf_block_header header
     _read_header(block, &header)
     return (
@@ -179,21 +229,23 @@ def block_decode(
     uint32_t[::1] indices not None,
     float[::1] data not None,
     float[::1] weights,
-    uint64_t[::1] scratch,
+    uint64_t[::1] scratch not None,
     uint32_t base=0,
     int64_t first_entry=0,
+    bint ordered=True,
 ):
     """Decodes into arrays of exactly the header's sizes; returns 1 + the largest index.
 
     dictionary : may be None if the block needs none
-    scratch : as many words as block_read_header says, or None for rows in the order of the tiers
+    scratch : as many words as block_read_header says
+    ordered : False for rows in the order of the tiers
     """
     cdef cf_block_header header
     _read_header(block, &header)
     cdef size_t n = <size_t>block.shape[0]
     cdef cf_block_options options
     options.base = base
-    options.ordered = scratch is not None
+    options.ordered = ordered
     options.skip_checksum = 0
     cdef cf_block_rows rows
     if (
@@ -202,8 +254,7 @@ def block_decode(
         or indices.shape[0] != header.nnz
         or data.shape[0] != header.nnz
         or (weights is not None and weights.shape[0] != header.n_rows)
-        or (scratch is not None
-            and <size_t>scratch.shape[0] < cf_block_decode_scratch(&header, 1))
+        or <size_t>scratch.shape[0] < cf_block_decode_scratch(&header, 1)
     ):
         raise ValueError("the arrays' lengths are not those of the block's header")
     _need(0 <= first_entry <= INT64_MAX - header.nnz, "first_entry must be 0 or more, and leave "
@@ -235,11 +286,124 @@ def block_decode(
     return rows.n_features
 
 
-def block_encode_scratch(size_t n_rows, size_t nnz):
+cdef class LocalTable:
+    """Which ids a mini-batch has had: memory that block_decode_minibatches keeps between calls.
+
+    For one thread at a time.
+    """
+
+    cdef cf_local_table _table
+    cdef uint64_t _identity
+    cdef bint _busy
+
+    cdef int take(self, size_t n_stamps, uint64_t identity) except -1:
+        """Makes it ready for blocks with this dictionary, and busy."""
+        cdef uint32_t *stamps
+        _need(not self._busy, "this table is in use by another thread")
+        if self._table.n_stamps < n_stamps or self._identity != identity:
+            stamps = <uint32_t *>PyMem_Calloc(n_stamps, 4)
+            if stamps == NULL:
+                raise MemoryError()
+            PyMem_Free(self._table.stamps)
+            self._table.stamps = stamps
+            self._table.n_stamps = n_stamps
+            self._table.first = 1
+            self._identity = identity
+        self._busy = True
+        return 0
+
+    def __dealloc__(self):
+        PyMem_Free(self._table.stamps)
+
+
+def block_minibatches_scratch(const uint8_t[::1] block not None, size_t minibatch_size):
+    """Words of scratch that block_decode_minibatches needs."""
+    cdef cf_block_header header
+    _read_header(block, &header)
+    return cf_block_minibatches_scratch(&header, minibatch_size)
+
+
+def block_decode_minibatches(
+    const uint8_t[::1] block not None,
+    ParsedDictionary dictionary,
+    size_t minibatch_size,
+    LocalTable table not None,
+    float[::1] labels not None,
+    int64_t[::1] indptr not None,
+    uint32_t[::1] local not None,
+    float[::1] data not None,
+    float[::1] weights,
+    uint32_t[::1] ids not None,
+    int64_t[::1] offsets not None,
+    uint64_t[::1] scratch not None,
+    uint32_t base=0,
+):
+    """Decodes into arrays of exactly the header's sizes; returns 1 + the largest index.
+
+    ids : nnz, of which offsets (mini-batches + 1) tells how many are used
+    scratch : as many words as block_minibatches_scratch says, or more
+    """
+    cdef cf_block_header header
+    _read_header(block, &header)
+    _need(minibatch_size >= 1, "minibatch_size must be at least 1")
+    cdef size_t n = <size_t>block.shape[0], n_batches = header.n_rows // minibatch_size
+    n_batches += header.n_rows % minibatch_size != 0
+    cdef size_t n_words = cf_block_minibatches_scratch(&header, minibatch_size)
+    if (
+        labels.shape[0] != header.n_rows
+        or indptr.shape[0] != <int64_t>header.n_rows + 1
+        or local.shape[0] != header.nnz
+        or data.shape[0] != header.nnz
+        or ids.shape[0] != header.nnz
+        or <size_t>offsets.shape[0] != n_batches + 1
+        or (weights is not None and weights.shape[0] != header.n_rows)
+        or <size_t>scratch.shape[0] < n_words
+    ):
+        raise ValueError("the arrays' lengths are not those of the block's header")
+    cdef cf_block_options options
+    options.base = base
+    options.ordered = 0
+    options.skip_checksum = 0
+    cdef cf_block_minibatches out
+    out.labels = _f32_out(labels)
+    out.indptr = _i64_out(indptr)
+    out.local = _u32_out(local)
+    out.data = _f32_out(data)
+    out.weights = _f32_out(weights)
+    out.ids = _u32_out(ids)
+    out.offsets = _i64_out(offsets)
+    cdef uint64_t *words = _u64_out(scratch)
+    cdef const uint8_t *p = &block[0]
+    cdef const cf_dictionary *shared = _dictionary(dictionary)
+    cdef cf_status status
+    cdef _Memory memory
+    memory.n = 0
+    _writes(&memory, out.labels, 4 * <size_t>header.n_rows)
+    _writes(&memory, out.indptr, 8 * (<size_t>header.n_rows + 1))
+    _writes(&memory, out.local, 4 * <size_t>header.nnz)
+    _writes(&memory, out.data, 4 * <size_t>header.nnz)
+    _writes(&memory, out.weights, 4 * <size_t>header.n_rows)
+    _writes(&memory, out.ids, 4 * <size_t>header.nnz)
+    _writes(&memory, out.offsets, 8 * (n_batches + 1))
+    _writes(&memory, words, 8 * n_words)
+    _reads(&memory, p, header.n_bytes)
+    _need_apart(&memory)
+    table.take(cf_block_minibatches_stamps(&header, shared),
+               shared.identity if shared != NULL else 0)
+    with nogil:
+        status = cf_block_decode_minibatches(_kernels, p, n, &header, shared, options,
+                                             minibatch_size, &table._table, words, &out)
+    table._busy = False
+    if status.code != CF_OK:
+        raise _block_error(status)
+    return out.n_features
+
+
+def block_encode_scratch(size_t n_rows, size_t nnz, ParsedDictionary dictionary=None):
     """Words of scratch that block_encode needs."""
     _need(n_rows <= CF_BLOCK_MAX_ENTRIES and nnz <= CF_BLOCK_MAX_ENTRIES,
           "too many rows or entries for one block")
-    return cf_block_encode_scratch(n_rows, nnz)
+    return cf_block_encode_scratch(_index(dictionary), n_rows, nnz)
 
 
 def block_encode(
@@ -260,7 +424,8 @@ def block_encode(
     cdef size_t nnz = _entries(rows.n_rows, indptr, indices, data)
     _need(weights is None or <size_t>weights.shape[0] == rows.n_rows,
           "weights must be as long as labels")
-    _need(scratch.shape[0] >= block_encode_scratch(rows.n_rows, nnz), "scratch is too short")
+    _need(scratch.shape[0] >= block_encode_scratch(rows.n_rows, nnz, dictionary),
+          "scratch is too short")
     rows.labels = _f32(labels)
     rows.indptr = _i64(indptr)
     rows.indices = _u32(indices)
@@ -270,7 +435,7 @@ def block_encode(
     if weights is not None and rows.n_rows == 0:
         rows.weights = &no_weight
     cdef uint64_t *words = _u64_out(scratch)
-    cdef const cf_dictionary *shared = _dictionary(dictionary)
+    cdef const cf_dictionary_index *shared = _index(dictionary)
     cdef cf_block_header header
     cdef cf_status status
     cdef _Memory memory
@@ -295,6 +460,10 @@ def block_encode(
 
 cdef const cf_dictionary *_dictionary(ParsedDictionary parsed) noexcept:
     return <const cf_dictionary *>parsed._memory if parsed is not None else NULL
+
+
+cdef const cf_dictionary_index *_index(ParsedDictionary parsed) except? NULL:
+    return parsed.index() if parsed is not None else NULL
 
 
 cdef int _read_header(const uint8_t[::1] block, cf_block_header *header) except -1:

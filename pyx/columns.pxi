@@ -6,9 +6,11 @@ cdef extern from "cf_columns.h" nogil:
         float min
         float max
         double sum_squares
-    void cf_columns_clear(cf_column *columns, size_t n_columns)
     cf_status cf_columns_scan(const uint32_t *indices, const float *data, size_t nnz,
-                              cf_column *columns, size_t n_columns)
+                              uint32_t *ones, cf_column *others, size_t n_columns)
+    size_t cf_columns_count(const uint32_t *ones, const cf_column *others, size_t n_columns)
+    void cf_columns_list(const uint32_t *ones, const cf_column *others, size_t n_columns,
+                         uint32_t *ids, cf_column *columns)
     size_t cf_columns_merge(const uint32_t *a_ids, const cf_column *a, size_t n_a,
                             const uint32_t *b_ids, const cf_column *b, size_t n_b,
                             uint32_t *out_ids, cf_column *out)
@@ -28,25 +30,54 @@ cdef cf_column *_columns(const uint8_t[::1] view, size_t *n) except? NULL:
     return <cf_column *>&view[0]
 
 
-def columns_clear(uint8_t[::1] columns not None):
-    """Makes every column the empty one: count 0, min +inf, max -inf, sum of squares 0."""
-    cdef size_t n = 0
-    cdef cf_column *out = _columns(columns, &n)
-    with nogil:
-        cf_columns_clear(out, n)
-
-
 def columns_scan(const uint32_t[::1] indices not None, const float[::1] data not None,
-                 uint8_t[::1] columns not None):
-    """Adds entries to the columns they name."""
+                 uint32_t[::1] ones not None, uint8_t[::1] others not None):
+    """Adds entries to a table of columns: how many are 1, and all about the others. A table starts
+    as zeros, and must be listed before any column has had 2**32 entries."""
     cdef size_t n = 0
-    cdef cf_column *out = _columns(columns, &n)
+    cdef cf_column *out = _columns(others, &n)
     cdef cf_status status
     _need(indices.shape[0] == data.shape[0], "indices and data must be equally long")
+    _need(<size_t>ones.shape[0] == n, "ones and others must be equally long")
     with nogil:
-        status = cf_columns_scan(_u32(indices), _f32(data), <size_t>data.shape[0], out, n)
+        status = cf_columns_scan(_u32(indices), _f32(data), <size_t>data.shape[0], _u32_out(ones),
+                                 out, n)
     if status.code != CF_OK:
         raise _array_error(status)
+
+
+def columns_count(const uint32_t[::1] ones not None, const uint8_t[::1] others not None):
+    """How many columns of a table have entries."""
+    cdef size_t n = 0, found
+    cdef const cf_column *columns = _columns(others, &n)
+    _need(<size_t>ones.shape[0] == n, "ones and others must be equally long")
+    with nogil:
+        found = cf_columns_count(_u32(ones), columns, n)
+    return found
+
+
+def columns_list(const uint32_t[::1] ones not None, const uint8_t[::1] others not None,
+                 uint32_t[::1] ids not None, uint8_t[::1] columns not None):
+    """Lists the columns of a table that have entries."""
+    cdef size_t n = 0, room = 0
+    cdef const cf_column *table = _columns(others, &n)
+    cdef cf_column *out = _columns(columns, &room)
+    cdef const uint32_t *counts = _u32(ones)
+    cdef uint32_t *out_ids = _u32_out(ids)
+    cdef _Memory memory
+    _need(<size_t>ones.shape[0] == n, "ones and others must be equally long")
+    _need(<size_t>ids.shape[0] == room, "ids and columns must be equally long")
+    memory.n = 0
+    _writes(&memory, out_ids, 4 * room)
+    _writes(&memory, out, sizeof(cf_column) * room)
+    _reads(&memory, counts, 4 * n)
+    _reads(&memory, table, sizeof(cf_column) * n)
+    _need_apart(&memory)  # else the count below could change under the listing
+    with nogil:
+        if cf_columns_count(counts, table, n) == room:
+            cf_columns_list(counts, table, n, out_ids, out)
+            room = 0
+    _need(room == 0, "ids and columns must be as long as columns_count says")
 
 
 def columns_merge(const uint32_t[::1] a_ids not None, const uint8_t[::1] a not None,

@@ -1,4 +1,4 @@
-"""cf_logistic.h: margins, loss, gradient."""
+"""cf_logistic.h, cf_auc.h: margins, loss, gradient, and the area under the ROC curve."""
 
 cdef extern from "cf_logistic.h" nogil:
     ctypedef struct cf_logistic_total:
@@ -10,9 +10,12 @@ cdef extern from "cf_logistic.h" nogil:
     cf_logistic_total cf_logistic_loss(const float *margins, const float *labels,
                                        const float *weights, size_t n_rows)
     void cf_logistic_probabilities(const float *margins, size_t n_rows, float *p)
+    ctypedef struct cf_gradient_total:
+        float intercept
+        double loss
+        double weight
     cf_status cf_logistic_gradient(const cf_csr *rows, const float *w, size_t n_weights,
-                                   float intercept, float *gradient, double *intercept_gradient,
-                                   cf_logistic_total *total)
+                                   float intercept, float *gradient, cf_gradient_total *total)
 
 
 def logistic_margins(const int64_t[::1] indptr not None, const uint32_t[::1] indices not None,
@@ -59,8 +62,7 @@ def logistic_gradient(const float[::1] labels not None, const int64_t[::1] indpt
     Fills gradient (as long as w) and returns (intercept's gradient, loss, weight), all sums.
     """
     cdef cf_csr rows
-    cdef cf_logistic_total total
-    cdef double intercept_gradient = 0
+    cdef cf_gradient_total total
     cdef cf_status status
     cdef _Memory memory
     _csr(&rows, labels, indptr, indices, data, weights)
@@ -74,7 +76,41 @@ def logistic_gradient(const float[::1] labels not None, const int64_t[::1] indpt
     _need_apart(&memory)
     with nogil:
         status = cf_logistic_gradient(&rows, model, <size_t>w.shape[0], intercept, sums,
-                                      &intercept_gradient, &total)
+                                      &total)
     if status.code != CF_OK:
         raise _array_error(status)
-    return intercept_gradient, total.loss_sum, total.weight_sum
+    return total.intercept, total.loss, total.weight
+
+
+cdef extern from "cf_auc.h" nogil:
+    ctypedef struct cf_auc_sums:
+        double won
+        double positive
+        double negative
+    cf_auc_sums cf_auc(const float *scores, const float *labels, const float *weights,
+                       size_t n_rows, uint64_t *scratch)
+
+
+def auc(const float[::1] scores not None, const float[::1] labels not None,
+        const float[::1] weights, uint64_t[::1] scratch not None):
+    """(pairs won by the positive row, sum of weights of positive rows, of negative ones)."""
+    cdef size_t n = <size_t>scores.shape[0]
+    cdef cf_auc_sums sums
+    cdef _Memory memory
+    _need(<size_t>labels.shape[0] == n, "scores and labels must be equally long")
+    if weights is not None:
+        _need(<size_t>weights.shape[0] == n, "weights and scores must be equally long")
+    _need(<size_t>scratch.shape[0] // 2 >= n, "scratch must be twice as long as scores")
+    cdef const float *first_score = _f32(scores)
+    cdef const float *first_label = _f32(labels)
+    cdef const float *first_weight = _f32(weights)
+    cdef uint64_t *room = _u64_out(scratch)
+    memory.n = 0
+    _writes(&memory, room, 16 * n)
+    _reads(&memory, first_score, 4 * n)
+    _reads(&memory, first_label, 4 * n)
+    _reads(&memory, first_weight, 4 * n)
+    _need_apart(&memory)
+    with nogil:
+        sums = cf_auc(first_score, first_label, first_weight, n, room)
+    return sums.won, sums.positive, sums.negative

@@ -35,6 +35,8 @@ assert COLUMN.itemsize == _kernels.COLUMN_BYTES
 # goes into it. Beyond, ids are renumbered first: a single large id must not cost gigabytes.
 _SHORT_TABLE = 1 << 20
 _FILLED_TABLE = 16
+# Entries after which a table is listed, before its counters of 32 bits can overflow.
+_SCANNED_AT_ONCE = (1 << 32) - 1
 # Up to this width distinct ids are found with a table of it, else by sorting.
 _LOCALIZED_WIDTH = 1 << 28
 
@@ -58,12 +60,6 @@ def _as_bytes(columns: npt.NDArray[np.void]) -> npt.NDArray[np.uint8]:
     return columns.view(np.uint8)
 
 
-def _empty_columns(n: int) -> npt.NDArray[np.void]:
-    columns = np.empty(n, COLUMN)
-    _kernels.columns_clear(_as_bytes(columns))
-    return columns
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class ColumnStatistics:
     """What is known of each stored column.
@@ -79,21 +75,17 @@ class ColumnStatistics:
 
     @classmethod
     def empty(cls) -> ColumnStatistics:
-        return cls(np.empty(0, np.uint32), _empty_columns(0))
+        return cls(np.empty(0, np.uint32), np.empty(0, COLUMN))
 
     @classmethod
     def scan(cls, indices: UInt32Array, data: Float32Array, width: int) -> ColumnStatistics:
         """Statistics of entries whose indices are below `width`."""
         if width <= 2 * len(data):
-            columns = _empty_columns(width)
-            _kernels.columns_scan(indices, data, _as_bytes(columns))
-            ids = np.flatnonzero(columns["count"]).astype(np.uint32)
-            return cls(ids, columns[ids])
+            return _scan(indices, data, width)
         ids, local = _renumber(indices, width)
-        columns = _empty_columns(len(ids))
-        _kernels.columns_scan(local, data, _as_bytes(columns))
+        found = _scan(local, data, len(ids))
         order = np.argsort(ids)
-        return cls(ids[order], columns[order])
+        return cls(ids[order], found.columns[order])
 
     def merge(self, other: ColumnStatistics) -> ColumnStatistics:
         """Statistics of both sets of rows together."""
@@ -163,6 +155,21 @@ class ColumnStatistics:
         return cls(ids, columns)
 
 
+def _scan(indices: UInt32Array, data: Float32Array, width: int) -> ColumnStatistics:
+    """With a table of all columns below `width`."""
+    parts = []
+    for begin in range(0, len(data) or 1, _SCANNED_AT_ONCE):
+        part = slice(begin, begin + _SCANNED_AT_ONCE)
+        # Zeros from the system: of a column that holds nothing, or ones, no page is ever touched.
+        ones, others = np.zeros(width, np.uint32), _as_bytes(np.zeros(width, COLUMN))
+        _kernels.columns_scan(indices[part], data[part], ones, others)
+        n = _kernels.columns_count(ones, others)
+        ids, columns = np.empty(n, np.uint32), np.empty(n, COLUMN)
+        _kernels.columns_list(ones, others, ids, _as_bytes(columns))
+        parts.append(ColumnStatistics(ids, columns))
+    return ColumnStatistics.merge_all(parts)
+
+
 # RuntimeError: a damaged flag asks for a password or (NotImplementedError) an unknown method.
 _UNREADABLE = (
     zipfile.BadZipFile,
@@ -196,7 +203,8 @@ class Scaling:
     Attributes
     ----------
     method : one of SCALINGS
-    ids : uint32[k], increasing; shift, divisor : float32[k]
+    ids : uint32[k], increasing: the columns that it changes
+    shift, divisor : float32[k]
     """
 
     method: str
@@ -231,7 +239,9 @@ class Scaling:
         else:
             raise OptionError(f"unknown scaling {method!r}: choose one of {', '.join(SCALINGS)}")
         divisor = usable_divisor(divisor)
-        return cls(method, statistics.ids, shift, divisor)
+        # Most columns of hashed categories hold nothing but ones, and need no room here.
+        changed = np.flatnonzero((shift != 0) | (divisor != 1))
+        return cls(method, statistics.ids[changed], shift[changed], divisor[changed])
 
     @property
     def id(self) -> str:
@@ -256,6 +266,25 @@ class Scaling:
 
     def apply_rows(self, rows: CSR) -> CSR:
         return replace(rows, data=self.apply(rows.indices, rows.data))
+
+    def scaled(self, statistics: ColumnStatistics) -> ColumnStatistics | None:
+        """The statistics of scaled rows from those of the rows as they were, or None where it
+        takes the rows: a shift's effect on a sum of squares is not in its statistics.
+
+        Extremes are exact, since division keeps the order of float32; sums of squares are those
+        of values that were not rounded after the division.
+        """
+        if self.shift.any():
+            return None
+        columns = statistics.columns.copy()
+        there = np.isin(self.ids, statistics.ids, assume_unique=True)
+        place = np.searchsorted(statistics.ids, self.ids[there])
+        divisor = self.divisor[there]
+        with np.errstate(all="ignore"):  # as in the kernel
+            columns["min"][place] /= divisor
+            columns["max"][place] /= divisor
+            columns["sum_squares"][place] /= divisor.astype(np.float64) ** 2
+        return ColumnStatistics(statistics.ids, columns)
 
     def _pairs(self, width: int) -> Float32Array:
         """(shift, divisor) by id, made once: many blocks are scaled alike."""

@@ -73,21 +73,10 @@ def exact_auc(
 ) -> float | None:
     """Chance that a positive row scores above a negative one; a tie counts half. None if a class
     has no rows, or none of any weight."""
-    if len(scores) == 0:
-        return None
-    order = np.argsort(scores)
-    ordered = scores[order]
-    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
-    weight = np.ones(len(scores)) if weights is None else weights[order].astype(np.float64)
-    is_positive = positives[order] > 0
-    # Per distinct score: the weight of each class there.
-    positive = np.diff(np.cumsum(weight * is_positive)[ends], prepend=0.0)
-    negative = np.diff(np.cumsum(weight * ~is_positive)[ends], prepend=0.0)
-    pairs = positive.sum() * negative.sum()
-    if not pairs > 0:
-        return None
-    below = np.cumsum(negative) - negative / 2
-    return float((positive * below).sum() / pairs)
+    scratch = np.empty(2 * len(scores), np.uint64)
+    won, positive, negative = _kernels.auc(scores, positives, weights, scratch)
+    pairs = positive * negative
+    return won / pairs if pairs > 0 else None
 
 
 def _calibration(

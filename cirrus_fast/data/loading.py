@@ -128,6 +128,7 @@ def write_dataset(
     parent: Dataset | None = None,
     scaling: Scaling | None = None,
     sample: CSR | None = None,
+    columns: ColumnStatistics | None = None,
     on_part: Callable[[Item, Total], object] | None = None,
 ) -> Dataset:
     """Makes the data set `name`, whole or not at all.
@@ -140,6 +141,7 @@ def write_dataset(
     positive_labels, parent : decide the label map; a parent's is taken over
     scaling : what the values went through
     sample : rows to build the blocks' dictionary from; by default those of the first item
+    columns : statistics of all rows, by 0-based id, where they are known; else rows are scanned
     on_part : called in order, after an item was written
     """
     todo = iter(items)
@@ -153,7 +155,7 @@ def write_dataset(
 
         def encode(item: Item) -> tuple[Item, _Encoded]:
             part = ready.pop() if item is first and ready else read(item)
-            return item, _encode(part, dictionary)
+            return item, _encode(part, dictionary, scan=columns is None)
 
         total = Total()
         for item, part in ordered_map(
@@ -188,7 +190,7 @@ def write_dataset(
             label_map=label_map,
             has_weights=total.has_weights,
             dictionary=dictionary,
-            columns=total.columns.shifted(meaning.index_base),
+            columns=total.columns.shifted(meaning.index_base) if columns is None else columns,
             lineage=lineage,
             scaling=scaling,
         )
@@ -258,7 +260,7 @@ def row_slice(rows: CSR, begin: int, end: int) -> CSR:
     )
 
 
-def _encode(part: Part, dictionary: Dictionary | None) -> _Encoded:
+def _encode(part: Part, dictionary: Dictionary | None, *, scan: bool) -> _Encoded:
     rows = part.rows
     blocks = []
     for begin, end in spans(rows.n_rows):
@@ -268,13 +270,16 @@ def _encode(part: Part, dictionary: Dictionary | None) -> _Encoded:
         )
         blocks.append((raw, piece.n_rows, int(piece.indptr[-1] - piece.indptr[0])))
     labels, label_weights = count_labels(rows.labels, rows.weights)
-    used = slice(int(rows.indptr[0]), int(rows.indptr[-1]))
+    columns = ColumnStatistics.empty()
+    if scan:
+        used = slice(int(rows.indptr[0]), int(rows.indptr[-1]))
+        columns = ColumnStatistics.scan(rows.indices[used], rows.data[used], rows.n_features)
     return _Encoded(
         blocks=blocks,
         n_rows=rows.n_rows,
         labels=labels,
         label_weights=label_weights,
-        columns=ColumnStatistics.scan(rows.indices[used], rows.data[used], rows.n_features),
+        columns=columns,
         longest_row=int(np.diff(rows.indptr).max(initial=0)),
         has_weights=rows.weights is not None,
         n_skipped=part.n_skipped,

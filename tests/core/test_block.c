@@ -54,13 +54,14 @@ static void check_checksums(const cf_kernels *kernels) {
     }
 }
 
-static size_t check_round_trip(const cf_kernels *kernels, const cf_dictionary *dictionary) {
+static size_t check_round_trip(const cf_kernels *kernels, const cf_dictionary *dictionary,
+                               const cf_dictionary_index *index) {
     const cf_block_input rows = {N_ROWS, labels, indptr, indices, values, weights};
-    uint64_t *scratch = malloc(8 * cf_block_encode_scratch(N_ROWS, NNZ));
+    uint64_t *scratch = malloc(8 * cf_block_encode_scratch(index, N_ROWS, NNZ));
     cf_block_header header;
-    CHECK(cf_block_measure(&rows, dictionary, scratch, &header).code == CF_OK);
+    CHECK(cf_block_measure(&rows, index, scratch, &header).code == CF_OK);
     uint8_t *block = malloc(header.n_bytes);
-    cf_block_fill(kernels, &rows, dictionary, scratch, &header, block);
+    cf_block_fill(kernels, &rows, index, scratch, &header, block);
     free(scratch);
 
     cf_block_header read;
@@ -108,10 +109,14 @@ int main(void) {
     CHECK(cf_dictionary_parse(kernels, bytes, n, 0, memory, n_words - 1).code == CF_E_ROOM);
     CHECK(cf_dictionary_parse(kernels, bytes, n, 0, memory, n_words).code == CF_OK);
     const cf_dictionary *dictionary = (const cf_dictionary *)(void *)memory;
-    CHECK(dictionary->n_ids > 100 && dictionary->n_tables == 2);
-    const size_t with = check_round_trip(kernels, dictionary);
-    const size_t without = check_round_trip(kernels, NULL);
+    CHECK(dictionary->n_ids > 100 && dictionary->n_narrow + dictionary->n_wide == 2);
+    uint64_t *index_memory = malloc(8 * cf_dictionary_index_words(dictionary));
+    CHECK(cf_dictionary_index_make(dictionary, index_memory).code == CF_OK);
+    const cf_dictionary_index *index = (const cf_dictionary_index *)(void *)index_memory;
+    const size_t with = check_round_trip(kernels, dictionary, index);
+    const size_t without = check_round_trip(kernels, NULL, NULL);
     CHECK(with < without);
+    free(index_memory);
     free(memory);
     free(bytes);
     free(scratch);

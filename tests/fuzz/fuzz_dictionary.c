@@ -13,37 +13,42 @@ size_t fuzz_seed(size_t i, uint8_t *out, size_t room) {
     return n;
 }
 
-static void check_ids(const cf_dictionary *d) {
+static void check_ids(const cf_dictionary *d, const cf_dictionary_index *index) {
+    static const unsigned KINDS[] = {CF_KIND_BIT, CF_KIND_8, CF_KIND_12, CF_KIND_16};
+    const uint32_t n_tables = d->n_narrow + d->n_wide;
     uint32_t rank = 0;
     for (unsigned t = 0; t < CF_TIERS; t++) {
-        CHECK(d->tier_begin[t] == rank);
+        CHECK(d->tier_begin[t] == rank && d->tier_size[t] <= cf_tier_room(t));
         for (uint32_t i = 0; i < d->tier_size[t]; i++, rank++) {
-            const uint64_t slot = cf_dictionary_find(d, d->ids[rank]);
-            CHECK(slot == (d->ids[rank] | (uint64_t)rank << 32 | (uint64_t)t << 60));
-            CHECK(i == 0 || d->ids[rank] > d->ids[rank - 1]);
-            CHECK(t == 0 || i <= cf_code_limit(d->tier_bits[t]));
-            CHECK(d->table_of[rank] <= d->n_tables);
-            CHECK(d->table_of[rank] == 0 || d->tier_has_tables[t]);
+            unsigned kind = KINDS[t];
+            if (rank < n_tables)
+                kind = rank < d->n_narrow ? CF_KIND_NARROW : CF_KIND_WIDE;
+            CHECK(cf_dictionary_place(index, d->ids[rank]) == (kind << CF_KIND_SHIFT | i));
         }
     }
-    CHECK(rank == d->n_ids);
+    CHECK(rank == d->n_ids && n_tables <= d->tier_size[0]);
+    CHECK(d->bitmap_bytes == (d->tier_size[0] + 7) / 8);
     for (uint32_t id = 0; id < 64; id++) {
-        const uint64_t slot = cf_dictionary_find(d, id);
-        CHECK(slot == CF_NO_SLOT || d->ids[slot >> 32 & 0x0fffffff] == id);
+        const uint32_t place = cf_dictionary_place(index, id), kind = place >> CF_KIND_SHIFT;
+        if (kind == CF_KIND_OUTSIDE)
+            continue;
+        const unsigned tier = kind <= CF_KIND_BIT ? 0 : kind - CF_KIND_8 + 1;
+        CHECK(d->ids[d->tier_begin[tier] + (place & 0xffff)] == id);
     }
 }
 
-static void check_values(const cf_dictionary *d) {
-    for (uint32_t i = 0; i < d->n_tables; i++) {
+static void check_values(const cf_dictionary *d, const cf_dictionary_index *index) {
+    for (uint32_t i = 0; i < d->n_narrow + d->n_wide; i++) {
         const cf_value_table table = d->tables[i];
         CHECK((uint64_t)table.begin + table.n <= d->n_values);
         const uint32_t step = 1 + table.n / 64u; /* some 64 of each table are enough */
         for (uint32_t place = 0; place < table.n; place += step) {
             const uint32_t bits = d->values[table.begin + place];
-            const uint32_t found = cf_dictionary_find_value(d, i, bits);
+            const uint32_t found = cf_dictionary_find_value(index, i, bits);
             CHECK(found < table.n && d->values[table.begin + found] == bits);
         }
-        CHECK(cf_dictionary_find_value(d, i, 0x12345678) <= table.n);
+        const uint32_t unlikely = cf_dictionary_find_value(index, i, 0x12345678);
+        CHECK(unlikely == CF_NO_VALUE || unlikely < table.n);
     }
 }
 
@@ -67,8 +72,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     uint64_t *memory = NULL;
     const cf_dictionary *d = parse_fuzz_dictionary(data, n, &memory);
     if (d != NULL) {
-        check_ids(d);
-        check_values(d);
+        uint64_t *index_memory = NULL;
+        const cf_dictionary_index *index = make_fuzz_index(d, &index_memory);
+        check_ids(d, index);
+        check_values(d, index);
+        free(index_memory);
     }
     free(memory);
     size_t n_words = 0;

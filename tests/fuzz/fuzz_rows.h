@@ -114,4 +114,15 @@ static inline const cf_dictionary *parse_fuzz_dictionary(const uint8_t *bytes, s
     return status.code == CF_OK ? (const cf_dictionary *)(void *)*memory : NULL;
 }
 
+/* What finds ids and values in a dictionary (NULL: for none), in memory of exactly its size. */
+static inline const cf_dictionary_index *make_fuzz_index(const cf_dictionary *dictionary,
+                                                         uint64_t **memory) {
+    *memory = NULL;
+    if (dictionary == NULL)
+        return NULL;
+    *memory = exactly(8 * cf_dictionary_index_words(dictionary));
+    CHECK(cf_dictionary_index_make(dictionary, *memory).code == CF_OK);
+    return (const cf_dictionary_index *)(void *)*memory;
+}
+
 #endif

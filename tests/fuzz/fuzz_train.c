@@ -1,6 +1,7 @@
 /* Fuzzes the kernels that take arrays: whatever the arrays say, nothing outside them is read or
  * written, and what is reported fits what was asked. One mini-batch trained at once equals the two
  * halves of a step, to the bit. */
+#include "cf_auc.h"
 #include "cf_columns.h"
 #include "cf_localize.h"
 #include "cf_logistic.h"
@@ -38,14 +39,28 @@ static void check_take(const cf_csr *rows, const uint32_t *order, size_t n_order
 }
 
 static void check_columns(byte_source *in, const cf_csr *rows, size_t n_ids) {
+    uint32_t *ones = exactly(4 * n_ids);
+    cf_column *others = exactly(n_ids * sizeof *others);
     cf_column *columns = exactly(n_ids * sizeof *columns);
-    cf_columns_clear(columns, n_ids);
-    const cf_status status = cf_columns_scan(rows->indices, rows->data, rows->nnz, columns, n_ids);
-    uint64_t total = 0;
-    for (size_t i = 0; i < n_ids; i++)
-        total += columns[i].count;
-    CHECK(total == (status.code == CF_OK ? rows->nnz : status.offset));
+    if (n_ids) {
+        memset(ones, 0, 4 * n_ids);
+        memset(others, 0, n_ids * sizeof *others);
+        memset(columns, 0, n_ids * sizeof *columns);
+    }
+    const cf_status status =
+        cf_columns_scan(rows->indices, rows->data, rows->nnz, ones, others, n_ids);
     CHECK(status.code == CF_OK || rows->indices[status.offset] >= n_ids);
+    const size_t n_used = cf_columns_count(ones, others, n_ids);
+    uint32_t *used = exactly(4 * n_used);
+    cf_column *listed = exactly(n_used * sizeof *listed);
+    cf_columns_list(ones, others, n_ids, used, listed);
+    uint64_t total = 0;
+    for (size_t i = 0; i < n_used; i++) {
+        CHECK(used[i] < n_ids && (i == 0 || used[i] > used[i - 1]) && listed[i].count > 0);
+        total += listed[i].count;
+        columns[i] = listed[i];
+    }
+    CHECK(total == (status.code == CF_OK ? rows->nnz : status.offset));
 
     /* Two lists with ids that should increase; here they do or do not. */
     const size_t n_a = n_ids / 2, n_b = n_ids - n_a;
@@ -65,6 +80,10 @@ static void check_columns(byte_source *in, const cf_csr *rows, size_t n_ids) {
     cf_columns_scale(rows->indices, rows->data, rows->nnz, pairs, n_pairs, scaled);
     cf_columns_scale(rows->indices, in_place, rows->nnz, pairs, n_pairs, in_place);
     CHECK(same_bytes(scaled, in_place, 4 * rows->nnz));
+    free(ones);
+    free(others);
+    free(used);
+    free(listed);
     free(columns);
     free(a);
     free(b);
@@ -112,10 +131,12 @@ static void check_logistic(byte_source *in, const cf_csr *rows, size_t n_ids) {
     CHECK(same_bytes(p, margins, 4 * rows->n_rows));
     for (size_t i = 0; i < rows->n_rows; i++)
         CHECK(isnan(p[i]) || (p[i] >= 0 && p[i] <= 1));
-    cf_logistic_total total;
-    double intercept_gradient;
-    const cf_status pushed =
-        cf_logistic_gradient(rows, w, n_ids, intercept, gradient, &intercept_gradient, &total);
+    uint64_t *sorted = exactly(16 * rows->n_rows);
+    const cf_auc_sums auc = cf_auc(margins, rows->labels, rows->weights, rows->n_rows, sorted);
+    CHECK(rows->weights != NULL || (auc.won >= 0 && auc.won <= auc.positive * auc.negative));
+    free(sorted);
+    cf_gradient_total total;
+    const cf_status pushed = cf_logistic_gradient(rows, w, n_ids, intercept, gradient, &total);
     CHECK(pushed.code == CF_OK || pushed.code == CF_E_INDPTR || pushed.code == CF_E_ID);
     free(w);
     free(gradient);

@@ -75,3 +75,38 @@ def test_scaled_values_stay_in_range_and_keep_their_order(column, absent, method
         assert np.abs(scaled).max() <= 1
     elif method == "min_max":
         assert scaled.max() - min(0, scaled.min()) <= 1 + 1e-6
+
+
+@given(pairs, st.integers(0, 3), st.sampled_from(SCALINGS))
+def test_scaled_statistics_are_those_of_scaled_entries(entries, absent, method):
+    ids = np.array([i for i, _ in entries], np.uint32)
+    data = np.array([x for _, x in entries], np.float32)
+    statistics = scan(entries)
+    scaling = Scaling.fit(method, statistics, len(entries) + absent)
+    found = scaling.scaled(statistics)
+    if found is None:
+        assert scaling.shift.any()
+        return
+    expected = ColumnStatistics.scan(ids, scaling.apply(ids, data), WIDTH)
+    assert found.ids.tolist() == expected.ids.tolist()
+    for field in ("count", "min", "max"):
+        np.testing.assert_array_equal(found.columns[field], expected.columns[field])
+    np.testing.assert_allclose(
+        found.columns["sum_squares"], expected.columns["sum_squares"], rtol=1e-6
+    )
+
+
+# Entries that are 1 take a way of their own.
+some_ones = st.lists(
+    st.tuples(st.integers(0, WIDTH - 1), st.one_of(st.just(1.0), values)), max_size=200
+)
+
+
+@given(some_ones)
+def test_statistics_are_the_obvious_ones(entries):
+    found = scan(entries)
+    columns = {i: [x for j, x in entries if i == j] for i, _ in entries}
+    assert found.ids.tolist() == sorted(columns)
+    for i, column in zip(found.ids.tolist(), found.columns.tolist(), strict=True):
+        mine = columns[i]
+        assert column == (len(mine), min(mine), max(mine), sum(x * x for x in mine))

@@ -122,7 +122,7 @@ def test_wide_and_narrow_ids_give_the_same(monkeypatch):
 
 def test_a_single_large_id_costs_no_table(monkeypatch):
     """A table for 60 million columns would be 1.4 GB, for each chunk of text and each thread."""
-    monkeypatch.setattr(columns_module, "_empty_columns", limited(columns_module._empty_columns))
+    monkeypatch.setattr(columns_module, "_scan", limited(columns_module._scan))
     found = scan([60_000_000, 1], [2, 4], 60_000_001)
     assert found.ids.tolist() == [1, 60_000_000]
     scaling = Scaling.fit(MAX_ABS_SCALING, found, 3)
@@ -130,12 +130,24 @@ def test_a_single_large_id_costs_no_table(monkeypatch):
     assert apply(scaling, [60_000_000, 1, 5], [1, 1, 1]).tolist() == [0.5, 0.25, 1]
 
 
-def limited(function):
-    def checked(n):
-        assert n < 1 << 21
-        return function(n)
+def limited(scan_table):
+    def checked(indices, data, width):
+        assert width < 1 << 21
+        return scan_table(indices, data, width)
 
     return checked
+
+
+def test_a_long_scan_lists_its_table_before_a_counter_can_overflow(monkeypatch):
+    ids, data = entries()
+    data[::3] = 1
+    whole = scan(ids, data, 40)
+    monkeypatch.setattr(columns_module, "_SCANNED_AT_ONCE", 33)
+    parts = scan(ids, data, 40)
+    np.testing.assert_array_equal(parts.ids, whole.ids)
+    for field in ("count", "min", "max"):
+        np.testing.assert_array_equal(parts.columns[field], whole.columns[field])
+    np.testing.assert_allclose(parts.columns["sum_squares"], whole.columns["sum_squares"])
 
 
 def test_merging_parts_gives_the_whole():

@@ -61,6 +61,24 @@ def test_auc_of_perfect_reversed_and_constant_scores():
     assert exact_auc(np.array([-np.inf, 0, 0, np.inf], F32), positives) == 0.875
 
 
+def test_auc_orders_scores_of_any_sign_and_size():
+    tiny = np.finfo(F32).smallest_subnormal
+    scores = np.array([-np.inf, -3e38, -1, -tiny, 0, tiny, 1, 3e38, np.inf], F32)
+    for i in range(1, len(scores)):
+        assert exact_auc(scores, (np.arange(9) >= i).astype(F32)) == 1
+    assert exact_auc(np.array([-0.0, 0.0], F32), np.array([1, 0], F32)) == 0.5
+
+
+def test_auc_reads_every_byte_of_a_score():
+    rng = np.random.default_rng(7)
+    bits = rng.integers(0, 1 << 32, 4000, dtype=np.uint32)
+    scores = bits.view(F32)
+    scores = scores[~np.isnan(scores)]
+    positives = (rng.random(len(scores)) < 0.3).astype(F32)
+    expected = roc_auc_score(positives, np.argsort(np.argsort(scores)))
+    np.testing.assert_allclose(exact_auc(scores, positives), expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("positives", [[], [0, 0], [1, 1]])
 def test_without_both_classes_there_is_no_auc(positives):
     positives = np.array(positives, F32)

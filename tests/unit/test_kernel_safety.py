@@ -75,9 +75,7 @@ def rows() -> dict[str, Array]:
 
 
 def columns() -> Array:
-    out = np.zeros(N_IDS * _kernels.COLUMN_BYTES // 8, U64).view(U8)
-    _kernels.columns_clear(out)
-    return out
+    return np.zeros(N_IDS * _kernels.COLUMN_BYTES // 8, U64).view(U8)
 
 
 def scratch() -> _kernels.TrainScratch:
@@ -192,8 +190,23 @@ def calls() -> dict[str, Call]:
                 "out_weights": np.empty(N_ROWS, F32),
             },
         ),
-        "columns_clear": (_kernels.columns_clear, {"columns": columns()}),
-        "columns_scan": (_kernels.columns_scan, only("indices data", columns=columns())),
+        "columns_scan": (
+            _kernels.columns_scan,
+            only("indices data", ones=np.zeros(N_IDS, U32), others=columns()),
+        ),
+        "columns_count": (
+            _kernels.columns_count,
+            {"ones": np.ones(N_IDS, U32), "others": columns()},
+        ),
+        "columns_list": (
+            _kernels.columns_list,
+            {
+                "ones": np.ones(N_IDS, U32),
+                "others": columns(),
+                "ids": np.empty(N_IDS, U32),
+                "columns": columns(),
+            },
+        ),
         "columns_merge": (
             _kernels.columns_merge,
             {
@@ -242,6 +255,14 @@ def calls() -> dict[str, Call]:
                 "intercept": 0.0,
                 "gradient": np.empty(N_IDS, F32),
             },
+        ),
+        "auc": (
+            _kernels.auc,
+            only(
+                "labels weights",
+                scores=np.array([0.5, 0.5, -1], F32),
+                scratch=np.empty(2 * N_ROWS, U64),
+            ),
         ),
         "Optimizer.clear": (_kernels.Optimizer("ftrl", 0.1).clear, {"state": np.ones(44, F32)}),
         "Optimizer.weights": (
@@ -408,6 +429,8 @@ def test_arrays_at_odd_addresses_are_refused(name: str) -> None:
 
 WRITES = {
     "csr_take": ("out_labels", "out_indptr", "out_indices", "out_data", "out_weights"),
+    "columns_list": ("ids", "columns"),
+    "auc": ("scratch",),
     "logistic_gradient": ("gradient",),
     "block_decode": ("labels", "indptr", "indices", "data", "weights", "scratch"),
     "block_encode": ("scratch",),

@@ -92,6 +92,26 @@ def test_loss_weights_and_right_answers_add_up():
     assert _kernels.logistic_loss(margins, labels, None)[1:] == (5, 3)
 
 
+def test_losses_of_many_rows_keep_their_digits():
+    """Many share a logarithm; small ones must not drown, nor large ones overflow."""
+    rng = np.random.default_rng(3)
+    for spread in (1e-3, 1, 30, 1e3):
+        margins = (spread * rng.normal(size=1001)).astype(F32)
+        labels = rng.integers(0, 2, 1001).astype(F32)
+        weights = rng.choice([0.5, 1, 1, 1], 1001).astype(F32)
+        each = np.logaddexp(0, np.where(labels, -1, 1) * margins.astype(float))
+        np.testing.assert_allclose(
+            _kernels.logistic_loss(margins, labels, None)[0], each.sum(), rtol=1e-13
+        )
+        np.testing.assert_allclose(
+            _kernels.logistic_loss(margins, labels, weights)[0], weights @ each, rtol=1e-13
+        )
+    right = np.full(1001, 40, F32)
+    expected = np.logaddexp(0, -right.astype(float)).sum()
+    loss, _, _ = _kernels.logistic_loss(right, np.ones(1001, F32), None)
+    np.testing.assert_allclose(loss, expected, rtol=1e-13)
+
+
 def test_a_margin_that_is_no_number_shows_in_the_loss():
     loss, _, correct = _kernels.logistic_loss(np.array([np.nan], F32), np.ones(1, F32), None)
     assert np.isnan(loss)
@@ -107,6 +127,17 @@ def test_probabilities_keep_their_digits_on_both_sides():
     np.testing.assert_allclose(p, expected, rtol=6e-7)  # 5 ulp: exp, a sum, a division
     assert p[-1] == p[-2] == 0.5
     assert (np.diff(p[:-2]) >= -1.2e-7).all()  # rising, to an ulp of 1
+
+
+def test_a_probability_does_not_depend_on_its_neighbours():
+    margins = np.concatenate([np.linspace(-90, 90, 998), [np.inf, -np.inf, -0.0]]).astype(F32)
+    whole = np.empty_like(margins)
+    _kernels.logistic_probabilities(margins, whole)
+    for n in (1, 2, 3, 5):
+        for begin in range(0, len(margins) - n, 7):
+            p = margins[begin : begin + n].copy()
+            _kernels.logistic_probabilities(p, p)
+            np.testing.assert_array_equal(p, whole[begin : begin + n])
 
 
 @pytest.mark.parametrize("margin", [-np.inf, -3e38, -1e4, -100, 100, 1e4, 3e38, np.inf])
@@ -139,6 +170,44 @@ def test_the_gradient_is_the_references(rows, weighted):
     np.testing.assert_allclose(b, expected[2], rtol=0, atol=5e-6)
     assert gradient[19] == 0  # set, though no row touches it
     np.testing.assert_allclose(weight, 60 if weights is None else weights.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("n_rows", [1, 31, 32, 33, 64, 65])
+def test_a_row_may_name_a_column_again_and_batches_have_any_size(n_rows):
+    rng = np.random.default_rng(n_rows)
+    indptr = np.concatenate([[0], np.cumsum(rng.integers(0, 20, n_rows))]).astype(np.int64)
+    nnz = int(indptr[-1])
+    rows = CSR(
+        rng.integers(0, 2, n_rows).astype(F32),
+        indptr,
+        rng.integers(0, 5, nnz).astype(np.uint32),
+        rng.normal(size=nnz).astype(F32),
+        5,
+    )
+    w, gradient = rng.normal(size=5).astype(F32), np.empty(5, F32)
+    arrays = rows.labels, rows.indptr, rows.indices, rows.data, None
+    b, loss, _ = _kernels.logistic_gradient(*arrays, w, 0.2, gradient)
+    dense = np.zeros((n_rows, 5))
+    np.add.at(dense, (np.repeat(np.arange(n_rows), np.diff(indptr)), rows.indices), rows.data)
+    margins = dense @ w.astype(float) + np.float64(F32(0.2))
+    error = 1 / (1 + np.exp(-margins)) - rows.labels
+    np.testing.assert_allclose(gradient, error @ dense, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(b, error.sum(), rtol=0, atol=1e-5)
+    each = np.logaddexp(0, np.where(rows.labels > 0, -1, 1) * margins)
+    np.testing.assert_allclose(loss, each.sum(), rtol=1e-5)
+
+
+def test_a_slice_of_rows_has_its_own_gradient(rows):
+    w = np.random.default_rng(8).normal(size=20).astype(F32)
+    part, whole = np.empty(20, F32), np.empty(20, F32)
+    rest = rows.data, None, w, 0.0
+    first = int(rows.indptr[10])
+    _kernels.logistic_gradient(rows.labels[10:], rows.indptr[10:], rows.indices, *rest, part)
+    moved = rows.indptr[10:] - first
+    data = rows.data[first:]
+    ids = rows.indices[first:]
+    _kernels.logistic_gradient(rows.labels[10:], moved, ids, data, None, w, 0.0, whole)
+    np.testing.assert_array_equal(part, whole)
 
 
 def test_the_references_gradient_is_the_slope_of_its_loss(rows):
