@@ -168,8 +168,8 @@ TARGET static int place_values(const cf_block_streams *s, cf_block_position *p, 
         if (room - e < n_tables + 2 * LANES) {
             q.row = p->row + row;
             q.entry = e;
-            const int fine = cf_block_place_values_scalar(s, &q, n_rows - row, first, ends + row,
-                                                          data, room);
+            const int fine =
+                cf_block_place_values_scalar(s, &q, n_rows - row, first, ends + row, data, room);
             q.row = p->row;
             q.entry = p->entry;
             *p = q;
@@ -183,8 +183,7 @@ TARGET static int place_values(const cf_block_streams *s, cf_block_position *p, 
             const unsigned n = (unsigned)_mm_popcnt_u32(members);
             const __m128i codes =
                 _mm_loadl_epi64((const __m128i *)(const void *)(s->narrow + q.narrow));
-            const __m256i tables =
-                _mm256_permutevar8x32_epi32(lanes, lanes_of(d->spread, members));
+            const __m256i tables = _mm256_permutevar8x32_epi32(lanes, lanes_of(d->spread, members));
             const __m256i places = _mm256_add_epi32(tables, _mm256_cvtepu8_epi32(codes));
             _mm256_storeu_ps(at, _mm256_i32gather_ps(d->narrow + 2048 * (size_t)k, places, 4));
             const unsigned escapes =

@@ -31,11 +31,11 @@ static int read_piece(const cf_kernels *kernels, const cf_block_streams *s, cf_b
     for (unsigned t = 0; t < CF_BLOCK_COUNTS; t++) {
         const uint32_t n = (uint32_t)found.n_codes[t];
         from.codes[t] = at;
-        const int fine = t == CF_OUTSIDE
-                             ? cf_block_expand_outside(kernels, s, p, n_rows, n, at)
-                             : kernels->block->expand(s->codes[t], t + 1, p->codes[t], n,
-                                                      d->tier_size[t + 1],
-                                                      d->ids + d->tier_begin[t + 1], at);
+        const int fine =
+            t == CF_OUTSIDE
+                ? cf_block_expand_outside(kernels, s, p, n_rows, n, at)
+                : kernels->block->expand(s->codes[t], t + 1, p->codes[t], n, d->tier_size[t + 1],
+                                         d->ids + d->tier_begin[t + 1], at);
         if (!fine)
             return 0;
         at += n + CF_BLOCK_SLACK;

@@ -130,9 +130,9 @@ typedef struct {
     cf_block_header *h;
     uint32_t *end[CF_KINDS]; /* of what stands in each stream */
     uint32_t n_narrow, n_wide, n_second, n_raw;
-    uint64_t n_ones;       /* values with a table that are 1.0 */
-    uint64_t gap_bits;     /* of all ids if there were no dictionary, as gaps; estimated */
-    uint32_t longest[2];   /* counts that do not fit four bits, a byte */
+    uint64_t n_ones;     /* values with a table that are 1.0 */
+    uint64_t gap_bits;   /* of all ids if there were no dictionary, as gaps; estimated */
+    uint32_t longest[2]; /* counts that do not fit four bits, a byte */
     uint32_t largest;
 } measure;
 
@@ -195,8 +195,8 @@ static void prefetch_values(const measure *m, const uint32_t *from, const uint32
                             uint32_t begin) {
     const float *data = m->rows->data + m->rows->indptr[0];
     for (; from != end; from++)
-        __builtin_prefetch(cf_dictionary_value_line(
-            m->index, m->w.places[*from - begin] & 0xffff, cf_float_bits(data[*from])));
+        __builtin_prefetch(cf_dictionary_value_line(m->index, m->w.places[*from - begin] & 0xffff,
+                                                    cf_float_bits(data[*from])));
 }
 
 /* Sets the bits of a row's members of the bitmap, which are listed from `from` on. */
@@ -215,8 +215,8 @@ static void set_bits(const measure *m, uint8_t *bitmap, uint32_t n_bytes,
     memcpy(bitmap, &word, n_bytes < 8 ? n_bytes : 8);
 }
 
-/* Sorts a row's n entries into the streams; places begin with the entry `first`. Returns 0 if ids do
- * not increase. */
+/* Sorts a row's n entries into the streams; places begin with the entry `first`. Returns 0 if ids
+ * do not increase. */
 static int sort_row(measure *m, uint32_t row, uint32_t begin, uint32_t n, uint32_t first) {
     const uint32_t *ids = m->rows->indices + m->rows->indptr[0] + begin;
     uint32_t *const places = m->w.places + (begin - first);
@@ -577,8 +577,8 @@ static void write_outside(workspace w, const cf_block_header *h, uint8_t *length
     memset(lengths, 0, ((size_t)n + 3) / 4);
     for (uint32_t row = 0, i = 0; row < h->n_rows; row++) {
         uint32_t next = 0;
-        for (const uint32_t end = i + w.counts[CF_BLOCK_COUNTS * (size_t)row + CF_OUTSIDE];
-             i < end; i++) {
+        for (const uint32_t end = i + w.counts[CF_BLOCK_COUNTS * (size_t)row + CF_OUTSIDE]; i < end;
+             i++) {
             const uint32_t gap = ids[i] - next;
             const unsigned length = cf_gap_bytes(gap);
             next = ids[i] + 1;

@@ -44,10 +44,10 @@ uint64_t cf_block_length(const cf_block_header *h) {
 void cf_block_lay_out(const cf_block_header *h, const uint8_t *block, cf_block_streams *s) {
     uint64_t sizes[N_PARTS];
     const uint8_t **const parts[N_PARTS] = {
-        &s->labels,    &s->label_codes, &s->weights,  &s->own_values,   &s->exceptions,
-        &s->bitmaps,   &s->counts,      &s->more,     &s->codes[0],     &s->codes[1],
-        &s->codes[2],  &s->gap_lengths, &s->codes[3], &s->narrow,       &s->wide,
-        &s->second,    &s->raw,         &s->plain,    &s->plain_second, &s->plain_raw,
+        &s->labels,   &s->label_codes, &s->weights,  &s->own_values,   &s->exceptions,
+        &s->bitmaps,  &s->counts,      &s->more,     &s->codes[0],     &s->codes[1],
+        &s->codes[2], &s->gap_lengths, &s->codes[3], &s->narrow,       &s->wide,
+        &s->second,   &s->raw,         &s->plain,    &s->plain_second, &s->plain_raw,
     };
     measure_parts(h, sizes);
     const uint8_t *at = block + CF_BLOCK_HEADER;
@@ -167,8 +167,7 @@ cf_status cf_block_open(const cf_kernels *kernels, const uint8_t *block, size_t 
                         int skip_checksum, cf_block_streams *s, float *labels, float *weights) {
     if (n < h->n_bytes)
         return cf_fail(CF_E_TRUNCATED, n);
-    if (!skip_checksum &&
-        kernels->crc32c(0, block + 8, h->n_bytes - 8) != cf_load_u32(block + 4))
+    if (!skip_checksum && kernels->crc32c(0, block + 8, h->n_bytes - 8) != cf_load_u32(block + 4))
         return cf_fail(CF_E_CHECKSUM, 4);
     if (!(h->flags & CF_BLOCK_DICTIONARY))
         dictionary = &cf_no_dictionary;
@@ -226,8 +225,8 @@ int cf_block_expand_outside(const cf_kernels *kernels, const cf_block_streams *s
     if (s->header->flags & CF_BLOCK_GAPS)
         return read_gaps(s, p, n_rows, out);
     const unsigned width = s->header->outside_width;
-    kernels->block->expand_outside(
-        s->codes[CF_OUTSIDE] + (size_t)width * p->codes[CF_OUTSIDE], width, n, out);
+    kernels->block->expand_outside(s->codes[CF_OUTSIDE] + (size_t)width * p->codes[CF_OUTSIDE],
+                                   width, n, out);
     return 1;
 }
 
@@ -345,9 +344,9 @@ static int read_mixed_values(const cf_kernels *kernels, const cf_block_streams *
     return 1;
 }
 
-int cf_block_read_values(const cf_kernels *kernels, const cf_block_streams *s,
-                         cf_block_position *p, uint32_t n_rows, int64_t first, const int64_t *ends,
-                         float *data, size_t room) {
+int cf_block_read_values(const cf_kernels *kernels, const cf_block_streams *s, cf_block_position *p,
+                         uint32_t n_rows, int64_t first, const int64_t *ends, float *data,
+                         size_t room) {
     if (s->header->flags & CF_BLOCK_ONES)
         return kernels->block->place_values(s, p, n_rows, first, ends, data, room);
     if (s->header->n_narrow + s->header->n_wide != 0)
@@ -360,9 +359,9 @@ cf_status cf_block_finish(const cf_block_streams *s, const cf_block_position *p,
                           const uint8_t *block, float *data) {
     const cf_block_header *h = s->header;
     const int whole = p->row == h->n_rows && p->entry == h->nnz && p->more == h->n_more &&
-                      p->narrow == h->n_narrow && p->wide == h->n_wide && p->second == h->n_second &&
-                      p->raw == h->n_raw && p->plain_second == h->n_plain_second &&
-                      p->plain_raw == h->n_plain_raw;
+                      p->narrow == h->n_narrow && p->wide == h->n_wide &&
+                      p->second == h->n_second && p->raw == h->n_raw &&
+                      p->plain_second == h->n_plain_second && p->plain_raw == h->n_plain_raw;
     if (!whole || (h->flags & CF_BLOCK_GAPS && p->gap_bytes != h->outside_bytes))
         return cf_fail(CF_E_CORRUPT, 20);
     for (unsigned t = 0; t < CF_BLOCK_COUNTS; t++)

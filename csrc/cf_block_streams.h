@@ -73,7 +73,7 @@ typedef struct cf_block_kernels {
 
 extern const cf_block_kernels cf_block_scalar;
 #if defined(__x86_64__)
-extern const cf_block_kernels cf_block_avx2, cf_block_avx512;
+extern const cf_block_kernels cf_block_avx2;
 #endif
 
 /* ---- pieces that all kernels share ---- */
@@ -144,9 +144,9 @@ int cf_block_expand_outside(const cf_kernels *kernels, const cf_block_streams *s
                             cf_block_position *p, uint32_t n_rows, uint32_t n, uint32_t *out);
 
 /* Values of n_rows rows, whatever the mode. Moves the value part of p on. */
-int cf_block_read_values(const cf_kernels *kernels, const cf_block_streams *s,
-                         cf_block_position *p, uint32_t n_rows, int64_t first, const int64_t *ends,
-                         float *data, size_t room);
+int cf_block_read_values(const cf_kernels *kernels, const cf_block_streams *s, cf_block_position *p,
+                         uint32_t n_rows, int64_t first, const int64_t *ends, float *data,
+                         size_t room);
 
 /* Moves the rest of p behind surveyed rows. */
 void cf_block_advance(cf_block_position *p, uint32_t n_rows, const cf_block_survey *found);

@@ -52,9 +52,10 @@ typedef struct {
     uint32_t n_ids, n_values;
     uint32_t tier_begin[CF_TIERS]; /* first rank of each tier */
     uint32_t tier_size[CF_TIERS];
-    uint32_t bitmap_bytes;     /* of a row: a bit for each member of tier 0 */
-    uint32_t n_narrow, n_wide; /* ranks [0, n_narrow) have narrow tables, the next n_wide wide ones */
-    const uint32_t *ids;       /* [n_ids + CF_DICTIONARY_SLACK], by rank */
+    uint32_t bitmap_bytes; /* of a row: a bit for each member of tier 0 */
+    uint32_t n_narrow,
+        n_wide;          /* ranks [0, n_narrow) have narrow tables, the next n_wide wide ones */
+    const uint32_t *ids; /* [n_ids + CF_DICTIONARY_SLACK], by rank */
     const cf_value_table *tables; /* [n_narrow + n_wide], by rank */
     const uint32_t *values;       /* [n_values], bits of float32 */
     const float *narrow;          /* [n_narrow, to a multiple of 8][256]: value by code, 0 past n */

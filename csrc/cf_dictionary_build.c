@@ -95,14 +95,17 @@ static void rank_ids(sample *s, uint32_t max_ids) {
 }
 
 /* Bits an id outside the dictionary takes: whole bytes that hold the largest. */
-static unsigned outside_bits(const sample *s) { return 8 * ((cf_bit_length(s->largest | 1) + 7) / 8); }
+static unsigned outside_bits(const sample *s) {
+    return 8 * ((cf_bit_length(s->largest | 1) + 7) / 8);
+}
 
 /* What the ids take without dictionary: as they are, or as gaps with two bits for their length. */
 static uint64_t plain_bits(const sample *s) {
     uint64_t gaps = 0;
     for (size_t row = 0; row < s->n_rows; row++) {
         uint32_t next = 0;
-        for (int64_t e = s->indptr[row] - s->indptr[0]; e < s->indptr[row + 1] - s->indptr[0]; e++) {
+        for (int64_t e = s->indptr[row] - s->indptr[0]; e < s->indptr[row + 1] - s->indptr[0];
+             e++) {
             gaps += 2 + 8 * cf_gap_bytes(s->indices[e] - next);
             next = s->indices[e] + 1;
         }
@@ -171,8 +174,8 @@ static uint8_t *write_ids(const uint64_t *ranked, const uint32_t *runs, unsigned
 /* What the blocks' own tables make of values. */
 typedef struct {
     int mostly_ones; /* blocks will rather list what no table covers and is not 1.0, 64 bits each */
-    uint64_t listed_bits, coded_bits; /* what all values take listed so, and in own tables */
-    unsigned bits, first, all; /* of a code; values with one code, with any */
+    uint64_t listed_bits, coded_bits;      /* what all values take listed so, and in own tables */
+    unsigned bits, first, all;             /* of a code; values with one code, with any */
     uint64_t ranked[PRICED], sort[PRICED]; /* bits << 32 | place, by bits */
     uint32_t counts[PRICED];
     size_t n;
@@ -293,8 +296,8 @@ static void choose_table(const sample *s, const prices *p, candidate *c, uint64_
 }
 
 /* Chooses the tables of all candidates; returns the bits they save. If with them so little is left
- * that it can be listed, the ones take nothing at all; if not, every value takes a code, and a table
- * must beat that. */
+ * that it can be listed, the ones take nothing at all; if not, every value takes a code, and a
+ * table must beat that. */
 static uint64_t choose_tables(const sample *s, prices *p, candidate *candidates, size_t n,
                               uint64_t *values) {
     const uint64_t without = p->listed_bits < p->coded_bits ? p->listed_bits : p->coded_bits;
@@ -326,13 +329,14 @@ static size_t list_candidates(sample *s, candidate *candidates) {
         by_id[i] = (s->ranked[i] & UINT32_MAX) << 32 | count_of(s->ranked[i]);
     cf_sort_u64(by_id, sort, n);
     for (size_t i = 0; i < n; i++)
-        candidates[i] = (candidate){.id = (uint32_t)(by_id[i] >> 32),
-                                    .n_entries = (uint32_t)by_id[i]};
+        candidates[i] =
+            (candidate){.id = (uint32_t)(by_id[i] >> 32), .n_entries = (uint32_t)by_id[i]};
     size_t n_pairs = 0;
     for (size_t row = 0; row < s->n_rows; row++) {
         /* Both increase with the id: one walk through both. */
         size_t c = 0;
-        for (int64_t e = s->indptr[row] - s->indptr[0]; e < s->indptr[row + 1] - s->indptr[0]; e++) {
+        for (int64_t e = s->indptr[row] - s->indptr[0]; e < s->indptr[row + 1] - s->indptr[0];
+             e++) {
             const uint32_t bits = cf_float_bits(s->data[e]);
             if (bits == ONE_BITS)
                 continue;
@@ -455,8 +459,8 @@ cf_status cf_dictionary_build(const cf_kernels *kernels, size_t n_rows, const in
         cf_store_u32(out + 16 + 4 * t, size[t]);
     cf_store_u32(out + 32, n_narrow);
     cf_store_u32(out + 36, n_tables - n_narrow);
-    const uint32_t runs[] = {n_narrow, n_tables - n_narrow, size[0] - n_tables,
-                             size[1],  size[2],             size[3]};
+    const uint32_t runs[] = {n_narrow, n_tables - n_narrow, size[0] - n_tables, size[1], size[2],
+                             size[3]};
     size_t at_rank = 0;
     for (unsigned r = 0; r < sizeof runs / sizeof *runs; at_rank += runs[r], r++)
         order_run(&s, at_rank, runs[r]);

@@ -27,7 +27,7 @@ static uint32_t direct_length(const cf_dictionary *d) {
     for (uint32_t i = 0; i < d->n_ids; i++)
         largest = d->ids[i] > largest ? d->ids[i] : largest;
     return largest < LONGEST_DIRECT && largest / DIRECT_FOR_AN_ID <= d->n_ids + 1024 ? largest + 1
-                                                                                    : 0;
+                                                                                     : 0;
 }
 
 size_t cf_dictionary_index_words(const cf_dictionary *d) {
@@ -109,8 +109,8 @@ cf_status cf_dictionary_index_make(const cf_dictionary *d, uint64_t *memory) {
         index->id_slot_bits = slot_bits(d->n_ids);
         index->id_slots = memory;
         memory += (size_t)1 << index->id_slot_bits;
-        status = fill_id_slots(d, (uint64_t *)(void *)(uintptr_t)index->id_slots,
-                               index->id_slot_bits);
+        status =
+            fill_id_slots(d, (uint64_t *)(void *)(uintptr_t)index->id_slots, index->id_slot_bits);
     }
     index->value_slot_bits = slot_bits(d->n_values);
     index->value_slots = memory;

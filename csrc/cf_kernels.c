@@ -28,7 +28,7 @@ const cf_kernels cf_kernels_avx512 = {
     .count_lines_colons = cf_count_lines_colons_avx2,
     .libsvm_rows = cf_libsvm_rows_avx512,
     .crc32c = cf_crc32c_sse42,
-    .block = &cf_block_avx512,
+    .block = &cf_block_avx2,
 };
 #elif defined(__aarch64__)
 const cf_kernels cf_kernels_neon = {

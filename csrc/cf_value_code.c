@@ -17,8 +17,8 @@ cf_value_code cf_value_code_choose(const uint32_t *counts, size_t n, uint64_t to
             coded += counts[kept];
             own += kept < first ? counts[kept] : 0;
         }
-        const uint64_t cost = bits * total + 16 * (total - own) + 32 * (total - coded) +
-                              32 * n_copies * kept;
+        const uint64_t cost =
+            bits * total + 16 * (total - own) + 32 * (total - coded) + 32 * n_copies * kept;
         if (cost < best.total_bits)
             best = (cf_value_code){bits, (uint32_t)kept, cost};
     }

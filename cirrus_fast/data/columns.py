@@ -125,18 +125,21 @@ class ColumnStatistics:
         c = self.columns
         plain = (c["min"] == 1) & (c["max"] == 1) & (c["sum_squares"] == c["count"])
         other = np.flatnonzero(~plain)
-        largest = int(c["count"].max()) if len(c) else 0
-        count_type = np.uint32 if largest < 1 << 32 else np.uint64
+        arrays = {
+            "id_steps": _narrowed(np.diff(self.ids, prepend=np.uint32(0))),
+            "count": _narrowed(c["count"]),
+            "other": other.astype(np.uint32),
+            "min": c["min"][other],
+            "max": c["max"][other],
+            "sum_squares": c["sum_squares"][other],
+        }
         buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            id_steps=np.diff(self.ids, prepend=np.uint32(0)),
-            count=c["count"].astype(count_type),
-            other=other.astype(np.uint32),
-            min=c["min"][other],
-            max=c["max"][other],
-            sum_squares=c["sum_squares"][other],
-        )
+        # As np.savez_compressed, whose harder compression takes six times as long for a sixth.
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+            for name, array in arrays.items():
+                raw = io.BytesIO()
+                np.lib.format.write_array(raw, np.ascontiguousarray(array), allow_pickle=False)
+                file.writestr(f"{name}.npy", raw.getvalue())
         return buffer.getvalue()
 
     @classmethod
@@ -168,6 +171,11 @@ def _scan(indices: UInt32Array, data: Float32Array, width: int) -> ColumnStatist
         _kernels.columns_list(ones, others, ids, _as_bytes(columns))
         parts.append(ColumnStatistics(ids, columns))
     return ColumnStatistics.merge_all(parts)
+
+
+def _narrowed(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """In the narrowest type that holds the largest."""
+    return numbers.astype(np.min_scalar_type(int(numbers.max(initial=0))))
 
 
 # RuntimeError: a damaged flag asks for a password or (NotImplementedError) an unknown method.

@@ -79,6 +79,12 @@ def count_labels(
     labels: Float32Array, weights: Float32Array | None
 ) -> tuple[Counter[float], Counter[float]]:
     """How many rows each label has, and their sample weight (1 a row where there is none)."""
+    if len(labels) and weights is None:
+        low, high = labels.min(), labels.max()
+        n_low, n_high = int((labels == low).sum()), int((labels == high).sum())
+        if low != high and n_low + n_high == len(labels):  # the usual case, without sorting
+            number = Counter({float(low): n_low, float(high): n_high})
+            return number, Counter({label: float(n) for label, n in number.items()})
     values, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
     number = Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
     if weights is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
@@ -147,15 +148,20 @@ def write_dataset(
     todo = iter(items)
     with DatasetWriter(name, overwrite=overwrite) as writer:
         first = next(todo, None)
-        ready: list[Part] = []  # the first item is read before the others, for the dictionary
-        if first is not None:
-            ready.append(read(first))
-            sample = ready[0].rows if sample is None else sample
-        dictionary = None if sample is None else Dictionary.build(sample)
+        shared: Future[Dictionary | None] = Future()
+        if sample is not None or first is None:
+            shared.set_result(None if sample is None else Dictionary.build(sample))
 
         def encode(item: Item) -> tuple[Item, _Encoded]:
-            part = ready.pop() if item is first and ready else read(item)
-            return item, _encode(part, dictionary, scan=columns is None)
+            try:
+                part = read(item)
+                if item is first and not shared.done():
+                    shared.set_result(Dictionary.build(part.rows))
+            except BaseException as error:
+                if item is first and not shared.done():
+                    shared.set_exception(error)  # the others wait for it
+                raise
+            return item, _encode(part, shared, scan=columns is None)
 
         total = Total()
         for item, part in ordered_map(
@@ -189,7 +195,7 @@ def write_dataset(
             allow_nonfinite=meaning.allow_nonfinite,
             label_map=label_map,
             has_weights=total.has_weights,
-            dictionary=dictionary,
+            dictionary=shared.result(),
             columns=total.columns.shifted(meaning.index_base) if columns is None else columns,
             lineage=lineage,
             scaling=scaling,
@@ -260,8 +266,17 @@ def row_slice(rows: CSR, begin: int, end: int) -> CSR:
     )
 
 
-def _encode(part: Part, dictionary: Dictionary | None, *, scan: bool) -> _Encoded:
+def _encode(part: Part, shared: Future[Dictionary | None], *, scan: bool) -> _Encoded:
+    """Everything that needs no dictionary comes first: the first part's is still being built while
+    other threads have read theirs."""
     rows = part.rows
+    labels, label_weights = count_labels(rows.labels, rows.weights)
+    columns = ColumnStatistics.empty()
+    if scan:
+        used = slice(int(rows.indptr[0]), int(rows.indptr[-1]))
+        columns = ColumnStatistics.scan(rows.indices[used], rows.data[used], rows.n_features)
+    longest_row = int(np.diff(rows.indptr).max(initial=0))
+    dictionary = shared.result()
     blocks = []
     for begin, end in spans(rows.n_rows):
         piece = row_slice(rows, begin, end)
@@ -269,18 +284,13 @@ def _encode(part: Part, dictionary: Dictionary | None, *, scan: bool) -> _Encode
             piece.labels, piece.indptr, piece.indices, piece.data, piece.weights, dictionary
         )
         blocks.append((raw, piece.n_rows, int(piece.indptr[-1] - piece.indptr[0])))
-    labels, label_weights = count_labels(rows.labels, rows.weights)
-    columns = ColumnStatistics.empty()
-    if scan:
-        used = slice(int(rows.indptr[0]), int(rows.indptr[-1]))
-        columns = ColumnStatistics.scan(rows.indices[used], rows.data[used], rows.n_features)
     return _Encoded(
         blocks=blocks,
         n_rows=rows.n_rows,
         labels=labels,
         label_weights=label_weights,
         columns=columns,
-        longest_row=int(np.diff(rows.indptr).max(initial=0)),
+        longest_row=longest_row,
         has_weights=rows.weights is not None,
         n_skipped=part.n_skipped,
         first_skipped=part.first_skipped,

@@ -18,6 +18,7 @@ from cirrus_fast import _kernels
 from cirrus_fast.data.blocks import (
     BlockHeader,
     Dictionary,
+    MinibatchDecoder,
     decode_block,
     decode_block_into,
     encode_block,
@@ -77,10 +78,10 @@ def test_each_kind_of_rows_takes_its_mode(make_rows: Callable[..., CSR]) -> None
         block = encode(make_rows(kind, 700, seed=2), dictionary)
         flags, exceptions, own = (
             struct.unpack_from(layout, block, at)[0]
-            for layout, at in (("<H", 14), ("<I", 44), ("<I", 48))
+            for layout, at in (("<H", 14), ("<I", 88), ("<I", 76))
         )
-        tables = struct.unpack_from("<I", dictionary.to_bytes(), 40)[0] if flags & 2 else 0
-        return flags, exceptions, own, tables
+        tables = sum(struct.unpack_from("<II", dictionary.to_bytes(), 32)) if flags & 2 else 0
+        return flags & 7, exceptions, own, tables
 
     dictionary_flag, ones_flag = 2, 4
     assert modes("ones") == (dictionary_flag | ones_flag, 0, 0, 0)
@@ -108,7 +109,7 @@ def test_empty_things_survive() -> None:
             assert same_rows(decoded, rows)
             assert decoded.n_features == 0
     assert len(Dictionary.build(empty)) == 0
-    assert len(encode(empty)) == 88
+    assert len(encode(empty)) == 136
     with_weights = CSR(f, p, i, f, 0, f)
     assert decode_block(encode(with_weights)).weights is not None
 
@@ -134,7 +135,7 @@ def test_labels_of_any_number_survive(n_labels: int) -> None:
     rows = CSR(labels, np.zeros(n + 1, np.int64), i, f, 0)
     block = encode(rows)
     assert same_rows(decode_block(block), rows)
-    assert len(block) <= 90 + (4 * n_labels + n if n_labels <= 255 else 4 * n)
+    assert len(block) <= 136 + 2 * n + (4 * n_labels + n if n_labels <= 255 else 4 * n)
 
 
 def test_long_rows_and_crowded_tiers_survive(make_rows: Callable[..., CSR]) -> None:
@@ -246,6 +247,56 @@ def test_unordered_rows_hold_the_same_entries(make_rows: Callable[..., CSR]) -> 
         assert same_bits(unordered.data[order], rows.data[a:b])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("minibatch_size", [1, 7, 200, 10_000])
+def test_minibatches_are_the_unordered_rows_renumbered(
+    make_rows: Callable[..., CSR], kind: str, minibatch_size: int
+) -> None:
+    rows = make_rows(kind, 300, seed=3, weights=kind == "counts")
+    for dictionary in (None, Dictionary.build(make_rows(kind, 3000))):
+        block = encode(rows, dictionary)
+        expected = decode_block(block, dictionary, ordered=False)
+        decoder = MinibatchDecoder(dictionary)
+        for _ in range(2):  # the second time with what the first left
+            found = decoder.decode(block, minibatch_size)
+            assert found.minibatch_size == minibatch_size
+            assert found.n_features == expected.n_features
+            assert same_bits(found.labels, expected.labels)
+            assert same_bits(found.indptr, expected.indptr)
+            assert same_bits(found.data, expected.data)
+            assert same_bits(found.weights, expected.weights)
+            assert len(found.offsets) == -(-300 // minibatch_size) + 1
+            for i in range(len(found.offsets) - 1):
+                ids = found.ids[found.offsets[i] : found.offsets[i + 1]]
+                ends = expected.indptr[[i * minibatch_size, min((i + 1) * minibatch_size, 300)]]
+                entries = slice(*ends)
+                assert same_bits(ids[found.local[entries]], expected.indices[entries])
+                assert np.array_equal(np.unique(ids), np.unique(expected.indices[entries]))
+                assert len(np.unique(ids)) == len(ids)
+    assert found.offsets[-1] == len(found.ids)
+
+
+def test_a_minibatch_decoder_takes_blocks_of_any_size_and_minds_its_base(
+    make_rows: Callable[..., CSR],
+) -> None:
+    dictionary = Dictionary.build(make_rows("numbers", 3000))
+    decoder = MinibatchDecoder(dictionary, base=1)
+    for n_rows in (40, 3, 0, 900, 41):
+        rows = make_rows("numbers", n_rows, seed=n_rows)
+        rows.indices[:] += 1
+        expected = decode_block(encode(rows, dictionary), dictionary, base=1, ordered=False)
+        found = decoder.decode(encode(rows, dictionary), 20)
+        assert same_bits(found.data, expected.data)
+        assert found.n_features == expected.n_features
+    with pytest.raises(BlockError, match="contradict"):
+        MinibatchDecoder(dictionary, base=2**31).decode(encode(rows, dictionary), 20)
+    with pytest.raises(BlockError, match="another dictionary"):
+        MinibatchDecoder().decode(encode(rows, dictionary), 20)
+    for size, base in ((0, 0), (5, -1), (5, 2**32)):
+        with pytest.raises(ValueError, match="minibatch_size|base"):
+            MinibatchDecoder(base=base).decode(encode(rows), size)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -296,7 +347,7 @@ def test_refuses_every_truncation(make_rows: Callable[..., CSR]) -> None:
     for n in range(len(block)):
         with pytest.raises(BlockError, match=f"ends early .byte {n}.|not a cirrus_fast"):
             decode_block(block[:n], dictionary)
-    assert read_header(block[:72]) == read_header(block)
+    assert read_header(block[:104]) == read_header(block)
     longer = decode_block(block + b"the next block", dictionary)
     assert same_rows(longer, decode_block(block, dictionary))
     serialised = dictionary.to_bytes()
@@ -356,24 +407,20 @@ def test_refuses_another_dictionary(make_rows: Callable[..., CSR]) -> None:
         (0, "<I", 0, "not a cirrus_fast block"),
         (12, "<H", 2, "newer format version"),
         (12, "<H", 0, "contradict"),
-        (14, "<H", 8 | 3, "contradict"),
+        (14, "<H", 32 | 3, "contradict"),
         (14, "<H", 4 | 1, "contradict"),
         (8, "<I", 2**32 - 1, "contradict"),
-        (16, "<I", 2**32 - 1, "contradict"),
-        (20, "<I", 2**32 - 1, "contradict"),
+        *((at, "<I", 2**32 - 1, "contradict") for at in range(16, 92, 4) if at not in (24, 28)),
         (20, "<I", 8, "contradict"),
-        (32, "<I", 2**32 - 1, "contradict"),
         (32, "<I", 1, "contradict"),
-        (36, "<I", 2**32 - 1, "contradict"),
-        (44, "<I", 2**32 - 1, "contradict"),
-        (52, "<B", 0, "contradict"),
-        (52, "<B", 9, "contradict"),
-        (53, "<B", 255, "contradict"),
-        (54, "<B", 16, "contradict"),
-        (56, "<B", 3, "contradict"),
-        (57, "<B", 33, "contradict"),
-        (61, "<B", 33, "contradict"),
-        (67, "<B", 1, "contradict"),
+        (92, "<B", 0, "contradict"),
+        (92, "<B", 3, "contradict"),
+        (93, "<B", 255, "contradict"),
+        (94, "<B", 16, "contradict"),
+        (95, "<B", 0, "contradict"),
+        (95, "<B", 5, "contradict"),
+        (96, "<H", 513, "contradict"),
+        (98, "<B", 1, "contradict"),
     ],
 )
 def test_refuses_hostile_headers(
@@ -386,8 +433,9 @@ def test_refuses_hostile_headers(
 
 @pytest.mark.parametrize(
     ("offset", "layout", "value"),
-    [(16, "<I", 2**31), (20, "<I", 2**20), (24, "<I", 1), (36, "<I", 1), (40, "<I", 2**31),
-     (44, "<I", 2**31), (48, "<I", 3), (52, "<B", 6), (52, "<B", 1), (53, "<B", 3), (58, "<B", 1)],
+    [(16, "<I", 4097), (20, "<I", 257), (24, "<I", 4097), (28, "<I", 65537), (32, "<I", 257),
+     (36, "<I", 2**31), (40, "<I", 2**31), (44, "<I", 1), (48, "<B", 3), (49, "<B", 33),
+     (53, "<B", 1)],
 )  # fmt: skip
 def test_refuses_hostile_dictionaries(
     make_rows: Callable[..., CSR], offset: int, layout: str, value: int
@@ -398,32 +446,47 @@ def test_refuses_hostile_dictionaries(
 
 
 def serialised_dictionary(ids: np.ndarray, n_values: int) -> bytes:
-    """One coded tier of these ids as gaps of 32 bits; the first has a table of equal values."""
+    """A tier of 16 bits of these ids as gaps of 32 bits, or one id with a wide table of equal
+    values."""
     gaps = (np.diff(ids.astype(np.int64), prepend=-1) - 1).astype("<u4").tobytes()
-    tables = struct.pack("<IHBB", 0, n_values, 15, 0) if n_values else b""
-    sizes = (0, len(ids), 0, 0, 0, 0, len(tables) // 8, n_values, len(gaps))
-    header = struct.pack("<HH9I6B14x", 1, 0, *sizes, 1, 0, 32, 0, 0, 0)
+    tables = struct.pack("<I", n_values) if n_values else b""
+    sizes = (1, 0, 0, 0, 0, 1) if n_values else (0, 0, 0, len(ids), 0, 0)
+    header = struct.pack("<HH8I5B3x", 1, 0, *sizes, n_values, len(gaps), 0, 32, 0, 0, 0)
     body = header + gaps + tables + bytes(4 * n_values + 16)
     return patched(b"CFD1" + struct.pack("<II", 0, len(body) + 12) + body, 12, "<H", 1)
 
 
 def test_keys_made_to_meet_in_a_hash_are_refused_soon() -> None:
-    # Reading them would take n^2 / 2 steps; a dictionary of 4 MB would take minutes.
-    ids = np.arange(1 << 22, dtype=np.uint64)
-    ids = ids[ids * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(56) == 0]
+    # Finding places for them would take n^2 / 2 steps. Only writing needs the hash.
+    factor = np.uint64(0x9E3779B97F4A7C15)
+    ids = np.arange(1 << 27, dtype=np.uint64)
+    ids = ids[ids * factor >> np.uint64(52) == 0][:30_000]
+    no_rows = [np.empty(0, np.float32), np.zeros(1, np.int64)]
+    no_rows += [np.empty(0, np.uint32), np.empty(0, np.float32)]
     for colliding, n_values in [(ids, 0), (ids[:1], 30_000)]:
-        few = serialised_dictionary(colliding[:5000], min(n_values, 5000))
-        assert len(Dictionary.from_bytes(few)) == len(colliding[:5000])
+        few = Dictionary.from_bytes(serialised_dictionary(colliding[:5000], min(n_values, 5000)))
+        encode_block(*no_rows, None, few)
+        many = Dictionary.from_bytes(serialised_dictionary(colliding, n_values))
         with pytest.raises(BlockError, match="contradict"):
-            Dictionary.from_bytes(serialised_dictionary(colliding, n_values))
+            encode_block(*no_rows, None, many)
+
+
+def test_ids_made_to_meet_in_a_minibatch_are_refused_soon() -> None:
+    ids = np.arange(1 << 25, dtype=np.uint64)
+    ids = ids[ids * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(50) == 0].astype(np.uint32)
+    data = np.ones(len(ids), np.float32)
+    block = encode_block(data[:1], np.array([0, len(ids)]), ids, data)
+    assert decode_block(block).nnz == len(ids)
+    with pytest.raises(BlockError, match="contradict"):
+        MinibatchDecoder().decode(block, 10)
 
 
 def test_more_exceptions_than_entries_are_refused(make_rows: Callable[..., CSR]) -> None:
     rows = make_rows("ones", 5)
     block, more = bytearray(encode(rows)), rows.nnz + 1
-    block[-16:-16] = bytes(8 * more)
-    with pytest.raises(BlockError, match=r"contradict.* \(byte 44\)"):
-        decode_block(patched(patched(bytes(block), 8, "<I", len(block)), 44, "<I", more))
+    block[-32:-32] = bytes(8 * more)
+    with pytest.raises(BlockError, match=r"contradict.* \(byte 88\)"):
+        decode_block(patched(patched(bytes(block), 8, "<I", len(block)), 88, "<I", more))
 
 
 def test_arrays_of_a_dictionary_and_block_must_fit(make_rows: Callable[..., CSR]) -> None:

@@ -116,6 +116,20 @@ def decode_arguments() -> dict[str, Any]:
     }
 
 
+def minibatch_arguments() -> dict[str, Any]:
+    arguments = decode_arguments()
+    n_words = _kernels.block_minibatches_scratch(arguments["block"], 2)
+    del arguments["first_entry"]
+    return arguments | {
+        "minibatch_size": 2,
+        "table": _kernels.LocalTable(),
+        "local": arguments.pop("indices"),
+        "ids": np.empty(NNZ, U32),
+        "offsets": np.empty((N_ROWS + 1) // 2 + 1, I64),
+        "scratch": np.empty(n_words, U64),
+    }
+
+
 def fill(**arguments: Any) -> object:
     flags = {"refuse_zero": False, "nonfinite": False, "skip": False}
     return _kernels.libsvm_fill(**arguments, **flags)
@@ -331,13 +345,20 @@ def calls() -> dict[str, Call]:
             {"block": np.frombuffer(encode_block(*rows().values()), U8)},
         ),
         "block_decode": (_kernels.block_decode, decode_arguments()),
+        "block_minibatches_scratch": (
+            _kernels.block_minibatches_scratch,
+            {"block": np.frombuffer(encode_block(*rows().values()), U8), "minibatch_size": 2},
+        ),
+        "block_decode_minibatches": (_kernels.block_decode_minibatches, minibatch_arguments()),
         "block_encode_scratch": (_kernels.block_encode_scratch, {"n_rows": 9, "nnz": 9}),
         "block_encode": (
             _kernels.block_encode,
             {
                 **rows(),
                 "dictionary": a_dictionary()._parsed,
-                "scratch": np.empty(_kernels.block_encode_scratch(N_ROWS, NNZ), U64),
+                "scratch": np.empty(
+                    _kernels.block_encode_scratch(N_ROWS, NNZ, a_dictionary()._parsed), U64
+                ),
             },
         ),
     }
@@ -346,7 +367,7 @@ def calls() -> dict[str, Call]:
 SCRATCH = ("table", "local", "distinct", "weights", "gradient", "touches")
 NAMES = sorted(calls())
 # They take numbers, or nothing.
-HARMLESS = {"active_impl", "implementations", "libsvm_hash", "number_format", "status_texts"}
+HARMLESS = {"LocalTable", "active_impl", "implementations", "libsvm_hash", "number_format", "status_texts"}
 
 
 def arrays_of(arguments: dict[str, Any]) -> list[str]:
@@ -433,6 +454,9 @@ WRITES = {
     "auc": ("scratch",),
     "logistic_gradient": ("gradient",),
     "block_decode": ("labels", "indptr", "indices", "data", "weights", "scratch"),
+    "block_decode_minibatches": (
+        *("labels", "indptr", "local", "data", "weights", "ids", "offsets", "scratch"),
+    ),
     "block_encode": ("scratch",),
     "dictionary_build": ("scratch", "out"),
     "libsvm_fill hashed": ("labels", "row_ends", "indices", "data", "weights", "scratch"),
