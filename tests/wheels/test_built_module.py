@@ -26,6 +26,7 @@ C_LIBRARY = {
     *("malloc", "calloc", "realloc", "free", "vsnprintf", "snprintf", "__vsnprintf_chk"),
     *("__memcpy_chk", "__memmove_chk", "__memset_chk", "__snprintf_chk"),
     *("__stack_chk_fail", "abort", "__assert_fail"),
+    "getauxval",  # what an ARM can do
     *("exp", "log", "log1p", "sqrt", "sqrtf", "fabs", "ldexp", "nearbyint", "rint", "rintf"),
 }
 # The linker's and the start-up code's, all weak.
