@@ -99,7 +99,7 @@ CF_TARGET static void cf_convert(const uint8_t *chunk, cf_marks *marks, size_t n
             _mm256_add_epi16(_mm256_cvtepu8_epi16(set), _mm256_set1_epi16((short)i)));
         n_values += (size_t)__builtin_popcount(other);
 
-        const __mmask16 inside = n - i >= 16 ? 0xffff : (__mmask16)((1u << (n - i)) - 1);
+        const __mmask16 inside = (__mmask16)(n - i >= 16 ? 0xffffu : (1u << (n - i)) - 1);
         _mm512_mask_storeu_epi32(indices + i, inside, _mm512_sub_epi32(ids, bases));
         _mm512_mask_storeu_ps(data + i, inside, values);
     }

@@ -8,7 +8,7 @@
  *      blank is followed by digits and a colon, and yield where colons and line ends are;
  *   2. cf_convert: eight or more entries at once, from the 8 bytes before and behind their colons,
  *      become ids and values of one digit, as most are;
- *   3. convert_values: the other values, up to 15 digits around a point, 16 bytes each;
+ *   3. convert_values: the other values, up to 16 bytes of digits and a point;
  *   4. take_rows: labels, order and limits; only here is anything accepted.
  *
  * A line that is not plain ends the chunk before it and goes to the scalar code, which may pass it
@@ -18,6 +18,7 @@
 #ifndef CF_LIBSVM_VECTOR_H
 #define CF_LIBSVM_VECTOR_H
 
+#include <assert.h>
 #include <string.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -41,9 +42,9 @@ enum {
     MAX_COLONS = LONGEST_CHUNK / 3, /* pass 1 only lets through a blank, a digit, a colon */
     MAX_LINES = CHUNK / 8,
     PAD = 32, /* what a vector may write or read behind the last item of a list */
-    /* What must be readable before a line, for the first id, and from the start of a block on: a
-     * colon at its end, a sign and 16 bytes of a value. */
-    BEFORE = 16,
+    /* What must be readable before a line, for its first id, and from the start of a block on: a
+     * colon at its end, a sign, 16 bytes of a value and a line end. */
+    BEFORE = 8,
     BEHIND = BLOCK + 2 + 16
 };
 
@@ -52,13 +53,13 @@ typedef struct {
     uint16_t colons[MAX_COLONS + PAD];
     uint16_t line_ends[MAX_LINES + BLOCK];
     uint16_t entry_ends[MAX_LINES + BLOCK]; /* colons before the line end */
-    size_t n_colons, n_lines;
+    size_t n_lines;
     bool odd_end; /* the line after the last one is not plain */
 
     uint16_t values[MAX_COLONS + PAD]; /* entries whose value is not one digit */
     size_t n_values;
     uint8_t falls[(MAX_COLONS + PAD) / 8 + 8]; /* a bit an entry: id not above the one before */
-    size_t odd_entry; /* the first that is not plain; n_colons or more: none */
+    size_t odd_entry;                          /* the first that is not plain, if there is one */
 } cf_marks;
 
 /* Implemented by the including file: appends the positions of the bits, offset by `at`. At most
@@ -78,9 +79,8 @@ CF_INLINE cf_masks cf_mask_block(const uint8_t *p);
 CF_TARGET static void cf_convert(const uint8_t *chunk, cf_marks *marks, size_t n, uint32_t base,
                                  uint32_t *indices, float *data);
 
-/* What pass 3 finds in 16 bytes: digits around a point at most, as a whole number. `length` counts
- * all of its bytes, 16 if there are more, `fraction` the digits behind the point; of more than 15
- * digits `number` is undefined. */
+/* What pass 3 finds in 16 bytes: digits, perhaps around a point, as a whole number. `length` counts
+ * its bytes with the point, `fraction` the digits behind the point. */
 typedef struct {
     int64_t number;
     unsigned length, fraction, has_point;
@@ -167,7 +167,7 @@ CF_INLINE void mark(const uint8_t *chunk, const uint8_t *end, size_t want, cf_ma
         n_colons = cf_append_bits(marks->colons, n_colons, m.colons, at);
         at += BLOCK;
     }
-    marks->n_colons = n_colons;
+    assert(n_colons <= MAX_COLONS);
     marks->n_lines = n_lines;
     marks->odd_end = odd;
 }
@@ -213,7 +213,7 @@ convert_values(const uint8_t *chunk, const uint8_t *end, cf_marks *marks, float 
         const double value = (double)decimal.number / TENS[decimal.fraction & 15];
         data[entry] = (float)(value * SIGNS[negative]);
         p += decimal.length;
-        const bool done = (decimal.length < 16) & (decimal.length > decimal.has_point) &
+        const bool done = (decimal.length > decimal.has_point) &
                           ((*p == ' ') | (*p == '\n') | ((*p == '\r') & (p[1] == '\n')));
         marks->values[n_left] = entry;
         n_left += !done;

@@ -8,9 +8,8 @@ called from many threads at once.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from mmap import mmap
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -255,8 +254,7 @@ class MinibatchDecoder:
         self._dictionary = dictionary
         self._base = base
         self._table = _kernels.LocalTable()
-        self._rows: list[npt.NDArray[np.generic]] = []
-        self._entries: list[npt.NDArray[np.generic]] = []
+        self._room = _Room(0, 0)
 
     def decode(self, buf: Buffer, minibatch_size: int) -> LocalizedBlock:
         """The block at the start of `buf`; its arrays are overwritten by the next call.
@@ -270,36 +268,46 @@ class MinibatchDecoder:
         block = _view(buf)
         header = read_header(block)
         n, nnz = header.n_rows, header.nnz
-        self._make_room(n, nnz)
-        labels, weights, indptr, offsets = self._rows
-        local, ids, data = (array[:nnz] for array in self._entries)
-        offsets = offsets[: -(-n // minibatch_size) + 1]
-        weights = weights[:n] if header.has_weights else None  # type: ignore[assignment]
-        out: tuple[Any, ...] = (labels[:n], indptr[: n + 1], local, data, weights, ids, offsets)
+        if len(self._room.labels) < n or len(self._room.data) < nnz:
+            self._room = _Room(n, nnz)
+        room = self._room
+        out = LocalizedBlock(
+            labels=room.labels[:n],
+            indptr=room.indptr[: n + 1],
+            local=room.local[:nnz],
+            data=room.data[:nnz],
+            weights=room.weights[:n] if header.has_weights else None,
+            ids=room.ids[:nnz],
+            offsets=room.offsets[: -(-n // minibatch_size) + 1],
+            minibatch_size=minibatch_size,
+            n_features=0,
+        )
         n_features = _kernels.block_decode_minibatches(
             block,
             _parsed(self._dictionary),
             minibatch_size,
             self._table,
-            *out,
+            out.labels,
+            out.indptr,
+            out.local,
+            out.data,
+            out.weights,
+            out.ids,
+            out.offsets,
             _scratch(_kernels.block_minibatches_scratch(block, minibatch_size)),
             self._base,
         )
-        used = int(offsets[-1])  # type: ignore[call-overload]
-        return LocalizedBlock(
-            *out[:5], ids[:used], *out[6:], minibatch_size, n_features
-        )
+        return replace(out, ids=out.ids[: out.offsets[-1]], n_features=n_features)
 
-    def _make_room(self, n_rows: int, nnz: int) -> None:
-        if not self._rows or len(self._rows[0]) < n_rows:
-            self._rows = [
-                np.empty(n_rows, np.float32),
-                np.empty(n_rows, np.float32),
-                np.empty(n_rows + 1, np.int64),
-                np.empty(n_rows + 1, np.int64),
-            ]
-        if not self._entries or len(self._entries[0]) < nnz:
-            self._entries = [np.empty(nnz, kind) for kind in (np.uint32, np.uint32, np.float32)]
+
+class _Room:
+    """Arrays for blocks of up to so many rows and entries."""
+
+    def __init__(self, n_rows: int, nnz: int) -> None:
+        self.labels, self.weights = np.empty(n_rows, np.float32), np.empty(n_rows, np.float32)
+        self.indptr, self.offsets = np.empty(n_rows + 1, np.int64), np.empty(n_rows + 1, np.int64)
+        self.local, self.ids = np.empty(nnz, np.uint32), np.empty(nnz, np.uint32)
+        self.data = np.empty(nnz, np.float32)
 
 
 _kept = threading.local()

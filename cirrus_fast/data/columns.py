@@ -277,7 +277,8 @@ class Scaling:
 
     def scaled(self, statistics: ColumnStatistics) -> ColumnStatistics | None:
         """The statistics of scaled rows from those of the rows as they were, or None where it
-        takes the rows: a shift's effect on a sum of squares is not in its statistics.
+        takes the rows: a shift's effect on a sum of squares is not in its statistics, nor how many
+        values leave the range of float32.
 
         Extremes are exact, since division keeps the order of float32; sums of squares are those
         of values that were not rounded after the division.
@@ -292,6 +293,11 @@ class Scaling:
             columns["min"][place] /= divisor
             columns["max"][place] /= divisor
             columns["sum_squares"][place] /= divisor.astype(np.float64) ** 2
+        largest = np.maximum(np.abs(columns["min"]), np.abs(columns["max"]))[place]
+        # Another data set's scaling may take values out of the range of float32.
+        all_zeros = columns["sum_squares"][place] == 0
+        if not (all_zeros | (np.isfinite(largest) & (largest > SMALLEST_DIVISOR))).all():
+            return None
         return ColumnStatistics(statistics.ids, columns)
 
     def _pairs(self, width: int) -> Float32Array:

@@ -20,6 +20,9 @@ from cirrus_fast.data.manifest import SAME_SUM, Block
 from cirrus_fast.data.parallel import ordered_map, thread_count
 from cirrus_fast.errors import BlockError, CirrusFastError
 
+# Sums of squares of float32 and of what they were before they were rounded (`Scaling.scaled`).
+_SAME_ROUNDED_SUM = 1e-6
+
 # Parts whose statistics wait to be merged.
 _MERGED_AT_ONCE = 32
 
@@ -178,11 +181,13 @@ class _Found:
         ):
             if not math.isclose(said, counted, rel_tol=SAME_SUM):
                 yield f"{dataset.uri}: the manifest's {key} is {said}, its rows have {counted}"
-        if not _same_columns(dataset.columns, ColumnStatistics.merge_all(self._columns)):
+        found = ColumnStatistics.merge_all(self._columns)
+        tolerance = SAME_SUM if manifest.scaling is None else _SAME_ROUNDED_SUM
+        if not _same_columns(dataset.columns, found, tolerance):
             yield f"{dataset.uri}/{manifest.columns}: not the statistics of its rows"
 
 
-def _same_columns(left: ColumnStatistics, right: ColumnStatistics) -> bool:
+def _same_columns(left: ColumnStatistics, right: ColumnStatistics, tolerance: float) -> bool:
     if not np.array_equal(left.ids, right.ids):
         return False
     a, b = left.columns, right.columns
@@ -190,5 +195,5 @@ def _same_columns(left: ColumnStatistics, right: ColumnStatistics) -> bool:
         np.array_equal(a["count"], b["count"])
         and np.array_equal(a["min"], b["min"], equal_nan=True)
         and np.array_equal(a["max"], b["max"], equal_nan=True)
-        and np.allclose(a["sum_squares"], b["sum_squares"], rtol=SAME_SUM, atol=0, equal_nan=True)
+        and np.allclose(a["sum_squares"], b["sum_squares"], rtol=tolerance, atol=0, equal_nan=True)
     )

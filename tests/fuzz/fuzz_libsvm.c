@@ -215,46 +215,55 @@ static void check_options(cf_libsvm_options options, const uint8_t *text, size_t
     release(&expected);
 }
 
+static size_t append(uint8_t *out, size_t n, const char *string) {
+    const size_t length = strlen(string);
+    memcpy(out + n, string, length);
+    return n + length;
+}
+
 /* Lines as they mostly are, which the kernels take many of at once; seed i has about 2^(7 + i / 8)
  * bytes. Mutations of conformance files alone would hardly ever reach the middle of a chunk. */
 size_t fuzz_seed(size_t i, uint8_t *out, size_t room) {
-    static const char *const VALUES[] = {"1",
-                                         "1",
-                                         "1",
-                                         "1",
-                                         "0",
-                                         "7",
-                                         "0.5",
-                                         "-0.25",
-                                         "12",
-                                         "0.186651",
-                                         "1e-05",
-                                         "-3",
-                                         ".5",
-                                         "5.",
-                                         "0.30112345678901234",
-                                         "123456789.123456"};
+    /* Every other seed only has the first eight. */
+    static const char VALUES[16][20] = {"1",
+                                        "1",
+                                        "1",
+                                        "0",
+                                        "7",
+                                        "0.5",
+                                        "1",
+                                        "12",
+                                        ".5",
+                                        "-3",
+                                        "1e-05",
+                                        "0.0757212",
+                                        "5.",
+                                        "1",
+                                        "0.30112345678901234",
+                                        "123456789.123456"};
+    static const char *const LABELS[] = {"-1", "1", "0.5"};
     static const char *const ENDS[] = {"\n", "\n", "\n", "\n", " \n", "\r\n"};
-    static const unsigned STEPS[] = {1, 9, 300, 20000, 3000000, 300000000};
-    enum { N_SEEDS = 52, LONGEST_ENTRY = 40 };
+    static const uint32_t STEPS[] = {1, 9, 300, 20000, 3000000, 300000000};
+    enum { N_SEEDS = 52, LONGEST = 40 };
     const size_t wanted = (size_t)1 << (7 + i / 8);
     uint32_t random = (uint32_t)i * 2654435761u + 1;
     size_t n = 0;
     if (i >= N_SEEDS)
         return 0;
-    while (n < wanted && n + LONGEST_ENTRY < room) {
+    while (n < wanted && n + LONGEST < room) {
         uint64_t id = 0;
-        size_t entries = (random >> 8) % (i % 4 == 0 ? 200 : 12);
-        n += (size_t)sprintf((char *)out + n, "%s", i % 3 == 0 ? "-1" : i % 3 == 1 ? "1" : "0.5");
-        for (; entries > 0 && n < wanted && n + LONGEST_ENTRY < room; entries--) {
+        n = append(out, n, LABELS[i % 3]);
+        for (size_t left = (random >> 8) % (i % 4 == 0 ? 200 : 12); left > 0; left--) {
             random = random * 1664525u + 1013904223u;
             id += 1 + (random >> 8) % STEPS[i % 6];
-            const char *value = VALUES[(random >> 4) % (i % 2 ? 16 : 5)];
-            if (id <= CF_LIBSVM_MAX_ID)
-                n += (size_t)sprintf((char *)out + n, " %llu:%s", (unsigned long long)id, value);
+            if (id > CF_LIBSVM_MAX_ID || n + LONGEST >= room)
+                break;
+            char written[24];
+            snprintf(written, sizeof written, " %llu:", (unsigned long long)id);
+            n = append(out, append(out, n, written), VALUES[(random >> 4) % (i % 2 ? 16 : 8)]);
         }
         random = random * 1664525u + 1013904223u;
-        n += (size_t)sprintf((char *)out + n, "%s", ENDS[i % 5 == 0 ? (random >> 8) % 6 : 0]);
+        n = append(out, n, ENDS[i % 5 == 0 ? (random >> 8) % 6 : 0]);
     }
     return n;
 }

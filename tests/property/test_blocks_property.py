@@ -6,7 +6,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cirrus_fast.data.blocks import Dictionary, decode_block, encode_block, read_header
+from cirrus_fast.data.blocks import (
+    Dictionary,
+    MinibatchDecoder,
+    decode_block,
+    encode_block,
+    read_header,
+)
 from cirrus_fast.data.csr import CSR
 
 WORDS = st.integers(0, 2**32 - 1)
@@ -41,6 +47,14 @@ def check(rows: CSR, dictionary: Dictionary | None) -> None:
         before, after = getattr(rows, name), getattr(decoded, name)
         assert (before is None) == (after is None)
         assert before is None or before.tobytes() == after.tobytes()
+    unordered = decode_block(block, dictionary, ordered=False)
+    local = MinibatchDecoder(dictionary).decode(block, 5)
+    assert local.data.tobytes() == unordered.data.tobytes()
+    for i in range(rows.n_rows):
+        entries = slice(*local.indptr[i : i + 2])
+        ids = local.ids[local.offsets[i // 5] : local.offsets[i // 5 + 1]][local.local[entries]]
+        assert ids.tolist() == unordered.indices[entries].tolist()
+        assert sorted(ids) == rows.indices[entries].tolist()
     header = read_header(block)
     assert (header.n_rows, header.nnz, header.n_bytes) == (rows.n_rows, rows.nnz, len(block))
     assert max(header.n_rows, header.nnz) <= 8 * header.n_bytes

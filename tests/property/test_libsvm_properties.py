@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cirrus_fast._reference import parse_libsvm_reference, parse_text_reference
 from cirrus_fast.data import text as text_module
 from cirrus_fast.data.csr import CSR
-from cirrus_fast.data.text import parse_libsvm, parse_text, write_libsvm
+from cirrus_fast.data.text import TextParser, parse_libsvm, parse_text, write_libsvm
 from cirrus_fast.errors import LibsvmParseError
 
 pytestmark = pytest.mark.filterwarnings("ignore::cirrus_fast.errors.SkippedRowsWarning")
@@ -215,6 +215,47 @@ def test_many_cuts(text, cuts):
         parse_text(text, begin, end, skip_bad_rows=True) for begin, end in itertools.pairwise(cuts)
     ]
     assert joined(parts) == joined([parse_text(text, skip_bad_rows=True)])
+
+
+@settings(reproducible, max_examples=100)
+@given(texts(), st.lists(st.integers(0, 10_000), max_size=5), hash_bits, st.booleans())
+def test_reused_memory_holds_what_fresh_memory_does(
+    assert_same_rows, text, cuts, bits, label_weights
+):
+    options = {"skip_bad_rows": True, "hash_bits": bits, "label_weights": label_weights}
+    parser = TextParser(**options)
+    cuts = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
+    for begin, end in itertools.pairwise(cuts):
+        parsed, expected = (
+            parse(text, begin, end)
+            for parse in (parser.parse, lambda *range_: parse_text(*range_, **options))
+        )
+        assert_same_rows(parsed, expected)
+        assert parsed.n_skipped == expected.n_skipped
+        assert str(parsed.first_skipped) == str(expected.first_skipped)
+
+
+click_values = st.sampled_from(["1"] * 6 + ["0.186651", "12", "-0.5", "1e-05", "0.0757212"])
+
+
+@st.composite
+def click_rows(draw):
+    """Rows of a click log, one piece of it changed now and then."""
+    ids = draw(st.lists(st.integers(1, 2**20), min_size=1, max_size=120, unique=True).map(sorted))
+    values = draw(st.lists(click_values, min_size=len(ids), max_size=len(ids)))
+    row = " ".join(["1", *(f"{i}:{v}" for i, v in zip(ids, values, strict=True))]) + "\n"
+    if draw(st.integers(0, 5)) == 0:
+        place = draw(st.integers(0, len(row) - 1))
+        row = row[:place] + draw(st.sampled_from(" \t\n\r:.-e#x9")) + row[place + 1 :]
+    return row
+
+
+@settings(reproducible, max_examples=100)
+@given(st.lists(click_rows(), min_size=1, max_size=12), st.booleans())
+def test_long_rows_agree_with_the_reference(assert_same_outcome, rows, skip):
+    text = "".join(rows).encode() + b" " * 128
+    expected = outcome(parse_text_reference, text, skip_bad_rows=skip)
+    assert_same_outcome(outcome(parse_text, text, skip_bad_rows=skip), expected)
 
 
 floats32 = st.floats(width=32, allow_nan=True, allow_infinity=True)

@@ -28,12 +28,14 @@ from cirrus_fast import (
     active_impl,
     configure,
     export_libsvm,
+    list_datasets,
     load_criteo,
     load_csr,
     load_libsvm,
     make_clicks,
     normalize,
     parse_libsvm,
+    remove_dataset,
 )
 from cirrus_fast.data.evaluation import CalibrationBin
 from cirrus_fast.grid_search import GridResults, Trial
@@ -64,6 +66,8 @@ def data(X: npt.NDArray[np.float64], y: list[int]) -> None:
     assert_type(loaded.n_features, int)
     assert_type(loaded.name, str)
     assert_type(loaded.id, str)
+    assert_type(list_datasets(), list[str])
+    remove_dataset("clicks")
 
 
 def rows(text: bytes) -> None:

@@ -293,7 +293,7 @@ def test_a_minibatch_decoder_takes_blocks_of_any_size_and_minds_its_base(
     with pytest.raises(BlockError, match="another dictionary"):
         MinibatchDecoder().decode(encode(rows, dictionary), 20)
     for size, base in ((0, 0), (5, -1), (5, 2**32)):
-        with pytest.raises(ValueError, match="minibatch_size|base"):
+        with pytest.raises(ValueError, match=r"minibatch_size|base"):
             MinibatchDecoder(base=base).decode(encode(rows), size)
 
 

@@ -163,6 +163,10 @@ def calls() -> dict[str, Call]:
             _kernels.libsvm_range,
             {"text": np.frombuffer(TEXT, U8), "begin": 0, "end": 9},
         ),
+        "libsvm_lines": (
+            _kernels.libsvm_lines,
+            {"text": np.frombuffer(TEXT, U8), "begin": 0, "end": 9},
+        ),
         "libsvm_fill": (fill, {**filled, "scratch": None, "hash_bits": 0, "max_id": 100}),
         "libsvm_fill hashed": (fill, {**filled, "hash_bits": 3, "max_id": -1}),
         "libsvm_write": (_kernels.libsvm_write, {**rows(), "begin": 0, "end": N_ROWS, "base": 1}),
@@ -367,7 +371,14 @@ def calls() -> dict[str, Call]:
 SCRATCH = ("table", "local", "distinct", "weights", "gradient", "touches")
 NAMES = sorted(calls())
 # They take numbers, or nothing.
-HARMLESS = {"LocalTable", "active_impl", "implementations", "libsvm_hash", "number_format", "status_texts"}
+HARMLESS = {
+    "LocalTable",
+    "active_impl",
+    "implementations",
+    "libsvm_hash",
+    "number_format",
+    "status_texts",
+}
 
 
 def arrays_of(arguments: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from cirrus_fast import _kernels
 from cirrus_fast._reference import hash_index_reference, parse_libsvm_reference
 from cirrus_fast.data import text as text_module
 from cirrus_fast.data.csr import CSR
-from cirrus_fast.data.text import parse_libsvm, parse_text, rebase, write_libsvm
+from cirrus_fast.data.text import TextParser, parse_libsvm, parse_text, rebase, write_libsvm
 from cirrus_fast.errors import DatasetError, LibsvmParseError, OptionError, SkippedRowsWarning
 
 LABEL = "label is not a number"
@@ -393,6 +393,42 @@ def test_skipped_rows_are_counted_and_the_first_kept():
     assert parsed.indices.tolist() == [1, 2]
     assert parsed.n_skipped == 2
     assert (parsed.first_skipped.reason, parsed.first_skipped.line) == (LABEL, 2)
+
+
+def test_a_parser_reuses_its_memory_and_grows_it_when_needed():
+    text = b"1 1:1 2:2\n0 3:3\n" * 50
+    parser = TextParser()
+    whole = parser.parse(text)
+    again = parser.parse(text, 0, 16)
+    for name in ("labels", "indptr", "indices", "data"):
+        assert np.shares_memory(getattr(whole, name), getattr(again, name))
+    longer = parser.parse(text * 10)
+    assert not np.shares_memory(longer.data, whole.data)
+    assert longer.data.tolist() == [1, 2, 3] * 500
+    assert whole.data.tolist() == [1, 2, 3] * 50  # left behind with the old memory
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"1", b"1\n", b"1\n2\n3", b"1 1:1", b"1 1:1 2:2 3:3", b"\n\n", b"::::\n1\n"]
+)
+def test_a_parser_has_room_for_the_densest_text(text, assert_same_rows):
+    parsed = TextParser(skip_bad_rows=True).parse(text)
+    assert_same_rows(parsed, parse_text(text, skip_bad_rows=True))
+
+
+def test_a_parser_goes_on_after_an_error():
+    text = b"1 1:1\n0 2:2\n-1 x:3\n"
+    parser = TextParser()
+    with pytest.raises(LibsvmParseError) as caught:
+        parser.parse(text, 7)
+    assert (caught.value.offset, caught.value.line, caught.value.column) == (15, 3, 4)
+    assert parser.parse(text, 0, 7).data.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("options", [{"hash_bits": 33}, {"label_weights": 2}, {"zero_based": "no"}])
+def test_a_parser_refuses_options(options):
+    with pytest.raises(OptionError):
+        TextParser(**options)
 
 
 def test_rebase_moves_an_error_onto_the_file():

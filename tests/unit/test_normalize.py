@@ -59,6 +59,21 @@ def test_rows_are_not_scanned_where_nothing_is_shifted(monkeypatch):
         normalize("raw", "shifted", "min_max")
 
 
+@pytest.mark.parametrize("value", [3e38, 1e-38])
+def test_another_data_sets_scaling_may_lead_out_of_the_range_of_float32(value):
+    for name, first in (("small", F32(1 / value if value < 1 else 1e-30)), ("rows", F32(value))):
+        data = np.array([first, 1, first], F32)
+        ids, indptr = np.array([0, 1, 0], np.uint32), np.array([0, 2, 3])
+        load_csr(CSR(np.array([0, 1], F32), indptr, ids, data, 2), None, name)
+    normalize("small", "small_scaled", "max_abs")
+    made = normalize("rows", "rows_scaled", "max_abs", like="small_scaled")
+    indices, data = (
+        np.concatenate([getattr(b, a) for b in iterate(made)]) for a in ("indices", "data")
+    )
+    scanned = ColumnStatistics.scan(indices, data, 2)
+    assert made.columns.columns.tolist() == scanned.columns.tolist()
+
+
 def test_a_scaling_names_only_columns_that_it_changes():
     load_csr(rows_of(full=True), None, "raw")
     assert normalize("raw", "scaled", "min_max").scaling.ids.tolist() == [0, 1, 2]

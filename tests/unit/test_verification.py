@@ -27,9 +27,10 @@ def scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     monkeypatch.setattr("cirrus_fast.data.loading.BLOCK_ROWS", 16)
     monkeypatch.setattr(dataset_writer, "SHARD_BYTES", 500)
     rng = np.random.default_rng(4)
+    popularity = 1 / np.arange(1.0, 51)  # so that a dictionary is of use
     lines = []
     for i in range(200):
-        ids = np.sort(rng.choice(50, 5, replace=False)) + 1
+        ids = np.sort(rng.choice(50, 5, replace=False, p=popularity / popularity.sum())) + 1
         lines.append(f"{i % 3 % 2}:{i % 7 + 1} " + " ".join(f"{j}:{j % 4 + 1}" for j in ids))
     (tmp_path / "rows.svm").write_text("\n".join(lines))
     load_libsvm(tmp_path / "rows.svm", "raw", label_weights=True)
