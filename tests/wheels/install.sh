@@ -1,6 +1,8 @@
 # Sourced by the scripts beside it. Puts a wheel of dist/ and what its tests need into a folder, for
 # another machine or Python than the one whose pip does it.
 
+# pip 23 takes its own Python for the other's in what a wheel requires: a newer one is needed.
+#
 # install_for FOLDER ARCHITECTURE X.Y [PACKAGE...]
 install_for() {
     local folder=$1 architecture=$2 version=$3 platforms=() minor
