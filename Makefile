@@ -6,6 +6,7 @@ FUZZ_SECONDS ?= 60
 MINUTES ?= 10
 
 .PHONY: dev test check check-style check-types check-c check-spelling asan coverage fuzz soak bench clean
+.PHONY: wheels test-wheels test-arm test-cpus release
 
 dev: ## install for development; again after touching csrc/ or pyx/
 	$(PYTHON) -m pip install --editable '.[dev]'
@@ -44,6 +45,21 @@ soak: ## runs with random faults for MINUTES: kills, hangs, timeouts, Ctrl-C, fu
 
 bench: ## measure, and write bench/RESULTS.md
 	$(PYTHON) -m bench
+
+wheels: ## the source archive and a wheel for each architecture, into dist/
+	$(PYTHON) .ci/wheels.py
+
+test-wheels: ## the suite against dist/, on each CPython from 3.11 and with each kernel table
+	PYTHON=$(PYTHON) tests/wheels/run_interpreters.sh
+
+test-arm: ## kernels, parsers and a training run of dist/ on an emulated ARM
+	PYTHON=$(PYTHON) tests/wheels/run_emulated.sh neoverse-n1
+
+test-cpus: ## the same on emulated x86-64 without AVX-512, and without AVX
+	PYTHON=$(PYTHON) tests/wheels/run_emulated.sh Haswell Nehalem
+
+release: ## all that a release publishes, into dist/, from a clean tree at its tag
+	$(PYTHON) .ci/release.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache cirrus_fast/*.so

@@ -105,3 +105,7 @@ class ModelError(CirrusFastError, ValueError):
 
 class TrainingError(CirrusFastError, RuntimeError):
     """A run that cannot go on."""
+
+
+class LayerError(CirrusFastError, RuntimeError):
+    """A Lambda layer that cannot be built from the wheels and interpreters at hand."""

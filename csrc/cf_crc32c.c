@@ -17,8 +17,21 @@ uint32_t cf_crc32c_scalar(uint32_t crc, const uint8_t *data, size_t n) {
     return ~crc;
 }
 
+#if defined(__x86_64__) || defined(__aarch64__)
+/* What the two processors call their instruction. */
 #if defined(__x86_64__)
 #include <nmmintrin.h>
+#define TARGET               __attribute__((target("sse4.2,crc32")))
+#define CRC32C               cf_crc32c_sse42
+#define STEP_WORD(crc, word) _mm_crc32_u64(crc, word)
+#define STEP_BYTE(crc, byte) _mm_crc32_u8(crc, byte)
+#else
+#include <arm_acle.h>
+#define TARGET               __attribute__((target("+crc")))
+#define CRC32C               cf_crc32c_armv8
+#define STEP_WORD(crc, word) __crc32cd((uint32_t)(crc), word)
+#define STEP_BYTE(crc, byte) __crc32cb(crc, byte)
+#endif
 
 /* Product of two polynomials modulo Castagnoli's, bits reversed (bit 31 is x^0). */
 static uint32_t multiply(uint32_t a, uint32_t b) {
@@ -44,17 +57,16 @@ static uint32_t zero_bytes(size_t n) {
 
 /* The instruction takes 3 cycles but a new one can start every cycle: three independent thirds run
  * side by side and are joined by two multiplications, which pays from a few kilobytes on. */
-__attribute__((target("sse4.2"))) uint32_t cf_crc32c_sse42(uint32_t crc, const uint8_t *data,
-                                                           size_t n) {
+TARGET uint32_t CRC32C(uint32_t crc, const uint8_t *data, size_t n) {
     uint64_t a = ~crc;
     a &= 0xffffffffu;
     if (n >= 6144) {
         const size_t third = n / 3 & ~(size_t)7;
         uint64_t b = 0, c = 0;
         for (size_t i = 0; i < third; i += 8) {
-            a = _mm_crc32_u64(a, cf_load_u64(data + i));
-            b = _mm_crc32_u64(b, cf_load_u64(data + third + i));
-            c = _mm_crc32_u64(c, cf_load_u64(data + 2 * third + i));
+            a = STEP_WORD(a, cf_load_u64(data + i));
+            b = STEP_WORD(b, cf_load_u64(data + third + i));
+            c = STEP_WORD(c, cf_load_u64(data + 2 * third + i));
         }
         const uint32_t shift = zero_bytes(third);
         a = multiply((uint32_t)a, shift) ^ (uint32_t)b;
@@ -63,10 +75,10 @@ __attribute__((target("sse4.2"))) uint32_t cf_crc32c_sse42(uint32_t crc, const u
         n -= 3 * third;
     }
     for (; n >= 8; n -= 8, data += 8)
-        a = _mm_crc32_u64(a, cf_load_u64(data));
+        a = STEP_WORD(a, cf_load_u64(data));
     uint32_t rest = (uint32_t)a;
     for (; n != 0; n--)
-        rest = _mm_crc32_u8(rest, *data++);
+        rest = STEP_BYTE(rest, *data++);
     return ~rest;
 }
 #endif

@@ -12,6 +12,8 @@
 uint32_t cf_crc32c_scalar(uint32_t crc, const uint8_t *data, size_t n);
 #if defined(__x86_64__)
 uint32_t cf_crc32c_sse42(uint32_t crc, const uint8_t *data, size_t n);
+#elif defined(__aarch64__)
+uint32_t cf_crc32c_armv8(uint32_t crc, const uint8_t *data, size_t n);
 #endif
 
 #endif

@@ -39,7 +39,16 @@ unsigned cf_cpu_features(void) {
     return found;
 }
 #elif defined(__aarch64__)
-unsigned cf_cpu_features(void) { return CF_CPU_NEON; /* part of every ARMv8-A */ }
+#if defined(__linux__)
+#include <sys/auxv.h>
+
+/* NEON is part of every AArch64; CRC-32 was optional in ARMv8.0 (bit 7 of AT_HWCAP). */
+unsigned cf_cpu_features(void) {
+    return CF_CPU_NEON | (getauxval(AT_HWCAP) & 1u << 7 ? CF_CPU_CRC32 : 0u);
+}
+#else
+unsigned cf_cpu_features(void) { return CF_CPU_NEON | CF_CPU_CRC32; /* Apple's all have both */ }
+#endif
 #else
 unsigned cf_cpu_features(void) { return 0; }
 #endif
@@ -48,6 +57,8 @@ static const cf_kernels *const TABLES[] = {
 #if defined(__x86_64__)
     &cf_kernels_avx512,
     &cf_kernels_avx2,
+#elif defined(__aarch64__)
+    &cf_kernels_neon,
 #endif
     &cf_kernels_scalar,
 };

@@ -27,7 +27,7 @@ struct cf_train_walk; /* cf_train_rows.h */
 struct cf_block_kernels; /* cf_block_streams.h */
 
 typedef struct {
-    const char *name; /* "scalar", "avx2", "avx512" */
+    const char *name; /* "scalar", "avx2", "avx512", "neon" */
     unsigned needs;   /* CF_CPU_* bits */
 
     /* How many of the n bytes equal '\n' and ':'. */

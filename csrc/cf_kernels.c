@@ -34,4 +34,13 @@ const cf_kernels cf_kernels_avx512 = {
     .train_rows = cf_train_rows_avx2,
     .block = &cf_block_avx2,
 };
+#elif defined(__aarch64__)
+const cf_kernels cf_kernels_neon = {
+    .name = "neon",
+    .needs = CF_CPU_NEON | CF_CPU_CRC32,
+    .count_lines_colons = cf_count_lines_colons_neon,
+    .libsvm_rows = cf_libsvm_rows_neon,
+    .crc32c = cf_crc32c_armv8,
+    .block = &cf_block_scalar,
+};
 #endif

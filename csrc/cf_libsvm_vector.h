@@ -1,5 +1,5 @@
-/* cf_libsvm_vector.h -- ordinary lines by bytes in parallel: the algorithm that the AVX2 and the
- * AVX-512 variants share (internal to csrc; only cf_libsvm_rows_avx2.c and _avx512.c include it).
+/* cf_libsvm_vector.h -- ordinary lines by bytes in parallel: the algorithm that the AVX2, AVX-512
+ * and NEON variants share (internal to csrc; only cf_libsvm_rows_avx2.c and its like include it).
  *
  * A chunk of text that fits the first-level cache is gone over four times, without a branch that
  * depends on how long a token is:
@@ -19,8 +19,10 @@
 #define CF_LIBSVM_VECTOR_H
 
 #include <assert.h>
-#include <immintrin.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include "cf_libsvm.h"
 #include "cf_number.h"
@@ -77,6 +79,59 @@ CF_INLINE cf_masks cf_mask_block(const uint8_t *p);
 CF_TARGET static void cf_convert(const uint8_t *chunk, cf_marks *marks, size_t n, uint32_t base,
                                  uint32_t *indices, float *data);
 
+/* What pass 3 finds in 16 bytes: digits, perhaps around a point, as a whole number. `length` counts
+ * its bytes with the point, `fraction` the digits behind the point. */
+typedef struct {
+    int64_t number;
+    unsigned length, fraction, has_point;
+} cf_decimal;
+
+CF_INLINE cf_decimal cf_read_decimal(const uint8_t *p);
+
+#if defined(__x86_64__)
+/* *sum = a + b + carry; the carry out of it. */
+CF_INLINE unsigned char add_carry(unsigned char carry, uint64_t a, uint64_t b, uint64_t *sum) {
+    unsigned long long to;
+    carry = _addcarry_u64(carry, a, b, &to);
+    *sum = to;
+    return carry;
+}
+
+CF_INLINE cf_decimal cf_read_decimal(const uint8_t *p) {
+    const __m128i lanes =
+        _mm_setr_epi8(-16, -15, -14, -13, -12, -11, -10, -9, -8, -7, -6, -5, -4, -3, -2, -1);
+    const __m128i zero = _mm_set1_epi8('0'), nine = _mm_set1_epi8(9), dot = _mm_set1_epi8('.');
+    const __m128i tens = _mm_set1_epi16(0x010a), hundreds = _mm_set1_epi32(0x00010064);
+    const __m128i ten_thousands = _mm_set1_epi32(0x00012710);
+    const __m128i text = _mm_loadu_si128((const __m128i *)p);
+    const __m128i digits = _mm_sub_epi8(text, zero);
+    const unsigned dots = (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(text, dot));
+    const unsigned others =
+        ~(unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(digits, nine), digits));
+    const unsigned first = others & (0 - others), point = first & dots;
+    const unsigned has_point = point != 0;
+    /* Bits 16 and up of `others` are set, so both ends exist. */
+    const unsigned whole = (unsigned)__builtin_ctz(first);
+    const unsigned length = (unsigned)__builtin_ctz(others ^ point);
+    /* Digits go to the right end of the vector, those before the point one further. */
+    __m128i from = _mm_add_epi8(lanes, _mm_set1_epi8((char)length));
+    const __m128i behind_point = _mm_set1_epi8((char)((whole + 1) & (0 - has_point)));
+    from = _mm_add_epi8(from, _mm_cmpgt_epi8(behind_point, from));
+    const __m128i pairs = _mm_maddubs_epi16(_mm_shuffle_epi8(digits, from), tens);
+    const __m128i fours = _mm_madd_epi16(pairs, hundreds);
+    const __m128i eights = _mm_madd_epi16(_mm_packus_epi32(fours, fours), ten_thousands);
+    const uint64_t halves = (uint64_t)_mm_cvtsi128_si64(eights);
+    const cf_decimal decimal = {(int64_t)((halves & 0xffffffff) * 100000000 + (halves >> 32)),
+                                length, length - whole - has_point, has_point};
+    return decimal;
+}
+#else
+CF_INLINE unsigned char add_carry(unsigned char carry, uint64_t a, uint64_t b, uint64_t *sum) {
+    const unsigned char carried = __builtin_add_overflow(a, b, sum);
+    return carried | (unsigned char)__builtin_add_overflow(*sum, carry, sum);
+}
+#endif
+
 /* Pass 1, from `chunk` to the first line that is not plain, or some `want` bytes further. Reads
  * nothing from `end` on. */
 CF_INLINE void mark(const uint8_t *chunk, const uint8_t *end, size_t want, cf_marks *marks) {
@@ -93,8 +148,8 @@ CF_INLINE void mark(const uint8_t *chunk, const uint8_t *end, size_t want, cf_ma
         const uint64_t blanks = m.blanks & ~before_newline;
         const uint64_t id_starts = blanks << 1 | after_blank;
         /* Adding a run's first digit to the run carries to the byte behind it. */
-        unsigned long long ran;
-        in_id = _addcarry_u64(in_id, m.digits, id_starts & m.digits, &ran);
+        uint64_t ran;
+        in_id = add_carry(in_id, m.digits, id_starts & m.digits, &ran);
         const uint64_t id_ends = ran & ~m.digits;
         const uint64_t oddities = (id_ends ^ m.colons) | (id_starts & ~m.digits);
         after_blank = blanks >> 63;
@@ -147,44 +202,19 @@ __attribute__((noinline)) CF_TARGET static void
 convert_values(const uint8_t *chunk, const uint8_t *end, cf_marks *marks, float *data) {
     static const double TENS[16] = {1e0, 1e1, 1e2,  1e3,  1e4,  1e5,  1e6,  1e7,
                                     1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15};
-    const __m128i lanes =
-        _mm_setr_epi8(-16, -15, -14, -13, -12, -11, -10, -9, -8, -7, -6, -5, -4, -3, -2, -1);
-    const __m128i zero = _mm_set1_epi8('0'), nine = _mm_set1_epi8(9), dot = _mm_set1_epi8('.');
-    const __m128i tens = _mm_set1_epi16(0x010a), hundreds = _mm_set1_epi32(0x00010064);
-    const __m128i ten_thousands = _mm_set1_epi32(0x00012710);
+    static const double SIGNS[2] = {1, -1}; /* no branch: signs are as good as random */
     size_t n_left = 0;
     for (size_t i = 0; i < marks->n_values; i++) {
         const uint16_t entry = marks->values[i];
         const uint8_t *p = chunk + marks->colons[entry] + 1;
         const bool negative = *p == '-';
         p += negative;
-        const __m128i text = _mm_loadu_si128((const __m128i *)p);
-        const __m128i digits = _mm_sub_epi8(text, zero);
-        const unsigned dots = (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(text, dot));
-        const unsigned others =
-            ~(unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(digits, nine), digits));
-        const unsigned first = others & (0 - others), point = first & dots;
-        const unsigned has_point = point != 0;
-        /* Bits 16 and up of `others` are set, so both ends exist. */
-        const unsigned whole = (unsigned)__builtin_ctz(first);
-        const unsigned length = (unsigned)__builtin_ctz(others ^ point);
-        const unsigned fraction = length - whole - has_point;
-        /* Digits go to the right end of the vector, those before the point one further. */
-        __m128i from = _mm_add_epi8(lanes, _mm_set1_epi8((char)length));
-        const __m128i behind_point = _mm_set1_epi8((char)((whole + 1) & (0 - has_point)));
-        from = _mm_add_epi8(from, _mm_cmpgt_epi8(behind_point, from));
-        const __m128i pairs = _mm_maddubs_epi16(_mm_shuffle_epi8(digits, from), tens);
-        const __m128i fours = _mm_madd_epi16(pairs, hundreds);
-        const __m128i eights = _mm_madd_epi16(_mm_packus_epi32(fours, fours), ten_thousands);
-        const uint64_t halves = (uint64_t)_mm_cvtsi128_si64(eights);
-        const int64_t number = (int64_t)((halves & 0xffffffff) * 100000000 + (halves >> 32));
-        const double value = (double)number / TENS[fraction & 15];
-        data[entry] = (float)_mm_cvtsd_f64(
-            _mm_xor_pd(_mm_set_sd(value),
-                       _mm_castsi128_pd(_mm_cvtsi64_si128((int64_t)((uint64_t)negative << 63)))));
-        p += length;
-        const bool done =
-            (length > has_point) & ((*p == ' ') | (*p == '\n') | ((*p == '\r') & (p[1] == '\n')));
+        const cf_decimal decimal = cf_read_decimal(p);
+        const double value = (double)decimal.number / TENS[decimal.fraction & 15];
+        data[entry] = (float)(value * SIGNS[negative]);
+        p += decimal.length;
+        const bool done = (decimal.length > decimal.has_point) &
+                          ((*p == ' ') | (*p == '\n') | ((*p == '\r') & (p[1] == '\n')));
         marks->values[n_left] = entry;
         n_left += !done;
     }

@@ -44,3 +44,28 @@ __attribute__((target("avx2"))) void cf_count_lines_colons_avx2(const uint8_t *t
     *n_colons = colons + tail_colons;
 }
 #endif
+
+#if defined(__aarch64__)
+#include <arm_neon.h>
+
+/* As above with 16 bytes a vector. */
+void cf_count_lines_colons_neon(const uint8_t *text, size_t n, size_t *n_lines, size_t *n_colons) {
+    const uint8x16_t newline = vdupq_n_u8('\n'), colon = vdupq_n_u8(':');
+    size_t lines = 0, colons = 0, i = 0;
+    while (n - i >= 16) {
+        const size_t vectors = (n - i) / 16 < 255 ? (n - i) / 16 : 255;
+        uint8x16_t line_bytes = vdupq_n_u8(0), colon_bytes = vdupq_n_u8(0);
+        for (size_t v = 0; v < vectors; v++, i += 16) {
+            const uint8x16_t bytes = vld1q_u8(text + i);
+            line_bytes = vsubq_u8(line_bytes, vceqq_u8(bytes, newline));
+            colon_bytes = vsubq_u8(colon_bytes, vceqq_u8(bytes, colon));
+        }
+        lines += vaddlvq_u8(line_bytes);
+        colons += vaddlvq_u8(colon_bytes);
+    }
+    size_t rest_lines, rest_colons;
+    cf_count_lines_colons_scalar(text + i, n - i, &rest_lines, &rest_colons);
+    *n_lines = lines + rest_lines;
+    *n_colons = colons + rest_colons;
+}
+#endif

@@ -193,6 +193,11 @@ _UNREADABLE = (
 def load_npz(raw: bytes, name: str) -> dict[str, npt.NDArray[Any]]:
     """All arrays of an .npz file; zip's own checksums are checked on the way."""
     try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            methods = {info.compress_type for info in archive.infolist()}
+        # Others are never written, and fail in ways of their own (ZstdError since Python 3.14).
+        if methods - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            raise ValueError(f"compression methods {sorted(methods)}")
         with np.load(io.BytesIO(raw), allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except _UNREADABLE as error:

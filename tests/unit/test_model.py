@@ -270,6 +270,19 @@ def test_damage_anywhere_is_a_model_error_or_harmless(tmp_path):
             LinearModel.load(path)
 
 
+@pytest.mark.parametrize("method", [12, 14, 93], ids=["bzip2", "lzma", "zstandard"])
+def test_compression_that_is_never_written_is_damage(tmp_path, method):
+    path = tmp_path / "m"
+    full_model().save(path)
+    raw = bytearray(path.read_bytes())
+    for signature, at in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        where = raw.index(signature) + at
+        raw[where : where + 2] = method.to_bytes(2, "little")
+    path.write_bytes(raw)
+    with pytest.raises(ModelError, match="is it a saved model"):
+        LinearModel.load(path)
+
+
 def test_what_is_no_model_is_refused(tmp_path):
     with pytest.raises(ModelError, match="absent: No such file"):
         LinearModel.load(tmp_path / "absent")

@@ -1,0 +1,222 @@
+"""Builds what is published: the source archive and, from it, a wheel for each architecture.
+
+    python .ci/wheels.py [--output dist] [--twice]
+
+One limited-API module serves every CPython from 3.11 on; zig's clang, which comes from the package
+index, links it against glibc 2.17 for either architecture on either of them. Everything is made
+below build/wheels/, from the files git knows (or from an unpacked source archive). The same files,
+Python minor version and pinned tools (wheels-requirements.txt) give the same bytes; --twice builds
+again in another folder and compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+WORK = ROOT / "build" / "wheels"
+ARCHITECTURES = ("x86_64", "aarch64")
+GLIBC = "2.17"
+PLATFORM = f"manylinux_{GLIBC.replace('.', '_')}"
+
+# The headers of the Python that runs serve both architectures, if their pyconfig.h holds for both.
+PYCONFIG_CHECK = """
+#include <Python.h>
+#include <wchar.h>
+_Static_assert(SIZEOF_VOID_P == sizeof(void *) && SIZEOF_SIZE_T == sizeof(size_t), "pointers");
+_Static_assert(SIZEOF_INT == sizeof(int) && SIZEOF_LONG == sizeof(long), "integers");
+_Static_assert(SIZEOF_LONG_LONG == sizeof(long long) && SIZEOF_SHORT == sizeof(short), "integers");
+_Static_assert(SIZEOF_DOUBLE == sizeof(double) && SIZEOF_FLOAT == sizeof(float), "reals");
+_Static_assert(SIZEOF_WCHAR_T == sizeof(wchar_t), "wide characters");
+#if defined(WORDS_BIGENDIAN) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error byte order
+#endif
+"""
+
+
+def run(*command: str | Path, **options: object) -> str:
+    result = subprocess.run(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        **options,  # type: ignore[call-overload]
+    )
+    if result.returncode:
+        sys.exit(f"{' '.join(map(str, command))}\n{result.stdout}\nfailed: {result.returncode}")
+    return str(result.stdout)
+
+
+def git(*arguments: str) -> str | None:
+    if not (ROOT / ".git").exists():
+        return None
+    return run("git", "-C", ROOT, *arguments)
+
+
+def source_date() -> int:
+    """Of everything inside the archives: SOURCE_DATE_EPOCH, else the commit's, else that of the
+    files of an unpacked archive, which carry it."""
+    if "SOURCE_DATE_EPOCH" in os.environ:
+        return int(os.environ["SOURCE_DATE_EPOCH"])
+    committed = git("log", "-1", "--format=%ct")
+    return int(committed or (ROOT / "setup.py").stat().st_mtime)
+
+
+def tool_environment() -> Path:
+    """The Python of an environment with the pinned tools, made anew when the pins change."""
+    pins = Path(__file__).with_name("wheels-requirements.txt")
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    folder = WORK / f"tools-{version}"
+    stamp = folder / "stamp"
+    if not stamp.exists() or stamp.read_text() != pins.read_text():
+        shutil.rmtree(folder, ignore_errors=True)
+        run(sys.executable, "-m", "venv", folder)
+        run(folder / "bin/python", "-m", "pip", "install", "--quiet", "--requirement", pins)
+        stamp.write_text(pins.read_text())
+    return folder / "bin/python"
+
+
+def copy_tree(target: Path) -> None:
+    """The source files, with the modes that a fresh checkout gives them."""
+    listed = git("ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    if listed is None:
+        names = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if path.is_file()]
+        names = [name for name in names if not name.startswith(("build/", "dist/"))]
+    else:
+        names = [name for name in listed.split("\0")[:-1] if (ROOT / name).exists()]
+    for name in names:
+        copy = target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, copy)
+        copy.chmod(0o755 if os.access(ROOT / name, os.X_OK) else 0o644)
+
+
+def build_sdist(python: Path, tree: Path, output: Path, epoch: int) -> Path:
+    backend = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    raw = tree.parent / "sdist"
+    raw.mkdir()
+    run(python, "-c", backend, raw, cwd=tree)
+    (made,) = raw.iterdir()
+    return normalized(made, output / made.name, epoch)
+
+
+def normalized(archive: Path, target: Path, epoch: int) -> Path:
+    """The same files without what differs from one making to the next: order, owner, dates."""
+
+    def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.uid = member.gid = 0
+        member.uname = member.gname = ""
+        member.mtime = epoch
+        member.pax_headers = {}
+        return member
+
+    with (
+        tarfile.open(archive) as read,
+        target.open("wb") as file,
+        gzip.GzipFile("", "wb", 9, file, mtime=epoch) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as write,
+    ):
+        for member in sorted(read.getmembers(), key=lambda member: member.name):
+            write.addfile(plain(member), read.extractfile(member) if member.isfile() else None)
+    return target
+
+
+def build_wheel(
+    python: Path, sdist: Path, architecture: str, folder: Path, output: Path, epoch: int
+) -> Path:
+    folder.mkdir()
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    (tree,) = folder.iterdir()
+    compiler = f"{python} -m ziglang cc -target {architecture}-linux-gnu.{GLIBC}"
+    environment = {
+        **os.environ,
+        "CC": compiler,
+        "LDSHARED": f"{compiler} -shared",
+        # No debug information, symbols or path of this machine.
+        "CFLAGS": f"-g0 -DNDEBUG -fwrapv -ffile-prefix-map={tree}=.",
+        "LDFLAGS": "-Wl,-s",
+        "ZIG_GLOBAL_CACHE_DIR": str(WORK / "zig-cache"),
+        "ZIG_LOCAL_CACHE_DIR": str(WORK / "zig-cache"),
+        "SOURCE_DATE_EPOCH": str(epoch),
+        "_PYTHON_HOST_PLATFORM": f"linux-{architecture}",
+        "PYTHONHASHSEED": "0",
+    }
+    for name in ("CPPFLAGS", "CIRRUS_FAST_DEBUG", "CIRRUS_FAST_SANITIZE", "CIRRUS_FAST_COVERAGE"):
+        environment.pop(name, None)
+    include = run(python, "-c", "import sysconfig; print(sysconfig.get_path('include'))").strip()
+    (folder / "check.c").write_text(PYCONFIG_CHECK)
+    run(*compiler.split(), f"-I{include}", "-c", "check.c", cwd=folder, env=environment)
+    backend = (
+        "import sys; from setuptools import build_meta; "
+        "build_meta.build_wheel(sys.argv[1], {'--build-option': ['--plat-name', sys.argv[2]]})"
+    )
+    made = folder / "wheel"
+    run(python, "-c", backend, made, f"{PLATFORM}_{architecture}", cwd=tree, env=environment)
+    (wheel,) = made.iterdir()
+    return Path(shutil.copyfile(wheel, output / wheel.name))
+
+
+def build(python: Path, folder: Path, output: Path, epoch: int) -> list[Path]:
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "tree").mkdir(parents=True)
+    output.mkdir(parents=True, exist_ok=True)
+    copy_tree(folder / "tree")
+    made = [build_sdist(python, folder / "tree", output, epoch)]
+    for architecture in ARCHITECTURES:
+        made.append(
+            build_wheel(python, made[0], architecture, folder / architecture, output, epoch)
+        )
+    return made
+
+
+def check(python: Path, wheels: list[Path]) -> None:
+    """By the tools the field trusts, then by the project's own tests."""
+    for wheel in wheels:
+        shown = " ".join(run(python, "-m", "auditwheel", "show", wheel).split())
+        tag = wheel.stem.rsplit("-", 1)[1]
+        if f'following platform tag: "{tag}"' not in shown:
+            sys.exit(f"auditwheel finds {wheel.name} to be of another platform:\n{shown}")
+        run(python.with_name("abi3audit"), "--strict", "--summary", wheel)
+    environment = {**os.environ, "CIRRUS_FAST_WHEELS": os.pathsep.join(map(str, wheels))}
+    run(
+        python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--noconftest",
+        ROOT / "tests/wheels/test_built_module.py", cwd=WORK, env=environment,
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, default=ROOT / "dist")
+    parser.add_argument("--twice", action="store_true", help="build again and compare the bytes")
+    arguments = parser.parse_args()
+    os.umask(0o022)
+    WORK.mkdir(parents=True, exist_ok=True)
+    epoch, began = source_date(), time.monotonic()
+    python = tool_environment()
+    made = build(python, WORK / "first", arguments.output, epoch)
+    check(python, made[1:])
+    print(f"built and checked in {time.monotonic() - began:.0f} s")
+    if arguments.twice:
+        again = build(python, WORK / "another", WORK / "another-dist", epoch)
+        for one, other in zip(made, again, strict=True):
+            if one.read_bytes() != other.read_bytes():
+                sys.exit(f"{one} and {other} differ: the build is not reproducible")
+        print("built again: the same bytes")
+    for path in made:
+        content = path.read_bytes()
+        print(f"{hashlib.sha256(content).hexdigest()}  {path}  {len(content):,} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# run_emulated.sh CPU... [-- PYTEST ARGUMENT...]: the wheel of dist/ on CPUs that this machine has not, under qemu's user
+# mode, with Debian's Python 3.11. Checks which kernels are chosen, that a training run has the same
+# rows and bytes as here and nearly the same loss, and runs the kernels' and the parsers' tests.
+#
+#   neoverse-n1   Graviton 2, on which Lambda's arm64 runs        neon, scalar
+#   Haswell       AVX2 without AVX-512                            avx2, scalar
+#   Nehalem       SSE4.2 and no AVX, the least that NumPy takes   scalar
+#
+# Needs apt, qemu-user-static and network; no root. Everything is below build/emulated/.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python=${PYTHON:-python3}
+# shellcheck source=tests/wheels/install.sh
+. tests/wheels/install.sh
+here=$PWD/build/emulated
+mkdir -p "$here"
+cpus=() arguments=()
+while [ $# -gt 0 ] && [ "$1" != -- ]; do cpus+=("$1"); shift; done
+[ $# -eq 0 ] || arguments=("${@:2}")
+
+# Timings mean nothing here, and what starts compilers or many processes has its own place.
+tests=(tests/unit tests/conformance tests/property)
+for cpu in host "${cpus[@]}"; do
+    debian=amd64 architecture=x86_64 features=""
+    case $cpu in
+        host) expected='' ;;
+        neoverse-n1) debian=arm64 architecture=aarch64 expected='neon scalar' ;;
+        Haswell) expected='avx2 scalar' features=-noTSX,-pcid,-x2apic,-tsc-deadline,-invpcid ;;
+        Nehalem) expected='scalar' ;;
+        *) echo "unknown CPU $cpu" >&2; exit 2 ;;
+    esac
+    echo "== $cpu"
+    emulate=""
+    [ "$cpu" = host ] || emulate="qemu-$architecture-static -cpu $cpu$features"
+    EMULATE=$emulate tests/wheels/debian_python.sh "$here/$cpu" "$debian" bookworm 3.11
+    install_for "$here/$cpu/site" "$architecture" 3.11 \
+        pytest hypothesis scipy scikit-learn
+    there=(env "PYTHONPATH=$here/$cpu/site" PYTHONDONTWRITEBYTECODE=1 "$here/$cpu/python" -P)
+    "${there[@]}" tests/wheels/train_a_little.py > "$here/$cpu.json"
+    "$python" - "$expected" "$here/host.json" "$here/$cpu.json" << 'PYTHON'
+import json, sys
+from pathlib import Path
+
+host, found = (json.loads(Path(name).read_text()) for name in sys.argv[2:])
+tables = found.pop("implementations")
+print("kernels:", *tables)
+assert not sys.argv[1] or tables == sys.argv[1].split(), f"expected {sys.argv[1]}"
+for name, facts in found.items():
+    print(name, facts)
+    difference = facts.pop("loss") - host[name].pop("loss")
+    assert facts == host[name], f"the host has {host[name]}"
+    assert abs(difference) < 1e-5, f"the host's loss differs by {difference}"
+PYTHON
+    [ "$cpu" = host ] && continue
+    # On each table of that CPU.
+    for table in $expected; do
+        echo "-- $table"
+        CIRRUS_FAST_FORCE_IMPL=$table "${there[@]}" -m pytest -p no:cacheprovider -q \
+            --hypothesis-profile=ci "${tests[@]}" "${arguments[@]}"
+    done
+done
