@@ -1,0 +1,244 @@
+"""What is measured of cirrus_fast: the one place that knows which of its functions a benchmark, or
+the count of instructions, calls. A faster way to do the same work is named here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import cirrus_fast
+from bench import data
+from cirrus_fast import _kernels
+from cirrus_fast.data.blocks import Dictionary, decode_block, encode_block
+from cirrus_fast.data.columns import ColumnStatistics
+from cirrus_fast.data.csr import CSR, Float32Array, UInt32Array
+from cirrus_fast.data.dataset import Dataset
+from cirrus_fast.data.evaluation import Evaluation
+from cirrus_fast.data.loading import BLOCK_ROWS
+from cirrus_fast.data.text import parse_text
+from cirrus_fast.data.training_scale import TrainingScale
+from cirrus_fast.runtime import minibatches as minibatches_module
+from cirrus_fast.runtime.bsp import make_scratch
+
+# Text a streaming parser is given at a time.
+CHUNK_BYTES = 1 << 20
+
+# Text
+
+
+def parse_csr(text, n_threads: int = 1) -> CSR:
+    return cirrus_fast.parse_libsvm(text, n_threads=n_threads)
+
+
+def parse_blocks(text) -> tuple[int, int]:
+    """Rows and entries of the text, parsed piece by piece, nothing kept."""
+    rows = entries = 0
+    for begin in range(0, len(text), CHUNK_BYTES):
+        block = parse_text(text, begin, min(begin + CHUNK_BYTES, len(text)))
+        rows, entries = rows + len(block.labels), entries + len(block.data)
+    return rows, entries
+
+
+def load(path: Path, folder: Path, n_threads: int, like: Dataset | None = None) -> Dataset:
+    return cirrus_fast.load_libsvm(
+        path, str(folder), overwrite=True, n_threads=n_threads, like=like
+    )
+
+
+# Blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """A data set's blocks in memory."""
+
+    dataset: Dataset
+    blocks: list[bytes]
+
+
+def coded(dataset: Dataset) -> Coded:
+    return Coded(dataset, [dataset.read_bytes(block) for block in dataset.blocks])
+
+
+def decode(coded: Coded, *, ordered: bool) -> Iterator[CSR]:
+    dictionary, base = coded.dataset.dictionary, coded.dataset.manifest.index_base
+    for raw in coded.blocks:
+        yield decode_block(raw, dictionary, base=base, ordered=ordered)
+
+
+def _localized(coded: Coded, size: int) -> Iterator[tuple[CSR, slice, UInt32Array, UInt32Array]]:
+    """Mini-batches of so many rows: the block and where in it, local indices, distinct ids."""
+    table = np.empty(coded.dataset.n_features, np.uint32)
+    room = max(block.nnz for block in coded.dataset.blocks)
+    local, distinct = np.empty(room, np.uint32), np.empty(room + 1, np.uint32)
+    for block in decode(coded, ordered=False):
+        for begin in range(0, block.n_rows, size):
+            end = min(begin + size, block.n_rows)
+            at = slice(int(block.indptr[begin]), int(block.indptr[end]))
+            places = local[: at.stop - at.start]
+            n = _kernels.localize(block.indices[at], table, places, distinct)
+            yield block, at, places, distinct[:n]
+
+
+def decode_minibatches(coded: Coded, size: int) -> int:
+    """Decodes and localises all rows; how many distinct ids the mini-batches have, summed."""
+    return sum(len(distinct) for *_, distinct in _localized(coded, size))
+
+
+def minibatches(coded: Coded, size: int) -> Iterator[tuple[UInt32Array, Float32Array]]:
+    """Ids and values of each mini-batch, found again through its local indices: for comparing."""
+    for block, at, local, distinct in _localized(coded, size):
+        yield distinct[local], block.data[at]
+
+
+# Columns
+
+
+def statistics(rows: CSR) -> ColumnStatistics:
+    return ColumnStatistics.scan(rows.indices, rows.data, rows.n_features)
+
+
+def scale(rows: CSR):
+    return data.scaling().apply(rows.indices, rows.data)
+
+
+# Training
+
+
+class Trainer:
+    """Rows in memory as a worker holds them, rescaled, and a model to learn from them."""
+
+    def __init__(self, rows: CSR, optimizer: str = "adagrad", *, minibatch_size: int = 1) -> None:
+        self._rows = rows
+        self._scale = TrainingScale.of(
+            statistics(rows),
+            rows.n_features,
+            rows.n_rows,
+            optimizer=optimizer,
+            l1=0.0,
+            l2=0.0,
+            mean_weight=1.0,
+        )
+        self._data = np.empty_like(rows.data)
+        _kernels.columns_scale(rows.indices, rows.data, self._scale.pairs, self._data)
+        rate = 0.15 if optimizer == "ftrl" else 0.6 / math.sqrt(rows.nnz / rows.n_rows)
+        self._optimizer = _kernels.Optimizer(optimizer, rate)
+        self._state = np.empty((rows.n_features + 1) * self._optimizer.width, np.float32)
+        self._model = _kernels.TrainModel(self._optimizer, self._state, None)
+        self._order = np.random.default_rng(1).permutation(rows.n_rows).astype(np.uint32)
+        self._size = minibatch_size
+        self._room = int(np.diff(rows.indptr).max()) * minibatch_size
+        base = float(rows.labels.mean())
+        self._intercept = math.log(base / (1 - base))
+
+    def one_pass(self, n_threads: int = 1) -> None:
+        """From nothing, every row once."""
+        self._optimizer.clear(self._state, self._intercept)
+        if n_threads == 1:
+            self._train(self._order)
+            return
+        with ThreadPoolExecutor(n_threads) as pool:
+            list(pool.map(self._train, np.array_split(self._order, n_threads)))
+
+    def _train(self, order) -> None:
+        rows = self._rows
+        self._model.train(
+            rows.labels,
+            rows.indptr,
+            rows.indices,
+            self._data,
+            None,
+            order,
+            self._size,
+            make_scratch(rows.n_features, self._room),
+        )
+
+    def logloss(self, test: CSR) -> float:
+        weights = np.empty(self._rows.n_features, np.float32)
+        intercept = self._optimizer.weights(self._state, None, 0.0, weights)
+        return evaluate(data.margins(test, weights / self._scale.divisor, intercept), test).logloss
+
+
+def text_to_model(path: Path, n_threads: int) -> Trainer:
+    """A text file to a model in memory: parsed, then one pass."""
+    trainer = Trainer(parse_csr(data.mapped(path), n_threads))
+    trainer.one_pass(n_threads)
+    return trainer
+
+
+def seconds_to_loss(dataset: str, test_dataset: str, target: float, n_workers: int):
+    """The public way: seconds from the first step, on decoded rows, until the test loss is at most
+    the target, evaluations included; None if it is not reached. And the losses on the way."""
+    n_rows = Dataset(dataset).n_rows
+    result = cirrus_fast.LogisticRegression(
+        dataset=dataset,
+        test_dataset=test_dataset,
+        optimizer="ftrl",
+        l1=3 / n_rows,
+        epochs=10,
+        eval_interval=0.5,
+        epsilon=0,
+        threshold_loss=target,
+        n_workers=n_workers,
+        progress=False,
+    ).run()
+    last = result.history[-1]
+    reached = last.test_loss is not None and last.test_loss <= target
+    best = min(record.test_loss for record in result.history)
+    return (last.seconds if reached else None), best
+
+
+def train(dataset: str, *, epochs: int, n_workers: int) -> None:
+    cirrus_fast.LogisticRegression(
+        dataset=dataset, epochs=epochs, n_workers=n_workers, epsilon=0, progress=False
+    ).run()
+
+
+def decoded_bytes(dataset: Dataset) -> int:
+    """What training holds of the rows."""
+    return sum(map(minibatches_module.decoded_bytes, dataset.blocks))
+
+
+class Gradient:
+    """The gradient of one localised mini-batch."""
+
+    def __init__(self, rows: CSR, size: int = 200) -> None:
+        part = data.first(rows, size)
+        table = np.empty(rows.n_features, np.uint32)
+        local, distinct = np.empty_like(part.indices), np.empty(part.nnz + 1, np.uint32)
+        n = _kernels.localize(part.indices, table, local, distinct)
+        draw = np.random.default_rng(2)
+        self.w = draw.normal(0, 0.1, n).astype(np.float32)
+        self.rows = CSR(part.labels, part.indptr, local, part.data, n)
+        self.intercept = 0.1
+        self.gradient = np.empty(n, np.float32)
+
+    def compute(self):
+        rows = self.rows
+        _kernels.logistic_gradient(
+            rows.labels,
+            rows.indptr,
+            rows.indices,
+            rows.data,
+            None,
+            self.w,
+            self.intercept,
+            self.gradient,
+        )
+        return self.gradient
+
+
+# Scoring
+
+
+def score(rows: CSR, weights, intercept: float):
+    return data.margins(rows, weights, intercept)
+
+
+def evaluate(margins, rows: CSR) -> Evaluation:
+    return Evaluation.of(margins, rows.labels)
