@@ -60,7 +60,9 @@ def main() -> int:
         if chosen.other_impls:
             for other in reversed(_kernels.implementations()):
                 if other != impl:
-                    ended, more = session(Path(scratch) / other, other, chosen.only, ours_alone=True)
+                    ended, more = session(
+                        Path(scratch) / other, other, chosen.only, ours_alone=True
+                    )
                     status = status or ended
                     measured.others += more.main
                     measured.outcomes += more.outcomes

@@ -35,15 +35,14 @@ def bench_statistics_scikit_learn(measure):
 
 def bench_statistics_limit(measure):
     rows = data.train_rows()
-    measure(
-        STATISTICS, "limit: reading the CSR", lambda: limits.read(rows), n_rows=rows.n_rows
-    )
+    measure(STATISTICS, "limit: reading the CSR", lambda: limits.read(rows), n_rows=rows.n_rows)
 
 
 @pytest.mark.ours
 def bench_scaling(measure):
     rows = data.train_rows()
-    measure(SCALING, "cirrus_fast", lambda: ours.scale(rows), n_rows=rows.n_rows)
+    scaling = ours.MaxAbs(rows)
+    measure(SCALING, "cirrus_fast", lambda: scaling.scale(rows), n_rows=rows.n_rows)
 
 
 def bench_scaling_scikit_learn(measure):
@@ -51,7 +50,7 @@ def bench_scaling_scikit_learn(measure):
     rows = data.train_rows()
     matrix = rows.to_scipy()
     fitted = preprocessing.MaxAbsScaler().fit(matrix)
-    assert np.allclose(fitted.transform(matrix).data, ours.scale(rows))
+    assert np.allclose(fitted.transform(matrix).data, ours.MaxAbs(rows).scale(rows))
     measure(
         SCALING,
         "scikit-learn MaxAbsScaler.transform",

@@ -28,8 +28,12 @@ def private_bytes(process: int) -> int:
 
 def watch(work: str) -> tuple[float, int, int]:
     """Seconds of the work, its peak beyond what was there before, bytes of buffers asked for."""
-    program = [sys.executable, "-c", f"import sys; sys.path.append({str(ROOT)!r}); "
-               f"sys.argv = ['', {work!r}]; from bench.memory import main; main()"]
+    program = [
+        sys.executable,
+        "-c",
+        f"import sys; sys.path.append({str(ROOT)!r}); "
+        f"sys.argv = ['', {work!r}]; from bench.memory import main; main()",
+    ]
     with subprocess.Popen(
         program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
     ) as child:

@@ -75,16 +75,14 @@ def bench_scoring_limit(measure, weights):
 
 @pytest.mark.ours
 def bench_evaluation(measure, weights):
-    rows = data.train_rows()
+    rows, _ = data.scaled()  # whose scores are of a size that a model's are
     margins = ours.score(rows, weights, -1.0)
-    measure(
-        EVALUATION, "cirrus_fast", lambda: ours.evaluate(margins, rows), n_rows=rows.n_rows
-    )
+    measure(EVALUATION, "cirrus_fast", lambda: ours.evaluate(margins, rows), n_rows=rows.n_rows)
 
 
 def bench_evaluation_scikit_learn(measure, weights):
     metrics = peers.need("sklearn.metrics")
-    rows = data.train_rows()
+    rows, _ = data.scaled()  # whose scores are of a size that a model's are
     margins = ours.score(rows, weights, -1.0)
 
     def evaluate():

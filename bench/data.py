@@ -1,8 +1,8 @@
 """The rows that every benchmark shares, on disk and in memory, the same for all peers.
 
 Made-up click rows by default; CIRRUS_FAST_BENCH_TEXT=train.svm:test.svm takes given LibSVM files.
-CIRRUS_FAST_BENCH_ROWS bounds the training rows, CIRRUS_FAST_BENCH_DATA is a folder where files are
-kept from one run to the next.
+CIRRUS_FAST_BENCH_ROWS bounds the training rows, CIRRUS_FAST_BENCH_DATA is a folder to keep files in
+for the next run.
 """
 
 from __future__ import annotations
@@ -39,10 +39,18 @@ def described() -> str:
 
 
 @cache
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="cirrus_fast_bench_")
+
+
+@cache
 def folder() -> Path:
-    root = Path(os.environ.get("CIRRUS_FAST_BENCH_DATA", tempfile.gettempdir()))
+    """Where files go: for this run and the processes it starts alone, unless a place is given."""
+    if "CIRRUS_FAST_BENCH_DATA" not in os.environ:
+        os.environ["CIRRUS_FAST_BENCH_DATA"] = _temporary().name
+    root = Path(os.environ["CIRRUS_FAST_BENCH_DATA"])
     source = hashlib.blake2b(f"{GIVEN} {MOST_ROWS}".encode(), digest_size=4).hexdigest()
-    path = root / f"cirrus_fast_bench_{MOST_ROWS}_{source}"
+    path = root / f"{MOST_ROWS}_{source}"
     path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -95,7 +103,9 @@ def _both() -> tuple[CSR, CSR]:
 
 
 def widened(rows: CSR, n_features: int) -> CSR:
-    return CSR((rows.labels > 0).astype(np.float32), rows.indptr, rows.indices, rows.data, n_features)
+    return CSR(
+        (rows.labels > 0).astype(np.float32), rows.indptr, rows.indices, rows.data, n_features
+    )
 
 
 def train_rows() -> CSR:

@@ -85,9 +85,7 @@ def _text_as_csr() -> int:
     return 4 * rows + 8 * (rows + 1) + 8 * entries
 
 
-WORK = {
-    f.__name__: f for f in (load_libsvm, parse_csr, xgboost, svmloader, train, scikit_learn)
-}
+WORK = {f.__name__: f for f in (load_libsvm, parse_csr, xgboost, svmloader, train, scikit_learn)}
 
 
 def main() -> None:

@@ -35,9 +35,7 @@ PEERS = {
 def need(module: str) -> ModuleType:
     """The peer's module; without it this benchmark is skipped, with what to install."""
     distribution = PEERS[module.split(".")[0]][0]
-    return pytest.importorskip(
-        module, reason=f"pip install {distribution}", exc_type=ImportError
-    )
+    return pytest.importorskip(module, reason=f"pip install {distribution}", exc_type=ImportError)
 
 
 def versions() -> dict[str, str]:
@@ -109,7 +107,12 @@ def xlearn_pass(train: Path, test: Path, *, threads: int, rate: float):
     with tempfile.TemporaryDirectory() as scratch:
         model, found = Path(scratch) / "model", Path(scratch) / "margins"
         run = subprocess.run(
-            [sys.executable, "-c", _XLEARN, *map(str, (train, test, model, found, threads, 1, rate))],
+            [
+                sys.executable,
+                "-c",
+                _XLEARN,
+                *map(str, (train, test, model, found, threads, 1, rate)),
+            ],
             capture_output=True,
             text=True,
             check=True,

@@ -81,7 +81,12 @@ def read_runs(measured: Path) -> tuple[dict[str, Any], list[Run]]:
 
 
 def write_report(
-    measured: Measured, target: Path, *, command: str, rows: str, versions: dict[str, str],
+    measured: Measured,
+    target: Path,
+    *,
+    command: str,
+    rows: str,
+    versions: dict[str, str],
     missing: list[str],
 ) -> None:
     machine = measured.machine
