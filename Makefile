@@ -1,9 +1,9 @@
 # One command each. Uses the Python of the active environment; override with PYTHON=...
 PYTHON ?= python
-C_FILES = $(wildcard csrc/*.c csrc/*.h tests/core/*.c tests/fuzz/*.c tests/fuzz/*.h)
+C_FILES = $(wildcard csrc/*.c csrc/*.h tests/core/*.c tests/fuzz/*.c tests/fuzz/*.h bench/*.c)
 FUZZ_SECONDS ?= 60
 
-.PHONY: dev test check asan coverage fuzz bench clean
+.PHONY: dev test check asan coverage fuzz bench bench-check bench-accept clean
 
 dev: ## install for development; again after touching csrc/ or pyx/
 	$(PYTHON) -m pip install --editable '.[dev]'
@@ -28,8 +28,14 @@ coverage: ## which lines of csrc/ the tests run, in the active environment
 fuzz: ## each target of tests/fuzz/targets.txt for FUZZ_SECONDS
 	FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh
 
-bench: ## measure, and write bench/RESULTS.md
+bench: ## measure beside every peer, and write bench/RESULTS.md (docs/benchmarks.md)
 	$(PYTHON) -m bench
+
+bench-check: ## count the kernels' instructions; fails where there are more than committed
+	$(PYTHON) -m bench.instructions
+
+bench-accept: ## count them, and make these the committed ones
+	$(PYTHON) -m bench.instructions --accept
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache cirrus_fast/*.so

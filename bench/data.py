@@ -11,6 +11,7 @@ import hashlib
 import mmap
 import os
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import cirrus_fast
 from cirrus_fast import _kernels
 from cirrus_fast.data.columns import STANDARD_SCALING, ColumnStatistics, Scaling
 from cirrus_fast.data.csr import CSR
+from cirrus_fast.data.text import write_libsvm
 
 DEFAULT_ROWS = 1_000_000
 MOST_ROWS = int(os.environ.get("CIRRUS_FAST_BENCH_ROWS", DEFAULT_ROWS))
@@ -103,6 +105,7 @@ def _both() -> tuple[CSR, CSR]:
 
 
 def widened(rows: CSR, n_features: int) -> CSR:
+    """The same rows with labels 1 and 0, and so many features."""
     return CSR(
         (rows.labels > 0).astype(np.float32), rows.indptr, rows.indices, rows.data, n_features
     )
@@ -149,7 +152,7 @@ def scaled() -> tuple[CSR, CSR]:
 @cache
 def scaled_paths() -> tuple[Path, Path]:
     """`scaled` as LibSVM text, for learners that read files."""
-    return _written("scaled", lambda rows, path: cirrus_fast_write(rows, path))
+    return _written("scaled", write_libsvm)
 
 
 @cache
@@ -157,7 +160,7 @@ def vowpal_paths() -> tuple[Path, Path]:
     """`scaled` as text of Vowpal Wabbit: labels 1 and -1, no namespace."""
 
     def write(rows: CSR, path: Path) -> None:
-        cirrus_fast_write(rows, path)
+        write_libsvm(rows, path)
         text = path.read_bytes().replace(b"\n1 ", b"\n1 | ").replace(b"\n0 ", b"\n-1 | ")
         begin = b"1 | " if text[:1] == b"1" else b"-1 | "
         path.write_bytes(begin + text[2:])
@@ -165,13 +168,7 @@ def vowpal_paths() -> tuple[Path, Path]:
     return _written("vowpal", write)
 
 
-def cirrus_fast_write(rows: CSR, path: Path) -> None:
-    from cirrus_fast.data.text import write_libsvm
-
-    write_libsvm(rows, path)
-
-
-def _written(name: str, write) -> tuple[Path, Path]:
+def _written(name: str, write: Callable[[CSR, Path], None]) -> tuple[Path, Path]:
     paths = folder() / f"train.{name}", folder() / f"test.{name}"
     for rows, path in zip(scaled(), paths, strict=True):
         if not path.exists():

@@ -170,15 +170,13 @@ def compare(before: dict, now: dict) -> list[str]:
     """What got worse, one line each; prints every kernel."""
     worse = []
     old, new = before["instructions"], now["instructions"]
-    print(f"{'instructions a row':44}{'impl':8}{'committed':>12}{'now':>12}{'change':>9}")
+    print(f"{'instructions':44}{'impl':8}{'committed':>12}{'now':>12}{'change':>9}")
     for name in {**old, **new}:
         for impl in IMPLEMENTATIONS:
             was, found = (counts.get(name, {}).get(impl) for counts in (old, new))
-            shown = [
-                f"{n / ROWS:12,.1f}" if n is not None else f"{'none':>12}" for n in (was, found)
-            ]
+            shown = ["none" if n is None else f"{n:,}" for n in (was, found)]
             change = f"{found / was - 1:+9.1%}" if was and found else ""
-            print(f"{name:44}{impl:8}{shown[0]}{shown[1]}{change}")
+            print(f"{name:44}{impl:8}{shown[0]:>12}{shown[1]:>12}{change}")
             if found is None:
                 worse.append(f"{name}, {impl}: is committed, and was not counted now")
             elif was is None:

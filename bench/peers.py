@@ -86,12 +86,12 @@ def vowpal_margins(model: Path, test: Path):
 _XLEARN = """
 import sys
 import xlearn
-train, test, model, margins, threads, epochs, rate = sys.argv[1:]
+train, test, model, margins, threads, rate = sys.argv[1:]
 learner = xlearn.create_linear()
 learner.setTrain(train)
 learner.disableEarlyStop()
 settings = {"task": "binary", "opt": "adagrad", "lr": float(rate), "lambda": 0.0,
-            "epoch": int(epochs), "nthread": int(threads)}
+            "epoch": 1, "nthread": int(threads)}
 learner.fit(settings, model)
 learner.setTest(test)
 learner.predict(model, margins)
@@ -106,13 +106,9 @@ def xlearn_pass(train: Path, test: Path, *, threads: int, rate: float):
     need("xlearn")
     with tempfile.TemporaryDirectory() as scratch:
         model, found = Path(scratch) / "model", Path(scratch) / "margins"
+        settings = map(str, (train, test, model, found, threads, rate))
         run = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                _XLEARN,
-                *map(str, (train, test, model, found, threads, 1, rate)),
-            ],
+            [sys.executable, "-c", _XLEARN, *settings],
             capture_output=True,
             text=True,
             check=True,

@@ -103,10 +103,10 @@ def write_report(
         "* Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()),
         "* Missing here: " + ("; ".join(missing) if missing else "no peer"),
         "",
-        "Times are medians, spread is the interquartile range. Ratio = a contender's time for a row "
-        "/ the fastest of ours in its table: above 1, ours is faster. Limits are what this machine "
-        "does with the same bytes in C. Timings drift with the machine's neighbours: compare within "
-        "one table.",
+        "Times are medians, spread is the interquartile range. Ratio = a contender's time for a "
+        "row / the fastest of ours in its table: above 1, ours is faster. Limits are what this "
+        "machine does with the same bytes in C. Timings drift with the machine's neighbours: "
+        "compare within one table.",
         "",
     ]
     for group, runs in _groups(measured.main):
@@ -138,8 +138,8 @@ def _table(group: str, runs: list[Run]) -> list[str]:
         cells = [f"**{run.name}**" if run.is_ours else run.name]
         cells += [_number(run.median * 1e3), _number(run.spread * 1e3), str(run.rounds)]
         if has_bytes:
-            cells.append(f"{run.n_bytes / run.median / 1e6:,.0f}" if run.n_bytes else "")
-        cells.append(_number(run.n_rows / run.median / 1e6) if run.n_rows else "")
+            cells.append(_rate(run.n_bytes, run.median))
+        cells.append(_rate(run.n_rows, run.median))
         cells.append(f"{run.cost / best.cost:.2f}" if best else "")
         cells += [_noted(key, run.notes.get(key)) for key in keys]
         lines.append(_row(cells))
@@ -158,8 +158,8 @@ def _implementations(measured: Measured) -> list[str]:
     lines = [
         "## Ours under each implementation",
         "",
-        "Median milliseconds, and in brackets how many times faster for a row than the fastest peer "
-        "of the work's table above. The peer was measured once, under its own choice of kernels.",
+        "Median milliseconds, and in brackets how many times faster for a row than the fastest "
+        "peer of the work's table above, which was measured once.",
         "",
         _row(["work", "what", "fastest peer", *impls]),
         _row("---" for _ in range(3 + len(impls))),
@@ -192,6 +192,11 @@ def _outcomes(outcomes: list[dict[str, str]]) -> list[str]:
 
 def _row(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
+
+
+def _rate(amount: int, seconds: float) -> str:
+    """Millions a second; a peer that tells its time in hundredths may tell 0."""
+    return _number(amount / seconds / 1e6) if amount and seconds else ""
 
 
 def _number(value: float) -> str:
