@@ -9,16 +9,18 @@ from __future__ import annotations
 import gzip
 import io
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench import data, ours, peers
+from cirrus_fast.data.dataset import Dataset
 
 GROUP = "keep rows: bytes a row, and reading them back, 1 thread"
 LOAD = "text file to shards on disk, 2 threads"
 # Compressing all of a large text as hard as possible takes minutes, and is no other a row.
-PACKED_ROWS = 200_000
+PACKED_ROWS = 100_000
 
 
 def short() -> tuple[bytes, object, dict[str, object]]:
@@ -30,16 +32,14 @@ def short() -> tuple[bytes, object, dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
-    """All rows as a data set on disk, and the bytes of everything in its folder."""
-    folder = tmp_path_factory.mktemp("loaded") / "set"
-    dataset = ours.load(data.train_path(), folder, 2)
-    return dataset, sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def coded(datasets):
+    return ours.coded(Dataset(datasets[0]))
 
 
-@pytest.fixture(scope="module")
-def coded(loaded):
-    return ours.coded(loaded[0])
+def bytes_a_row(folder: str) -> float:
+    """Of everything in a data set's folder."""
+    files = [path for path in Path(folder).rglob("*") if path.is_file()]
+    return sum(path.stat().st_size for path in files) / data.train_rows().n_rows
 
 
 def same_entries(found, rows) -> None:
@@ -56,7 +56,7 @@ def same_entries(found, rows) -> None:
 
 
 @pytest.mark.ours
-def bench_localized(measure, loaded, coded):
+def bench_localized(measure, datasets, coded):
     rows = data.train_rows()
     same_entries(ours.minibatches(coded, 200), rows)
     measure(
@@ -64,13 +64,13 @@ def bench_localized(measure, loaded, coded):
         "cirrus_fast, decoded and localised into mini-batches of 200",
         lambda: ours.decode_minibatches(coded, 200),
         n_rows=rows.n_rows,
-        bytes_a_row=loaded[1] / rows.n_rows,
+        bytes_a_row=bytes_a_row(datasets[0]),
     )
 
 
 @pytest.mark.ours
 @pytest.mark.parametrize("ordered", [False, True])
-def bench_decode(measure, loaded, coded, ordered):
+def bench_decode(measure, datasets, coded, ordered):
     rows = data.train_rows()
     if ordered:
         found = list(ours.decode(coded, ordered=True))
@@ -82,7 +82,7 @@ def bench_decode(measure, loaded, coded, ordered):
         f"cirrus_fast, decoded{', ids in order' if ordered else ''}",
         lambda: sum(block.n_rows for block in ours.decode(coded, ordered=ordered)),
         n_rows=rows.n_rows,
-        bytes_a_row=loaded[1] / rows.n_rows,
+        bytes_a_row=bytes_a_row(datasets[0]),
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import data, peers
+from bench import peers
 from bench.conftest import told
 
 LOADING = "peak memory of loading"
@@ -69,7 +69,6 @@ def note(measure, group: str, name: str, work: str, **notes: object) -> None:
         group,
         name,
         [seconds],
-        n_rows=data.train_rows().n_rows,
         peak_mb=peak / 1e6,
         asked_mb=asked / 1e6,
         beyond_mb=(peak - asked) / 1e6,

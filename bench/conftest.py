@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import cirrus_fast
+from bench import data, ours
 
 SECONDS = float(os.environ.get("CIRRUS_FAST_BENCH_SECONDS", "5"))
 """About how long each contender is measured, warming up aside."""
@@ -101,6 +102,15 @@ class Measure:
 @pytest.fixture
 def measure(benchmark: Any) -> Measure:
     return Measure(benchmark)
+
+
+@pytest.fixture(scope="session")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Training and test rows as data sets: their names."""
+    folder = tmp_path_factory.mktemp("datasets")
+    train = ours.load(data.train_path(), folder / "train", 2)
+    ours.load(data.test_path(), folder / "test", 2, like=train)
+    return str(folder / "train"), str(folder / "test")
 
 
 def pytest_configure(config: pytest.Config) -> None:

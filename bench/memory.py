@@ -58,7 +58,7 @@ def train(scratch: Path) -> Callable[[], int]:
     dataset = ours.load(data.train_path(), scratch / "set", 2)
 
     def work() -> int:
-        ours.train(str(scratch / "set"), epochs=2, n_workers=2)
+        ours.run(str(scratch / "set"), 2, epochs=2)
         return ours.decoded_bytes(dataset)
 
     return work

@@ -15,13 +15,13 @@ import cirrus_fast
 from bench import data
 from cirrus_fast import _kernels
 from cirrus_fast.data.blocks import Dictionary, decode_block, encode_block
-from cirrus_fast.data.columns import MAX_ABS_SCALING, ColumnStatistics, Scaling
+from cirrus_fast.data.columns import MAX_ABS_SCALING, STANDARD_SCALING, ColumnStatistics, Scaling
 from cirrus_fast.data.csr import CSR, Float32Array, UInt32Array
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.evaluation import Evaluation
 from cirrus_fast.data.loading import BLOCK_ROWS
+from cirrus_fast.data.result import TrainResult
 from cirrus_fast.data.text import parse_text
-from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.runtime import minibatches as minibatches_module
 from cirrus_fast.runtime.bsp import make_scratch
 
@@ -134,22 +134,26 @@ class MaxAbs:
 # Training
 
 
+def run(dataset: str, n_workers: int, **options: object) -> TrainResult:
+    """A training run by the public way. Its seconds count from the first step, when rows are
+    decoded."""
+    return cirrus_fast.LogisticRegression(
+        dataset=dataset, n_workers=n_workers, progress=False, epsilon=0, **options
+    ).run()
+
+
+def one_pass(dataset: str, n_workers: int, minibatch_size: int = 1) -> TrainResult:
+    return run(dataset, n_workers, epochs=1, eval_interval=1.0, minibatch_size=minibatch_size)
+
+
 class Trainer:
-    """Rows in memory as a worker holds them, rescaled, and a model to learn from them."""
+    """Rows in memory and a model to learn from them, without data set, workers and supervisor."""
 
     def __init__(self, rows: CSR, optimizer: str = "adagrad", *, minibatch_size: int = 1) -> None:
-        self._rows = rows
-        self._scale = TrainingScale.of(
-            statistics(rows),
-            rows.n_features,
-            rows.n_rows,
-            optimizer=optimizer,
-            l1=0.0,
-            l2=0.0,
-            mean_weight=1.0,
-        )
-        self._data = np.empty_like(rows.data)
-        _kernels.columns_scale(rows.indices, rows.data, self._scale.pairs, self._data)
+        scaling = Scaling.fit(STANDARD_SCALING, statistics(rows), rows.n_rows)
+        self._rows = scaling.apply_rows(rows)
+        self._divisor = np.ones(rows.n_features, np.float32)
+        self._divisor[scaling.ids] = scaling.divisor
         entries_a_row = rows.nnz / rows.n_rows
         rate = {
             "adagrad": 0.6 / math.sqrt(entries_a_row),
@@ -159,10 +163,10 @@ class Trainer:
         self._optimizer = _kernels.Optimizer(optimizer, rate)
         self._state = np.empty((rows.n_features + 1) * self._optimizer.width, np.float32)
         self._model = _kernels.TrainModel(self._optimizer, self._state, None)
-        self._order = np.random.default_rng(1).permutation(rows.n_rows).astype(np.uint32)
+        self._order = np.arange(rows.n_rows, dtype=np.uint32)
         self._size = minibatch_size
         self._room = int(np.diff(rows.indptr).max()) * minibatch_size
-        base = float(rows.labels.mean())
+        base = float((rows.labels > 0).mean())
         self._intercept = math.log(base / (1 - base))
 
     def one_pass(self, n_threads: int = 1) -> None:
@@ -174,13 +178,13 @@ class Trainer:
         with ThreadPoolExecutor(n_threads) as pool:
             list(pool.map(self._train, np.array_split(self._order, n_threads)))
 
-    def _train(self, order) -> None:
+    def _train(self, order: UInt32Array) -> None:
         rows = self._rows
         self._model.train(
             rows.labels,
             rows.indptr,
             rows.indices,
-            self._data,
+            rows.data,
             None,
             order,
             self._size,
@@ -190,7 +194,11 @@ class Trainer:
     def logloss(self, test: CSR) -> float:
         weights = np.empty(self._rows.n_features, np.float32)
         intercept = self._optimizer.weights(self._state, None, 0.0, weights)
-        return evaluate(data.margins(test, weights / self._scale.divisor, intercept), test).logloss
+        return logloss(weights / self._divisor, intercept, test)
+
+
+def logloss(weights: Float32Array, intercept: float, test: CSR) -> float:
+    return evaluate(data.margins(test, weights, intercept), test).logloss
 
 
 def text_to_model(path: Path, n_threads: int) -> Trainer:
@@ -207,28 +215,20 @@ def seconds_to_loss(
     the target, evaluations included; that loss; True. If it is not reached: the seconds of the
     whole run, the best loss, False."""
     n_rows = Dataset(dataset).n_rows
-    result = cirrus_fast.LogisticRegression(
-        dataset=dataset,
+    result = run(
+        dataset,
+        n_workers,
         test_dataset=test_dataset,
         optimizer="ftrl",
         l1=3 / n_rows,
         epochs=10,
         eval_interval=0.5,
-        epsilon=0,
         threshold_loss=target,
-        n_workers=n_workers,
-        progress=False,
-    ).run()
+    )
     for record in result.history:
         if record.test_loss is not None and record.test_loss <= target:
             return record.seconds, record.test_loss, True
     return result.seconds, result.test_loss, False
-
-
-def train(dataset: str, *, epochs: int, n_workers: int) -> None:
-    cirrus_fast.LogisticRegression(
-        dataset=dataset, epochs=epochs, n_workers=n_workers, epsilon=0, progress=False
-    ).run()
 
 
 def decoded_bytes(dataset: Dataset) -> int:

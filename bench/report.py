@@ -128,6 +128,8 @@ def _best(runs: Iterable[Run]) -> Run | None:
 
 
 def _table(group: str, runs: list[Run]) -> list[str]:
+    if all("peak_mb" in run.notes for run in runs):
+        return _memory_table(group, runs)
     best = _best(run for run in runs if run.is_ours)
     keys = list(dict.fromkeys(key for run in runs for key in run.notes))
     has_bytes = any(run.n_bytes for run in runs)
@@ -143,6 +145,17 @@ def _table(group: str, runs: list[Run]) -> list[str]:
         cells.append(f"{run.cost / best.cost:.2f}" if best else "")
         cells += [_noted(key, run.notes.get(key)) for key in keys]
         lines.append(_row(cells))
+    return [*lines, ""]
+
+
+def _memory_table(group: str, runs: list[Run]) -> list[str]:
+    """Runs whose memory was watched; their times were disturbed by that."""
+    header = ["what", "peak MB", "asked for, MB", "beyond, MB", "seconds"]
+    lines = [f"## {group}", "", _row(header), _row("---" for _ in header)]
+    for run in sorted(runs, key=lambda run: run.notes["beyond_mb"]):
+        sizes = (f"{run.notes[key]:,.0f}" for key in ("peak_mb", "asked_mb", "beyond_mb"))
+        name = f"**{run.name}**" if run.is_ours else run.name
+        lines.append(_row([name, *sizes, _number(run.median)]))
     return [*lines, ""]
 
 
