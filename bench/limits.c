@@ -53,8 +53,8 @@ double limit_read(const uint32_t *indices, const float *data, size_t n) {
 }
 
 /* Margins alone: what learning and scoring cannot do without. */
-double limit_dots(const int64_t *indptr, const uint32_t *indices, const float *data,
-                  const float *w, size_t n_rows) {
+double limit_dots(const int64_t *indptr, const uint32_t *indices, const float *data, const float *w,
+                  size_t n_rows) {
     enum { AHEAD = 128 };
     const int64_t end = indptr[n_rows];
     double sum = 0;
