@@ -14,13 +14,13 @@ EVALUATION = "evaluation: log-loss and exact AUC, 1 thread"
 
 @pytest.mark.ours
 def bench_gradient(measure):
-    made = ours.Gradient(data.train_rows())
+    made = ours.Gradient(data.scaled()[0])
     measure(GRADIENT, "cirrus_fast", made.compute, n_rows=made.rows.n_rows)
 
 
 def bench_gradient_scipy(measure):
     peers.need("sklearn")  # which brings SciPy
-    made = ours.Gradient(data.train_rows())
+    made = ours.Gradient(data.scaled()[0])
     matrix, labels, w = made.rows.to_scipy(), made.rows.labels, made.w
 
     def compute():
