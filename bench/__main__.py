@@ -11,6 +11,8 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parent
 QUICK_ROWS = 20_000
 
@@ -57,16 +59,14 @@ def main() -> int:
     data.described()  # makes the rows
     with tempfile.TemporaryDirectory() as scratch:
         status, measured = session(Path(scratch) / impl, impl, chosen.only, ours_alone=False)
-        if chosen.other_impls:
-            for other in reversed(_kernels.implementations()):
-                if other != impl:
-                    ended, more = session(
-                        Path(scratch) / other, other, chosen.only, ours_alone=True
-                    )
-                    status = status or ended
-                    measured.others += more.main
-                    measured.outcomes += more.outcomes
-    if output is not None:
+        for other in _kernels.implementations() if chosen.other_impls else []:
+            if other == impl:
+                continue
+            ended, more = session(Path(scratch) / other, other, chosen.only, ours_alone=True)
+            status = status or ended
+            measured.others += more.main
+            measured.outcomes += more.outcomes
+    if output is not None and measured.main:
         report.write_report(
             measured,
             output,
@@ -115,13 +115,13 @@ def session(folder: Path, impl: str, only: str | None, *, ours_alone: bool):
     print(f"== {impl}{', ours alone' if ours_alone else ''}", flush=True)
     environment = os.environ | {"CIRRUS_FAST_FORCE_IMPL": impl}
     ended = subprocess.run(command, env=environment, check=False).returncode
-    machine, runs = report.read_runs(times) if times.exists() else ({}, [])
-    found = report.Measured(impl, machine, runs)
+    has_times = times.exists() and times.stat().st_size > 0
+    found = report.Measured(impl, *(report.read_runs(times) if has_times else ({}, [])))
     for outcome in json.loads(outcomes.read_text()) if outcomes.exists() else []:
         name = f"{outcome['name']}, {impl}" if ours_alone else outcome["name"]
         found.outcomes.append(outcome | {"name": name})
-    nothing_chosen = 5
-    return (0 if ours_alone and ended == nothing_chosen else ended), found
+    nothing_chosen = ended == pytest.ExitCode.NO_TESTS_COLLECTED
+    return (0 if ours_alone and nothing_chosen else ended), found
 
 
 if __name__ == "__main__":
