@@ -3,7 +3,9 @@ PYTHON ?= python
 C_FILES = $(wildcard csrc/*.c csrc/*.h tests/core/*.c tests/fuzz/*.c tests/fuzz/*.h bench/*.c)
 FUZZ_SECONDS ?= 60
 
-.PHONY: dev test check asan coverage fuzz bench bench-check bench-accept clean
+MINUTES ?= 10
+
+.PHONY: dev test check check-style check-types check-c check-spelling asan coverage fuzz soak bench bench-check bench-accept clean
 
 dev: ## install for development; again after touching csrc/ or pyx/
 	$(PYTHON) -m pip install --editable '.[dev]'
@@ -11,13 +13,22 @@ dev: ## install for development; again after touching csrc/ or pyx/
 test: ## all tests against the installed package
 	$(PYTHON) -m pytest
 
-check: ## style, types, warnings, spelling
+check: check-style check-types check-c check-spelling ## all of these; the pre-commit hooks are the same
+
+check-style: ## ruff
 	ruff check .
 	ruff format --check .
+
+check-types: ## mypy, and the stubs against the installed compiled module
 	mypy
+	MYPYPATH=. $(PYTHON) -P -m mypy.stubtest cirrus_fast._kernels --concise --mypy-config-file pyproject.toml --allowlist tests/typing/stubtest_allowlist.txt --ignore-unused-allowlist
+
+check-c: ## clang-format, and the compiler's warnings as errors
 	clang-format --dry-run -Werror $(C_FILES)
 	set -e; for file in csrc/*.c tests/core/*.c tests/fuzz/*.c; do $${CC:-cc} -std=c11 -O3 -ffp-contract=off -Icsrc -Wall -Wextra -Wconversion -Werror -c $$file -o /dev/null; done
-	codespell README.md CHANGELOG.md docs csrc pyx cirrus_fast tests/unit tests/property tests/integration bench
+
+check-spelling: ## codespell
+	codespell README.md CHANGELOG.md docs csrc pyx cirrus_fast tests/unit tests/property tests/integration tests/typing tests/soak bench
 
 asan: ## the tests with the core under AddressSanitizer and UBSan, in an environment of its own
 	PYTHON=$(PYTHON) tests/run_sanitized.sh
@@ -27,6 +38,9 @@ coverage: ## which lines of csrc/ the tests run, in the active environment
 
 fuzz: ## each target of tests/fuzz/targets.txt for FUZZ_SECONDS
 	FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh
+
+soak: ## runs with random faults for MINUTES: kills, hangs, timeouts, Ctrl-C, full disks, resumes
+	$(PYTHON) tests/soak/soak.py --minutes $(MINUTES)
 
 bench: ## measure beside every peer, and write bench/RESULTS.md (docs/benchmarks.md)
 	$(PYTHON) -m bench

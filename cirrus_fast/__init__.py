@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from cirrus_fast._kernels import active_impl as active_impl
     from cirrus_fast.data.csr import CSR as CSR
     from cirrus_fast.data.dataset import Dataset as Dataset
+    from cirrus_fast.data.dataset import list_datasets as list_datasets
+    from cirrus_fast.data.dataset import remove_dataset as remove_dataset
     from cirrus_fast.data.evaluation import Evaluation as Evaluation
     from cirrus_fast.data.generators import make_clicks as make_clicks
     from cirrus_fast.data.model import LinearModel as LinearModel
@@ -54,12 +56,14 @@ _HOMES = {
     "active_impl": "_kernels",
     "configure": "data.storage",
     "export_libsvm": "export",
+    "list_datasets": "data.dataset",
     "load_criteo": "preprocessing",
     "load_csr": "preprocessing",
     "load_libsvm": "preprocessing",
     "make_clicks": "data.generators",
     "normalize": "preprocessing",
     "parse_libsvm": "data.text",
+    "remove_dataset": "data.dataset",
 }
 # The paper's listing uses both names.
 _ALIASES = {"LRegression": "LogisticRegression"}

@@ -9,9 +9,9 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from cirrus_fast.data.arguments import check_count
-from cirrus_fast.data.dataset import Block, Dataset
-from cirrus_fast.data.parallel import available_cores, ordered_map
+from cirrus_fast.data.dataset import Dataset
+from cirrus_fast.data.manifest import Block
+from cirrus_fast.data.parallel import ordered_map, thread_count
 from cirrus_fast.data.storage import file_writer
 from cirrus_fast.data.text import write_libsvm
 from cirrus_fast.errors import DatasetError
@@ -51,7 +51,7 @@ def export_libsvm(
                     label_weights=manifest.has_weights, allow_nonfinite=True)
     """
     source = Dataset(dataset) if isinstance(dataset, str) else dataset
-    threads = check_count("n_threads", n_threads, 1, 1024) or available_cores()
+    threads = thread_count(n_threads)
     if not overwrite and Path(path).is_file():
         raise DatasetError(f"{os.fspath(path)}: exists; replace it with overwrite=True")
     zero_based = source.manifest.index_base == 0

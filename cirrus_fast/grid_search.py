@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cirrus_fast.data.model import LinearModel
 from cirrus_fast.data.result import TrainResult
-from cirrus_fast.errors import OptionError, TrainingError
+from cirrus_fast.errors import ModelError, OptionError, TrainingError
 from cirrus_fast.logistic_regression import LogisticRegression
+
+# A model takes 4 bytes a weight: all of a large search would not fit memory.
+KEPT_MODELS = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,7 +25,8 @@ class Trial:
     Attributes
     ----------
     params : the options that were varied, with this model's values
-    result : TrainResult, or None if the run failed
+    result : TrainResult, or None if the run failed; only the best trials of a search keep its
+        model (see `GridSearch.run`), asking another for it is a ModelError
     error : why it failed, or None
     """
 
@@ -38,6 +43,45 @@ class Trial:
         if loss is None:
             loss = self.result.history[-1].train_loss
         return loss if math.isfinite(loss) else math.inf
+
+
+class _WithoutModel(TrainResult):
+    """A result whose model was let go."""
+
+    __slots__ = ()
+
+    @property
+    def model(self) -> LinearModel:
+        raise ModelError(
+            "the model of this trial was not kept: a search keeps the best few, and more of them "
+            "with run(keep_models=...); or train it again with the trial's params"
+        )
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> _WithoutModel:
+        """values : the other attributes"""
+        bare = object.__new__(cls)
+        for name, value in values.items():
+            object.__setattr__(bare, name, value)
+        return bare
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _WithoutModel.of, (_but_model(self),)
+
+    def __repr__(self) -> str:
+        named = (f"{name}={value!r}" for name, value in _but_model(self).items())
+        return f"TrainResult(model=<not kept>, {', '.join(named)})"
+
+
+def _but_model(result: TrainResult) -> dict[str, Any]:
+    return {name: getattr(result, name) for name in TrainResult.__slots__ if name != "model"}
+
+
+def _without_model(trial: Trial) -> Trial:
+    result = trial.result
+    if result is None or isinstance(result, _WithoutModel):
+        return trial
+    return replace(trial, result=_WithoutModel.of(_but_model(result)))
 
 
 class GridResults(list[Trial]):
@@ -99,35 +143,49 @@ class GridSearch:
                 raise OptionError(f"hyper_params: no values for {name}")
             if names.count(name) > 1:
                 raise OptionError(f"hyper_vars: {name} is named twice")
-        self._points = [
-            dict(zip(names, point, strict=True)) for point in itertools.product(*values)
-        ]
+        points = [dict(zip(names, point, strict=True)) for point in itertools.product(*values)]
         # All are checked before the first is trained.
-        self._tasks = [task({**(param_base or {}), **point}) for point in self._points]
+        self._tasks = [task({**(param_base or {}), **point}) for point in points]
+        # As the options have them: plain numbers, where a range gave NumPy's.
+        self._points = [{n: getattr(one.options, n) for n in names} for one in self._tasks]
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def run(self, on_trial: Callable[[Trial], object] | None = None) -> GridResults:
-        """Trains one model after another; `on_trial` is called after each.
+    def run(
+        self,
+        on_trial: Callable[[Trial], object] | None = None,
+        *,
+        keep_models: int = KEPT_MODELS,
+    ) -> GridResults:
+        """Trains one model after another; returns the trials, best first.
 
         A run whose loss is no longer finite counts as failed and does not end the search. Ctrl-C
         ends it with what there is.
+
+        Parameters
+        ----------
+        on_trial : called with each trial, whose model it may use, when that is trained
+        keep_models : at least 1; of how many trials, the best, the models stay in memory
         """
+        if isinstance(keep_models, bool) or not isinstance(keep_models, int) or keep_models < 1:
+            raise OptionError(f"keep_models={keep_models!r}: must be a whole number from 1 on")
         results = GridResults()
         for point, task in zip(self._points, self._tasks, strict=True):
             try:
                 trial = _trial(point, task)
+                bisect.insort(results, trial, key=lambda one: one.loss)
+                if len(results) > keep_models:
+                    results[keep_models] = _without_model(results[keep_models])
+                if on_trial is not None:
+                    on_trial(trial)
             except KeyboardInterrupt:
                 if not results:
                     raise
                 break
-            results.append(trial)
-            if on_trial is not None:
-                on_trial(trial)
             if trial.result is not None and trial.result.stop_reason == "interrupted":
                 break
-        results.sort(key=lambda trial: trial.loss)
+            del trial  # its model too, if it is not kept, before the next is trained
         return results
 
 

@@ -1,7 +1,8 @@
 """The training options: the one table that validation, command line and documentation come from.
 
 Every option is wired or refused. A name that is not here raises with the nearest one that is; an
-option that means nothing beside the others raises too.
+option that means nothing beside the others raises too, and so does one of the design that this
+version does not have: its row says why.
 """
 
 from __future__ import annotations
@@ -28,8 +29,14 @@ def _option(
     below: float | None = None,
     choices: Sequence[Any] = (),
     flag: bool = True,
+    absent: str = "",
+    absent_values: Mapping[str, str] | None = None,
 ) -> Any:
-    """One row of the table. `low` and `high` are inclusive, `above` and `below` exclusive."""
+    """One row of the table. `low` and `high` are inclusive, `above` and `below` exclusive.
+
+    absent : why this version does not have the option: any value but None is refused
+    absent_values : values that are refused, and why; one that ends in "://" stands for such URLs
+    """
     row = {
         "help": help,
         "kind": kind,
@@ -40,6 +47,8 @@ def _option(
         "below": below,
         "choices": tuple(choices),
         "flag": flag,
+        "absent": absent,
+        "absent_values": dict(absent_values or {}),
     }
     return field(default=default, metadata=row)
 
@@ -133,6 +142,14 @@ class Options:
         unit="nats per row",
         above=0,
     )
+    max_cost: float | None = _option(
+        "stop before it costs more than this",
+        default=None,
+        kind=float,
+        unit="dollars",
+        above=0,
+        absent="costs arise only where workers are rented, and this version rents none",
+    )
     checkpoint_interval: float | None = _option(
         "write a checkpoint this often, and at the end",
         default=None,
@@ -164,6 +181,24 @@ class Options:
         unit="mini-batches",
         low=0,
     )
+    sync_rows: int | None = _option(
+        "rows a worker learns from between exchanges with the parameter store",
+        default=None,
+        kind=int,
+        unit="rows",
+        low=1,
+        absent="workers share the model in memory and exchange every step; this is for parameter "
+        "stores over a network, and this version has none",
+    )
+    pipeline_depth: int | None = _option(
+        "steps a worker has under way to the parameter store at once",
+        default=None,
+        kind=int,
+        unit="steps",
+        low=1,
+        absent="the model in memory answers at once; this is for parameter stores over a network, "
+        "and this version has none",
+    )
     n_workers: int | None = _option(
         "workers; by default one per core, fewer for small data",
         default=None,
@@ -188,12 +223,16 @@ class Options:
         default="local",
         kind=(str, Executor),
         choices=("local", "processes"),
+        absent_values={"lambda": "workers run on one machine so far"},
     )
     param_store: str = _option(
         "who holds the model: this machine's memory",
         default="memory",
         kind=str,
         choices=("memory",),
+        absent_values=dict.fromkeys(
+            ("redis://", "rediss://", "unix://"), "the model is held in memory so far"
+        ),
     )
     seed: int = _option(
         "decides hold-out and shuffling", default=0, kind=int, low=0, high=2**63 - 1
@@ -212,24 +251,17 @@ class Options:
 
     def to_json(self) -> dict[str, Any]:
         """Every option that JSON can carry; `parse_options` takes it back."""
-        values = {row.name: getattr(self, row.name) for row in table() if row.name != "callbacks"}
+        values = {
+            row.name: getattr(self, row.name)
+            for row in table()
+            if row.name != "callbacks" and not row.metadata["absent"]
+        }
         return values | {"executor": self.executor_name}
 
     @property
     def executor_name(self) -> str:
         """What to call the executor in results."""
         return self.executor if isinstance(self.executor, str) else type(self.executor).__name__
-
-
-# What the design has and this version does not: refused by name, with the reason.
-_LATER = {
-    "max_cost": "costs are known only where workers are rented, and none are in this version",
-    "sync_rows": "it belongs to parameter stores that are not in this version",
-    "pipeline_depth": "it belongs to parameter stores that are not in this version",
-}
-_LATER_VALUES = {
-    ("executor", "lambda"),
-}
 
 
 def table() -> tuple[Field[Any], ...]:
@@ -248,10 +280,8 @@ def parse_options(given: Mapping[str, Any]) -> Options:
     rows = {row.name: row for row in table()}
     checked = {}
     for name, value in given.items():
-        if name in _LATER:
-            raise OptionError(f"{name}: {_LATER[name]}")
         if name not in rows:
-            near = difflib.get_close_matches(str(name), [*rows, *_LATER], n=1)
+            near = difflib.get_close_matches(str(name), rows, n=1)
             hint = f": did you mean {near[0]}?" if near else f"; options are {', '.join(rows)}"
             raise OptionError(f"{name}: unknown option{hint}")
         checked[name] = _check(rows[name], value)
@@ -274,9 +304,12 @@ def _check(row: Field[Any], value: Any) -> Any:
         if row.default is None:
             return None
         raise OptionError(f"{name}: must be given a value, not None")
+    if meta["absent"]:
+        raise OptionError(f"{name}: not in this version: {meta['absent']}")
     value = _typed(name, meta["kind"], value)
-    if (name, value) in _LATER_VALUES:
-        raise OptionError(f"{name}={value!r} is not in this version")
+    why = why_absent(row, value)
+    if why:
+        raise OptionError(f"{name}={value!r}: not in this version: {why}")
     if meta["choices"] and value not in meta["choices"]:
         near = difflib.get_close_matches(str(value), meta["choices"], n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose {' or '.join(meta['choices'])}"
@@ -291,6 +324,14 @@ def _check(row: Field[Any], value: Any) -> Any:
             unit = f" {meta['unit']}" if meta["unit"] else ""
             raise OptionError(f"{name}={value}: must be {text}{unit}")
     return value
+
+
+def why_absent(row: Field[Any], value: Any) -> str:
+    """Why this version does not have a value of an option; empty if that is not what is wrong."""
+    for absent, why in row.metadata["absent_values"].items():
+        if value == absent or (absent.endswith("://") and str(value).startswith(absent)):
+            return str(why)
+    return ""
 
 
 def _typed(name: str, kind: type, value: Any) -> Any:
@@ -372,8 +413,9 @@ def options_markdown() -> str:
         "# Training options",
         "",
         "Given to `LogisticRegression` by name, to `cirrus-fast train` as `--name-with-dashes`.",
-        "An unknown name, a value out of range, or an option that means nothing beside the",
-        "others is refused. This page is generated from the table that checks them.",
+        "An unknown name, a value out of range, an option that means nothing beside the others, or",
+        "one that this version does not have is refused, in the same words in Python and on the",
+        "command line. This page is generated from the table that checks them.",
         "",
         "| option | default | values | meaning |",
         "|---|---|---|---|",
@@ -387,7 +429,15 @@ def options_markdown() -> str:
         else:
             default = f"`{row.default}`" if row.default != () else "none"
         text = meta["help"].replace("|", "\\|")
+        if meta["absent"]:
+            default, text = "-", f"**Not in this version**: {meta['absent']}. Will be: {text}"
         lines.append(f"| `{row.name}` | {default} | {_values(row)} | {text} |")
+    lines += ["", "Values that this version refuses by name:", ""]
+    for row in table():
+        reasons: dict[str, list[str]] = {}
+        for value, why in row.metadata["absent_values"].items():
+            reasons.setdefault(why, []).append(f"`{value}`")
+        lines += [f"* `{row.name}`: {', '.join(v)}: {why}" for why, v in reasons.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,11 +20,13 @@ from cirrus_fast.data.columns import (
 )
 from cirrus_fast.data.criteo import DEFAULT_BITS, check_bits
 from cirrus_fast.data.csr import CSR
-from cirrus_fast.data.dataset import Block, Dataset
+from cirrus_fast.data.dataset import Dataset
+from cirrus_fast.data.formats import CRITEO, LIBSVM
 from cirrus_fast.data.loading import Ids, Total, existing, row_slice, spans, write_dataset
-from cirrus_fast.data.parallel import available_cores
-from cirrus_fast.data.reading import CRITEO, LIBSVM, CriteoReader, LibsvmReader, Part
-from cirrus_fast.data.rows import as_rows
+from cirrus_fast.data.manifest import Block
+from cirrus_fast.data.parallel import thread_count
+from cirrus_fast.data.reading import CriteoReader, LibsvmReader, Part
+from cirrus_fast.data.rows import as_rows, check_numbers
 from cirrus_fast.data.sources import Chunk, Source
 from cirrus_fast.data.storage import local_path, resolve
 from cirrus_fast.data.text import MAX_INDEX
@@ -91,11 +94,13 @@ def load_libsvm(
     LibsvmParseError : with file, line, column and byte of the first row that cannot be read
     DatasetError : the name is taken, or the labels are not two classes
     """
-    threads = _thread_count(n_threads)
+    threads = thread_count(n_threads)
     if not (isinstance(zero_based, str) and zero_based == "auto"):
         zero_based = check_flag("zero_based", zero_based, 'True, False or "auto"')
     n_features = check_count("n_features", n_features, 0, 2**32)
     hash_bits = check_count("hash_bits", hash_bits, 1, 32)
+    label_weights = check_flag("label_weights", label_weights)
+    allow_nonfinite = check_flag("allow_nonfinite", allow_nonfinite)
     found = Source.find(source)
     parent = Dataset(like) if isinstance(like, str) else like
     if positive_labels is not None:
@@ -158,13 +163,17 @@ def load_libsvm(
             raise DatasetError(f"{dataset}: its source changed while it was read")
         return Ids(n_features, base)
 
+    def ids_of_text(total: Total) -> Ids:
+        return replace(ids(total), label_weights=label_weights, allow_nonfinite=allow_nonfinite)
+
     return write_dataset(
         dataset,
         reader.chunks(found),
         reader.read,
-        ids,
+        ids_of_text,
         lineage=lineage,
         n_threads=threads,
+        overwrite=overwrite,
         positive_labels=positive_labels,
         parent=parent,
         on_part=note,
@@ -214,7 +223,7 @@ def load_criteo(
     CriteoParseError : with file, line, column and byte of the first row that cannot be read
     DatasetError : the name is taken
     """
-    threads = _thread_count(n_threads)
+    threads = thread_count(n_threads)
     if has_labels is not None:
         has_labels = check_flag("has_labels", has_labels, "True, False or None")
     found = Source.find(source)
@@ -242,6 +251,7 @@ def load_criteo(
         lambda _: Ids(1 << width, hash_bits=width, text_format=CRITEO),
         lineage=lineage,
         n_threads=threads,
+        overwrite=overwrite,
         parent=parent,
         on_part=lambda chunk, _: tell(chunk),
     )
@@ -253,6 +263,7 @@ def load_csr(
     dataset: str,
     sample_weight: npt.ArrayLike | None = None,
     *,
+    allow_nonfinite: bool = False,
     positive_labels: Iterable[float] | None = None,
     like: str | Dataset | None = None,
     overwrite: bool = False,
@@ -267,13 +278,16 @@ def load_csr(
     y : [n_rows] labels
     dataset : bare name, path or URI of the data set to make
     sample_weight : [n_rows] weights >= 0, or None
+    allow_nonfinite : accept nan and inf as values
     positive_labels, like, overwrite, n_threads : as for `load_libsvm`
 
     Raises
     ------
-    DatasetError : lengths disagree, the name is taken, or the labels are not two classes
+    DatasetError : lengths disagree, a number is not finite, the name is taken, or the labels are
+        not two classes
     """
-    threads = _thread_count(n_threads)
+    threads = thread_count(n_threads)
+    allow_nonfinite = check_flag("allow_nonfinite", allow_nonfinite)
     parent = Dataset(like) if isinstance(like, str) else like
     if parent is not None:
         if parent.manifest.index_base != 0:
@@ -282,16 +296,14 @@ def load_csr(
     if y is None and not isinstance(X, CSR):
         raise DatasetError("y is missing: arrays need labels to be a data set")
     rows = as_rows(X, y, sample_weight)
-    weights = rows.weights
-    if weights is not None and not (np.isfinite(weights) & (weights >= 0)).all():
-        raise DatasetError("sample_weight must be finite numbers >= 0")
+    check_numbers(rows, allow_nonfinite=allow_nonfinite)
     reused = existing(dataset, None, overwrite)
     if reused is not None:
         return reused
-    ids = Ids(rows.n_features)
-    if parent is not None:
-        theirs = parent.manifest
-        ids = Ids(rows.n_features, 0, theirs.hash_bits, theirs.text_format)
+    ids = Ids(rows.n_features) if parent is None else Ids.like(parent.manifest, rows.n_features)
+    if ids.text_format == LIBSVM:  # text of such rows, as `export_libsvm` writes it
+        weighed = rows.weights is not None
+        ids = replace(ids, label_weights=weighed, allow_nonfinite=allow_nonfinite)
     return write_dataset(
         dataset,
         spans(rows.n_rows),
@@ -299,6 +311,7 @@ def load_csr(
         lambda _: ids,
         lineage={"source": [{"arrays": True}], "options": {}},
         n_threads=threads,
+        overwrite=overwrite,
         positive_labels=positive_labels,
         parent=parent,
         sample=rows,
@@ -333,7 +346,7 @@ def normalize(
     -------
     Dataset. A model trained on it carries the scaling, so it scores raw rows too.
     """
-    threads = _thread_count(n_threads)
+    threads = thread_count(n_threads)
     if scaling not in SCALINGS:
         raise OptionError(f"unknown scaling {scaling!r}: choose one of {', '.join(SCALINGS)}")
     source = Dataset(src) if isinstance(src, str) else src
@@ -362,11 +375,10 @@ def normalize(
         dst,
         source.blocks,
         scaled,
-        lambda _: Ids(
-            source.n_features, manifest.index_base, manifest.hash_bits, manifest.text_format
-        ),
+        lambda _: Ids.like(manifest, source.n_features),
         lineage=lineage,
         n_threads=threads,
+        overwrite=overwrite,
         parent=source,
         scaling=fitted,
         on_part=None if on_progress is None else lambda _, total: on_progress(total.n_rows),
@@ -466,11 +478,3 @@ def _scaling_of(parent: Dataset, scaling: str, source: Dataset) -> Scaling:
             f"differently; load {source.name} again with like="
         )
     return fitted
-
-
-def _thread_count(n_threads: int | None) -> int:
-    if n_threads is None:
-        return available_cores()
-    if isinstance(n_threads, bool) or not isinstance(n_threads, int) or n_threads < 1:
-        raise OptionError(f"n_threads must be a whole number from 1 up, not {n_threads!r}")
-    return n_threads

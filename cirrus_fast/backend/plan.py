@@ -236,6 +236,8 @@ class Plan:
             scaling=self.dataset.scaling,
             params=self.params,
             text_format=manifest.text_format,
+            label_weights=manifest.label_weights,
+            allow_nonfinite=manifest.allow_nonfinite,
         )
 
 

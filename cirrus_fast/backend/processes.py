@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
@@ -111,12 +112,18 @@ class ProcessExecutor(Executor):
                     os.killpg(process.pid, signal.SIGTERM)
         if not wait:
             return
-        for thread in self._threads:
-            thread.join(_GRACE_S if cancel_futures else None)
+        self._join(_GRACE_S if cancel_futures else None)
         with self._lock:
             left = list(self._processes)
         for process in left:
             process.kill()
+        self._join(_GRACE_S)
+
+    def _join(self, seconds: float | None) -> None:
+        """Waits for the workers to be gone, at most so long for all of them."""
+        until = None if seconds is None else time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(None if until is None else max(0.0, until - time.monotonic()))
 
 
 def _report(answer: str, status: int, said: str) -> str:

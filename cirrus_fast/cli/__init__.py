@@ -1,8 +1,9 @@
 """The command ``cirrus-fast``.
 
 Importing this is quick: it needs click alone, and a command's module loads when the command is
-used. Results go to standard output; progress, notes and errors to standard error. Exit codes: 0,
-1 for an error, 2 for a command line that cannot be understood, 130 after Ctrl-C.
+used. Results go to standard output; progress, notes and errors to standard error, an error in one
+line. Exit codes: 0, 1 for an error, 2 for a command line that cannot be understood, 130 after
+Ctrl-C.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ COMMANDS = {
     "load": ("datasets", "Turn LibSVM text into a data set."),
     "load-criteo": ("datasets", "Turn rows of Criteo's click logs into a data set."),
     "normalize": ("datasets", "Make a data set with scaled columns."),
-    "info": ("datasets", "Show what a data set is."),
+    "info": ("inspection", "Show what a data set is."),
+    "head": ("inspection", "Show the first rows of a data set."),
+    "verify": ("inspection", "Check a data set for damage."),
     "export": ("datasets", "Write a data set as LibSVM text."),
-    "ls": ("datasets", "List the data sets under the storage root."),
-    "rm": ("datasets", "Delete data sets."),
+    "ls": ("inspection", "List the data sets under the storage root."),
+    "rm": ("inspection", "Delete data sets."),
     "train": ("models", "Train a model."),
     "evaluate": ("models", "Measure a model on labelled rows."),
     "predict": ("models", "Score rows with a model."),
@@ -45,6 +48,23 @@ class CommandError(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         click.echo(f"{PROGRAM}: error: {self.format_message()}", file=file, err=file is None)
+
+
+class WrongUsage(CommandError):
+    """The same, for a command line that cannot be understood."""
+
+    exit_code = 2
+
+    @classmethod
+    def of(cls, error: click.UsageError) -> WrongUsage:
+        """click's own error, which it would show in several lines."""
+        text = " ".join(error.format_message().split()).rstrip(".")
+        help_of = error.ctx.command_path if error.ctx is not None else PROGRAM
+        return cls(f"{text} (see {help_of} --help)")
+
+
+# `cirrus-fast` alone shows the help; an error of its own since click 8.2.
+_SHOWS_HELP: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 class Interrupted(Exception):
@@ -79,11 +99,21 @@ class Root(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            if isinstance(error, _SHOWS_HELP):
+                raise
+            raise WrongUsage.of(error) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()  # so that a reader that went away is noticed here
             return result
+        except click.UsageError as error:
+            raise WrongUsage.of(error) from error
         except BrokenPipeError:
             raise  # click ends quietly
         except (CirrusFastError, OSError, MemoryError) as error:

@@ -1,8 +1,7 @@
-"""The commands about data: generate, load, load-criteo, normalize, info, export, ls, rm."""
+"""The commands that make data: generate, load, load-criteo, normalize, export."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cirrus_fast.cli import output
+from cirrus_fast.cli.inspection import facts
 from cirrus_fast.cli.output import command
-from cirrus_fast.errors import CirrusFastError, DatasetError
 
 if TYPE_CHECKING:
     from cirrus_fast.data.dataset import Dataset
@@ -193,7 +192,7 @@ def _show_load(
     made, seconds, reused = _timed(f"loading {dataset}", n_bytes, "bytes", load)
     if as_json:
         output.show_json(
-            _facts(made) | {"source_bytes": n_bytes, "seconds": seconds, "reused": reused}
+            facts(made) | {"source_bytes": n_bytes, "seconds": seconds, "reused": reused}
         )
         return
     rate = "" if n_bytes is None else f" ({output.byte_rate(n_bytes, seconds)})"
@@ -250,7 +249,7 @@ def normalize_command(
 
     made, seconds, reused = _timed(f"scaling {src}", source.n_rows, "rows", scale)
     if as_json:
-        output.show_json(_facts(made) | {"seconds": seconds, "reused": reused})
+        output.show_json(facts(made) | {"seconds": seconds, "reused": reused})
         return
     took = f"; {output.span(seconds)} ({output.row_rate(made.n_rows, seconds)})"
     click.echo(f"{_summary(made)}{'' if reused else took}")
@@ -270,7 +269,7 @@ def _timed(
             tell(done)
 
         made = work(note)
-    return made, time.perf_counter() - began, made.n_rows > 0 and not worked
+    return made, time.perf_counter() - began, not worked
 
 
 def _summary(dataset: Dataset) -> str:
@@ -280,124 +279,6 @@ def _summary(dataset: Dataset) -> str:
         f"{dataset.name}: {dataset.n_rows:,} rows, {dataset.n_features:,} features, "
         f"{output.size(dataset.n_bytes)} ({per_row:.3g} bytes a row)"
     )
-
-
-def _facts(dataset: Dataset) -> dict[str, Any]:
-    """What `info --json` and the others say of a data set, under the same keys."""
-    manifest = dataset.manifest
-    return {
-        "dataset": dataset.name,
-        "uri": dataset.uri,
-        "id": dataset.id,
-        "rows": manifest.n_rows,
-        "features": manifest.n_features,
-        "entries": manifest.nnz,
-        "positives": manifest.n_positive,
-        "negatives": manifest.n_rows - manifest.n_positive,
-        "labels": manifest.label_map.to_json(),
-        "index_base": manifest.index_base,
-        "hash_bits": manifest.hash_bits,
-        "text_format": manifest.text_format,
-        "sample_weights": manifest.has_weights,
-        "scaling": _scaling(dataset),
-        "bytes": dataset.n_bytes,
-        "bytes_per_row": dataset.n_bytes / max(1, manifest.n_rows),
-    }
-
-
-def _scaling(dataset: Dataset) -> str | None:
-    if dataset.manifest.scaling is None:
-        return None
-    options = dataset.manifest.lineage.get("options", {})
-    return str(options.get("scaling", "scaled"))
-
-
-@command("info")
-@click.argument("dataset")
-def info_command(dataset: str, as_json: bool) -> None:
-    """Show what a data set is.
-
-    Its rows, labels, columns, size, and where it came from.
-    """
-    from cirrus_fast.data.dataset import Dataset
-
-    found = Dataset(dataset)
-    manifest, columns = found.manifest, found.columns.columns
-    facts = _facts(found)
-    stored, full = len(columns), int((columns["count"] == found.n_rows).sum())
-    facts["columns"] = {
-        "stored": stored,
-        "in_every_row": full,
-        "in_one_row": int((columns["count"] == 1).sum()),
-        "min": float(columns["min"].min()) if stored else None,
-        "max": float(columns["max"].max()) if stored else None,
-    }
-    facts |= {
-        "shards": len(manifest.shard_sizes),
-        "blocks": len(manifest.blocks),
-        "lineage": dict(manifest.lineage),
-    }
-    if as_json:
-        output.show_json(facts)
-        return
-    weights = f"{manifest.weight:,.6g}, {manifest.positive_weight:,.6g} of it positive"
-    ids = f"ids from {manifest.index_base}"
-    if manifest.hash_bits is not None:
-        hashed = "categories" if manifest.text_format == "criteo" else "ids"
-        ids = f"{hashed} hashed to {manifest.hash_bits} bits"
-    about = facts["columns"]
-    output.show_facts(
-        {
-            "data set": found.name,
-            "folder": found.uri,
-            "rows": f"{found.n_rows:,}",
-            "labels": _labels(found),
-            "sample weight": weights if manifest.has_weights else None,
-            "features": f"{found.n_features:,}, {ids}",
-            "columns": f"{stored:,} occur, {full:,} in every row, {about['in_one_row']:,} in one",
-            "values": f"{about['min']:g} to {about['max']:g}" if stored else None,
-            "entries": f"{manifest.nnz:,}, {manifest.nnz / max(1, found.n_rows):.1f} a row",
-            "size": f"{output.size(found.n_bytes)}, {facts['bytes_per_row']:.1f} bytes a row, "
-            f"{output.number_of(facts['blocks'], 'block')} in "
-            f"{output.number_of(facts['shards'], 'shard')}",
-            "scaling": facts["scaling"] or "none",
-            "made of": _lineage(manifest.lineage),
-            "id": found.id,
-        }
-    )
-
-
-def _labels(dataset: Dataset) -> str:
-    manifest, names = dataset.manifest, dataset.manifest.label_map
-    share = manifest.n_positive / max(1, manifest.n_rows)
-
-    def listed(labels: tuple[float, ...]) -> str:
-        return ", ".join(f"{label:g}" for label in labels) or "none"
-
-    return (
-        f"{manifest.n_positive:,} positive ({listed(names.positive)}), "
-        f"{manifest.n_rows - manifest.n_positive:,} negative ({listed(names.negative)}), "
-        f"{share:.2%} positive"
-    )
-
-
-def _lineage(lineage: Any) -> str:
-    sources = []
-    for source in lineage.get("source", []):
-        if "path" in source:
-            n_bytes = f" ({output.size(source['bytes'])})" if "bytes" in source else ""
-            sources.append(f"{source['path']}{n_bytes}")
-        elif "dataset" in source:
-            sources.append(f"data set {source['dataset']}")
-        else:
-            sources.append("arrays")
-    given = {
-        name: value
-        for name, value in lineage.get("options", {}).items()
-        if value not in (None, False, "auto") and name != "scaling_id"
-    }
-    with_options = ", ".join(f"{name}={value}" for name, value in given.items())
-    return ", ".join(sources) + (f", with {with_options}" if given else "")
 
 
 @command("export")
@@ -432,80 +313,3 @@ def export_command(
     click.echo(
         f"{path}: {found.n_rows:,} rows, {output.size(n_bytes)} in {output.span(seconds)}, {rate}"
     )
-
-
-@command("ls")
-def ls_command(as_json: bool) -> None:
-    """List the data sets under the storage root."""
-    from cirrus_fast.data.dataset import Dataset, list_datasets
-    from cirrus_fast.data.storage import storage_root
-
-    found, damaged = [], []
-    for name in list_datasets():
-        try:
-            found.append(Dataset(name))
-        except DatasetError as error:
-            damaged.append({"dataset": name, "error": str(error)})
-    if as_json:
-        output.show_json(
-            {
-                "storage": storage_root(),
-                "datasets": [_facts(dataset) for dataset in found],
-                "damaged": damaged,
-            }
-        )
-        return
-    if found:
-        columns = {"name": "left"} | dict.fromkeys(
-            ("rows", "features", "positive", "size", "bytes/row"), "right"
-        )
-        output.show_table(columns | {"scaling": "left"}, [_row(dataset) for dataset in found])
-    elif not damaged:
-        click.echo(f"no data sets under {storage_root()}", err=True)
-    for item in damaged:
-        click.echo(f"{item['error']}", err=True)
-
-
-def _row(dataset: Dataset) -> list[str]:
-    n_rows = max(1, dataset.n_rows)
-    return [
-        dataset.name,
-        f"{dataset.n_rows:,}",
-        f"{dataset.n_features:,}",
-        f"{dataset.manifest.n_positive / n_rows:.2%}",
-        output.size(dataset.n_bytes),
-        f"{dataset.n_bytes / n_rows:.1f}",
-        _scaling(dataset) or "none",
-    ]
-
-
-@command("rm")
-@click.argument("datasets", nargs=-1, required=True, metavar="DATASET...")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-def rm_command(datasets: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Delete data sets.
-
-    Incomplete ones too. Asks first; where there is no terminal to ask on, --yes is needed.
-    """
-    from cirrus_fast.data.dataset import Dataset, remove
-    from cirrus_fast.data.storage import open_storage, resolve
-
-    names = list(dict.fromkeys(datasets))
-    for name in names:  # all of them, before the first is touched
-        if not open_storage(resolve(name)).names():
-            Dataset(name)  # says what is missing
-    if not yes and not _confirmed(f"delete {', '.join(names)}?"):
-        raise CirrusFastError("nothing was deleted")
-    for name in names:
-        remove(name)
-    if as_json:
-        output.show_json({"removed": names})
-    else:
-        click.echo(f"deleted {', '.join(names)}")
-
-
-def _confirmed(question: str) -> bool:
-    if not sys.stdin.isatty():
-        raise CirrusFastError("there is no terminal to ask on; delete with --yes")
-    click.echo(f"{question} [y/N] ", nl=False, err=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -11,7 +11,7 @@ import click
 from click.types import convert_type
 
 from cirrus_fast.errors import OptionError
-from cirrus_fast.options import parse_options, table
+from cirrus_fast.options import parse_options, table, why_absent
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -31,6 +31,19 @@ def _class_weight(text: str) -> str | tuple[float, float]:
         raise click.BadParameter(
             f"{text!r}: must be balanced, or NEGATIVE:POSITIVE as 1:3"
         ) from error
+
+
+class _Choice(click.Choice[str]):
+    """Lets through what the option table refuses with a reason of its own."""
+
+    def __init__(self, row: Field[Any]) -> None:
+        super().__init__(row.metadata["choices"])
+        self._row = row
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if why_absent(self._row, value):
+            return str(value)
+        return super().convert(value, param, ctx)
 
 
 def rows() -> dict[str, Field[Any]]:
@@ -70,7 +83,7 @@ def param_type(row: Field[Any]) -> Any:
     """How an option's text is read. Ranges are checked by the option table, for all callers."""
     meta = row.metadata
     if meta["choices"]:
-        return click.Choice(meta["choices"])
+        return _Choice(row)
     if row.name == "class_weight":
         return _class_weight
     types = {int: click.INT, float: click.FLOAT, bool: click.BOOL}
@@ -95,6 +108,8 @@ def _metavar(row: Field[Any]) -> str | None:
 
 def _help(row: Field[Any]) -> str:
     text = str(row.metadata["help"])
+    if row.metadata["absent"]:
+        return f"Not in this version: {row.metadata['absent']}."
     notes = [note for note in (row.metadata["unit"], _range(row), _default(row)) if note]
     ending = f" [{'; '.join(notes)}]" if notes else ""
     return f"{text[0].upper()}{text[1:]}.{ending}"

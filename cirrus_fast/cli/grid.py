@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,20 +74,12 @@ def grid_command(
     search = GridSearch(
         param_base=base, hyper_vars=list(spread), hyper_params=list(spread.values())
     )
-    done: list[Trial] = []
-    interrupted = False
     with output.progress("searching", len(search), "models") as tell:
-
-        def note(trial: Trial) -> None:
-            done.append(trial)
-            tell(len(done))
-
-        try:
-            search.run(note)
-        except KeyboardInterrupt:
-            interrupted = True
-    trials = sorted(done, key=lambda trial: trial.loss)
-    interrupted |= any(t.result is not None and t.result.stop_reason == "interrupted" for t in done)
+        done = itertools.count(1)
+        trials = search.run(lambda _: tell(next(done)), keep_models=1)
+    interrupted = len(trials) < len(search) or any(
+        t.result is not None and t.result.stop_reason == "interrupted" for t in trials
+    )
     if trials:
         best = trials[0].result
         _write(table_file, dataset, trials)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,6 @@ from cirrus_fast.cli.output import command
 if TYPE_CHECKING:
     from cirrus_fast.data.csr import Float32Array
     from cirrus_fast.data.evaluation import Evaluation
-    from cirrus_fast.data.model import LinearModel
     from cirrus_fast.data.result import TrainResult
 
 
@@ -80,6 +78,7 @@ def result_json(result: TrainResult) -> dict[str, Any]:
         "train_loss": result.history[-1].train_loss,
         "seconds": result.seconds,
         "rows_processed": result.rows_processed,
+        "rows_repeated": result.rows_repeated,
         "updates": result.history[-1].updates,
         "n_workers": result.n_workers,
         "executor": result.executor,
@@ -88,6 +87,8 @@ def result_json(result: TrainResult) -> dict[str, Any]:
         "n_features": result.model.n_features,
         "n_nonzero": result.model.nnz,
         "intercept": result.model.intercept,
+        "checkpoint": result.checkpoint,
+        "checkpoint_error": result.checkpoint_error,
         "breakdown": dict(result.breakdown),
         "params": dict(result.params),
         "history": [asdict(record) for record in result.history],
@@ -103,17 +104,21 @@ def result_facts(result: TrainResult) -> dict[str, str | None]:
         auc = "" if result.auc is None else f", AUC {result.auc:.4f}"
         n = len(result.history)
         quality = f"log-loss {output.loss_text(result.test_loss)}{auc} (best of {n} evaluations)"
+    repeated = f", up to {result.rows_repeated:,} of them twice" if result.rows_repeated else ""
     phases = sorted(result.breakdown.items(), key=lambda item: -item[1])
     spent = [f"{phase} {output.span(seconds)}" for phase, seconds in phases if seconds >= 0.005]
     return {
         "stopped": f"{result.stop_reason}, after {output.span(result.seconds)} on {workers}",
         "learnt from": f"{result.rows_processed:,} rows in {last.updates:,} steps, "
-        f"{output.row_rate(result.rows_processed, result.seconds)}",
+        f"{output.row_rate(result.rows_processed, result.seconds)}{repeated}",
         "last training loss": output.loss_text(last.train_loss),
         "test rows": quality,
         "model": f"{model.nnz:,} of {model.n_features:,} weights are not 0, "
         f"intercept {model.intercept:.4f}",
         "time, all workers": ", ".join(spent) or None,
+        "checkpoint": result.checkpoint,
+        "not written": result.checkpoint_error
+        and f"the last checkpoint: {result.checkpoint_error}",
     }
 
 
@@ -194,7 +199,7 @@ def predict_command(model: str, data: str, target: str | None, proba: bool, as_j
 
     output.check_folder(target)
     loaded = LinearModel.load(model)
-    values = _probabilities if proba else _labels_of(loaded)
+    values = loaded.probabilities if proba else loaded.labels
     facts: dict[str, Any] = {
         "model": model,
         "data": data,
@@ -223,25 +228,6 @@ def predict_command(model: str, data: str, target: str | None, proba: bool, as_j
         output.show_json(facts | {"rows": n_rows})
     else:
         click.echo(f"{target}: {n_rows:,} rows")
-
-
-def _probabilities(margins: Float32Array) -> Float32Array:
-    import numpy as np
-
-    from cirrus_fast import _kernels
-
-    p = np.empty_like(margins)
-    _kernels.logistic_probabilities(margins, p)
-    return p
-
-
-def _labels_of(model: LinearModel) -> Callable[[Float32Array], Float32Array]:
-    """As `LinearModel.predict` does."""
-    import numpy as np
-
-    negative = model.label_map.negative[0] if model.label_map.negative else 0.0
-    positive = model.label_map.positive[0]
-    return lambda margins: np.where(margins > 0, positive, negative).astype(np.float32)
 
 
 def _lines(values: Float32Array) -> str:

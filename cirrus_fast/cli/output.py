@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -219,10 +221,21 @@ def check_folder(path: str | None) -> None:
 
     if path is None:
         return
-    if Path(path).is_dir():
+    target = Path(path)
+    if target.is_dir():
         raise StorageError(f"{path}: is a folder; name a file in it")
-    for folder in Path(path).absolute().parents:
+    if target.exists() and not target.is_file():  # a device or a pipe, written to as it is
+        if not os.access(target, os.W_OK):
+            raise StorageError(f"{path}: cannot be written")
+        return
+    # The file will be renamed into its place, so it is the folder that must be writable; one that
+    # is not there yet will be made, but not before there is something to put into it.
+    for folder in target.resolve().parents:
         if folder.exists():
             if not folder.is_dir():
                 raise StorageError(f"{path}: {folder} is not a folder")
+            try:
+                tempfile.TemporaryFile(dir=folder).close()
+            except OSError as error:
+                raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
             return

@@ -21,10 +21,11 @@ from cirrus_fast.errors import DatasetError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """A piece of the rows, float32[n_rows] each: margins, and labels as written."""
+    """A piece of the rows, float32[n_rows] each: margins, labels as written, sample weights."""
 
     margins: Float32Array
     labels: Float32Array
+    weights: Float32Array | None
 
 
 def is_text(data: str) -> bool:
@@ -46,7 +47,7 @@ def score(model: LinearModel, data: str) -> Iterator[Scored]:
         return
     unscaled = replace(model, scaling=None)  # `scorable` has scaled these rows
     for rows in model.scorable(Dataset(data)):
-        yield Scored(unscaled.decision_function(rows), rows.labels)
+        yield Scored(unscaled.decision_function(rows), rows.labels, rows.weights)
 
 
 def _score_text(model: LinearModel, reader: TextReader, chunk: Chunk) -> Scored:
@@ -57,17 +58,20 @@ def _score_text(model: LinearModel, reader: TextReader, chunk: Chunk) -> Scored:
         indices=rows.indices - np.uint32(base),
         n_features=max(rows.n_features - base, model.n_features),
     )
-    return Scored(model.decision_function(rows), rows.labels)
+    return Scored(model.decision_function(rows), rows.labels, rows.weights)
 
 
 def evaluate(model: LinearModel, data: str) -> Evaluation:
-    """As `LinearModel.evaluate`, of text too, holding 8 bytes a row."""
+    """As `LinearModel.evaluate`, of text too, holding 12 bytes a row."""
     if not is_text(data):
         return model.evaluate(data)
-    margins, positives = [], []
+    margins, positives, weights = [], [], []
     for part in score(model, data):
         margins.append(part.margins)
         positives.append(model.label_map.positives(part.labels))
+        if part.weights is not None:  # all of the text's rows have one, or none
+            weights.append(part.weights)
     if not sum(map(len, margins)):
         raise DatasetError(f"{data}: there are no rows to evaluate")
-    return Evaluation.of(np.concatenate(margins), np.concatenate(positives))
+    weighed = np.concatenate(weights) if weights else None
+    return Evaluation.of(np.concatenate(margins), np.concatenate(positives), weighed)

@@ -9,17 +9,25 @@ are positive) is in the manifest.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from cirrus_fast._version import __version__
+from cirrus_fast import _kernels
 from cirrus_fast.data.blocks import Dictionary, decode_block, read_header
 from cirrus_fast.data.columns import ColumnStatistics, Scaling, load_npz
 from cirrus_fast.data.csr import CSR
-from cirrus_fast.data.labels import LabelMap
+from cirrus_fast.data.lock import LOCK, Lock, refuse_if_held
+from cirrus_fast.data.manifest import (
+    COLUMNS_NAME,
+    DICTIONARY_NAME,
+    FORMAT,
+    MANIFEST,
+    SCALING_NAME,
+    SHARD_NAME,
+    Block,
+    Manifest,
+)
 from cirrus_fast.data.storage import (
     TEMPORARY_SUFFIX,
     Storage,
@@ -29,163 +37,13 @@ from cirrus_fast.data.storage import (
 )
 from cirrus_fast.errors import BlockError, DatasetError
 
-MANIFEST = "manifest.json"
-FORMAT = "cirrus_fast data set"
-FORMAT_VERSION = 1
-# Large enough that a shard is worth a connection, small enough to be retried.
-SHARD_BYTES = 64 << 20
-# What a DatasetWriter makes, finished or not; nothing else in the folder is ever deleted.
+# What a DatasetWriter makes, finished or not; nothing else in the folder is ever deleted. The
+# manifest and the lock are deleted by name.
 _OURS = re.compile(
-    r"(shard-[0-9a-f]{8}-\d{5,}\.cfs|dictionary-[0-9a-f]{8}\.cfd"
-    r"|(columns|scaling)-[0-9a-f]{8}\.npz|manifest\.json(?=\.))"
+    rf"({SHARD_NAME}|{DICTIONARY_NAME}|{COLUMNS_NAME}|{SCALING_NAME}"
+    rf"|({re.escape(MANIFEST)}|{re.escape(LOCK)})(?=\.))"
     rf"(\..+{re.escape(TEMPORARY_SUFFIX)})?"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Where one block lies."""
-
-    shard: str
-    offset: int
-    n_bytes: int
-    n_rows: int
-    nnz: int
-    first_row: int
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a data set is. Written as JSON, with `blocks` grouped by shard.
-
-    longest_row : entries of the row that has most
-    text_format : "libsvm" or "criteo": what text is read as whose ids are these
-    hash_bits : what that text's ids, or categories, are hashed to
-    weight, positive_weight : sums of the sample weights (1 a row where there are none) of all rows
-    and of the positive ones; the other fields say what they are
-    """
-
-    n_rows: int
-    n_features: int
-    nnz: int
-    longest_row: int
-    n_positive: int
-    weight: float
-    positive_weight: float
-    index_base: int
-    hash_bits: int | None
-    label_map: LabelMap
-    has_weights: bool
-    blocks: tuple[Block, ...]
-    dictionary: str | None
-    columns: str
-    lineage: Mapping[str, Any]
-    scaling: str | None = None
-    scaling_id: str | None = None
-    text_format: str = "libsvm"
-    shard_sizes: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def numbering(self) -> tuple[int, int | None, str]:
-        """What must be equal where ids are to mean the same."""
-        return self.index_base, self.hash_bits, self.text_format
-
-    def to_json(self) -> bytes:
-        shards: dict[str, dict[str, Any]] = {
-            name: {"object": name, "bytes": size, "blocks": []}
-            for name, size in self.shard_sizes.items()
-        }
-        for block in self.blocks:
-            shards[block.shard]["blocks"].append(
-                [block.offset, block.n_bytes, block.n_rows, block.nnz]
-            )
-        body = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "rows": self.n_rows,
-            "features": self.n_features,
-            "nnz": self.nnz,
-            "longest_row": self.longest_row,
-            "positives": self.n_positive,
-            "weight": self.weight,
-            "positive_weight": self.positive_weight,
-            "index_base": self.index_base,
-            "hash_bits": self.hash_bits,
-            "text_format": self.text_format,
-            "labels": self.label_map.to_json(),
-            "weights": self.has_weights,
-            "dictionary": self.dictionary,
-            "columns": self.columns,
-            "scaling": self.scaling,
-            "scaling_id": self.scaling_id,
-            "lineage": dict(self.lineage),
-            "written_by": f"cirrus-fast {__version__}",
-            "shards": list(shards.values()),
-        }
-        return (json.dumps(body, indent=1) + "\n").encode()
-
-    @classmethod
-    def from_json(cls, raw: bytes, where: str) -> Manifest:
-        try:
-            body = json.loads(raw)
-            if body["format"] != FORMAT:
-                raise DatasetError(f"{where}: not a manifest of a cirrus_fast data set")
-            if body["format_version"] > FORMAT_VERSION:
-                raise DatasetError(
-                    f"{where}: format version {body['format_version']} is newer than this "
-                    f"package reads ({FORMAT_VERSION}); upgrade cirrus-fast"
-                )
-            blocks, sizes, first_row = [], {}, 0
-            for shard in body["shards"]:
-                sizes[shard["object"]] = shard["bytes"]
-                for offset, n_bytes, n_rows, nnz in shard["blocks"]:
-                    blocks.append(Block(shard["object"], offset, n_bytes, n_rows, nnz, first_row))
-                    first_row += n_rows
-            manifest = cls(
-                n_rows=body["rows"],
-                n_features=body["features"],
-                nnz=body["nnz"],
-                longest_row=body["longest_row"],
-                n_positive=body["positives"],
-                weight=body["weight"],
-                positive_weight=body["positive_weight"],
-                index_base=body["index_base"],
-                hash_bits=body["hash_bits"],
-                label_map=LabelMap.from_json(body["labels"]),
-                has_weights=body["weights"],
-                blocks=tuple(blocks),
-                dictionary=body["dictionary"],
-                columns=body["columns"],
-                lineage=body["lineage"],
-                scaling=body["scaling"],
-                scaling_id=body["scaling_id"],
-                text_format=body.get("text_format", "libsvm"),
-                shard_sizes=sizes,
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, DatasetError):
-                raise
-            raise DatasetError(
-                f"{where}: damaged manifest ({error}); load it again with overwrite=True"
-            ) from error
-        for what, good in (
-            ("features", isinstance(manifest.n_features, int)),
-            ("index_base", manifest.index_base in (0, 1)),
-            ("columns", isinstance(manifest.columns, str)),
-        ):
-            if not good:
-                raise DatasetError(f"{where}: damaged manifest ({what} is {body[what]!r})")
-        numbers = (n for b in blocks for n in (b.offset, b.n_bytes, b.n_rows, b.nnz))
-        if not all(isinstance(n, int) and n >= 0 for n in numbers):
-            raise DatasetError(f"{where}: damaged manifest (a block with impossible numbers)")
-        named = [*sizes, manifest.columns, manifest.dictionary or "", manifest.scaling or ""]
-        for other in named:
-            # A manifest from elsewhere must not lead out of its folder.
-            if not isinstance(other, str) or "/" in other or other in (".", ".."):
-                raise DatasetError(f"{where}: damaged manifest (an object named {other!r})")
-        if first_row != manifest.n_rows or sum(b.nnz for b in blocks) != manifest.nnz:
-            raise DatasetError(f"{where}: damaged manifest (its blocks do not add up)")
-        return manifest
 
 
 class Dataset:
@@ -235,7 +93,7 @@ class Dataset:
     def dictionary(self) -> Dictionary | None:
         """The dictionary all blocks are coded with, or None."""
         if self._dictionary is None and self.manifest.dictionary is not None:
-            raw = self._storage.read(self.manifest.dictionary)
+            raw = self._read(self.manifest.dictionary)
             try:
                 self._dictionary = Dictionary.from_bytes(raw)
             except BlockError as error:
@@ -247,9 +105,7 @@ class Dataset:
         """Statistics of the stored columns, by 0-based id."""
         if self._columns is None:
             name = self.manifest.columns
-            self._columns = ColumnStatistics.from_bytes(
-                self._storage.read(name), f"{self.uri}/{name}"
-            )
+            self._columns = ColumnStatistics.from_bytes(self._read(name), f"{self.uri}/{name}")
         return self._columns
 
     @property
@@ -258,8 +114,25 @@ class Dataset:
         name = self.manifest.scaling
         if name is None:
             return None
-        arrays = load_npz(self._storage.read(name), f"{self.uri}/{name}")
-        return scaling_from_arrays(arrays, f"{self.uri}/{name}")
+        where = f"{self.uri}/{name}"
+        scaling = scaling_from_arrays(load_npz(self._read(name), where), where)
+        if scaling.id != self.manifest.scaling_id:
+            raise DatasetError(f"{where}: is another scaling than its manifest speaks of")
+        return scaling
+
+    def _read(self, name: str) -> bytes:
+        """A whole object, as it was written."""
+        raw = self._storage.read(name)
+        if _kernels.crc32c(raw) != self.manifest.checksums[name]:
+            raise DatasetError(
+                f"{self.uri}/{name}: damaged, its checksum is not the manifest's; load the data "
+                "again with overwrite=True"
+            )
+        return raw
+
+    def size_of(self, shard: str) -> int:
+        """Bytes of a shard in storage."""
+        return self._storage.size(shard)
 
     def read_bytes(self, block: Block) -> bytes:
         """A block as stored."""
@@ -279,10 +152,25 @@ class Dataset:
         """A context that puts the block's place in front of a BlockError."""
         return _Naming(f"{self.uri}/{block.shard} at byte {block.offset}")
 
-    def delete(self) -> None:
-        """Removes the data set from storage: the manifest first, so it is never half there."""
-        self._storage.delete(MANIFEST)
-        sweep(self._storage, keep=())
+    def verify(
+        self,
+        *,
+        n_threads: int | None = None,
+        on_progress: Callable[[int], object] | None = None,
+    ) -> None:
+        """Reads everything and compares it with the manifest and with each other.
+
+        n_threads : threads that decode, by default one per core
+        on_progress : called with the number of rows done
+
+        DatasetError names the first fault, and how many more there are.
+        """
+        from cirrus_fast.data.verification import find_faults
+
+        faults = list(find_faults(self, n_threads=n_threads, on_progress=on_progress))
+        if faults:
+            more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+            raise DatasetError(f"{faults[0]}{more}")
 
 
 def check_header(raw: bytes, block: Block) -> None:
@@ -315,15 +203,33 @@ def list_datasets() -> list[str]:
     return [name for name in root.folders() if exists(f"{root.uri}/{name}")]
 
 
-def remove(name: str) -> None:
-    """Deletes a data set, complete or not; what is no data set is left alone."""
+def remove_dataset(name: str) -> None:
+    """Deletes a data set, complete or not; what is no data set is left alone, and what is being
+    written is refused."""
+    storage = check_removable(name)
+    with Lock(storage, name):
+        storage.delete(MANIFEST)  # first, so that it is never half there
+        sweep(storage, keep=())
+
+
+def check_removable(name: str) -> Storage:
+    """Refuses what `remove_dataset` would refuse; the folder."""
     storage = open_storage(resolve(name))
     if storage.exists(MANIFEST):
-        read_manifest(storage, name)
-        storage.delete(MANIFEST)
-    elif not _ours(storage):
+        refuse_foreign(storage, name)
+    elif not _ours(storage) and not storage.exists(LOCK):
         raise _missing(storage, name)
-    sweep(storage, keep=())
+    refuse_if_held(storage, name)
+    return storage
+
+
+def refuse_foreign(storage: Storage, name: str) -> None:
+    """A manifest may be damaged, but must be ours to be replaced or deleted (or be empty)."""
+    raw = storage.read(MANIFEST)
+    if raw and FORMAT.encode() not in raw:
+        raise DatasetError(
+            f"{name}: {storage.uri}/{MANIFEST} is not a manifest of a cirrus_fast data set"
+        )
 
 
 def _ours(storage: Storage) -> list[str]:
@@ -331,15 +237,18 @@ def _ours(storage: Storage) -> list[str]:
 
 
 def sweep(storage: Storage, keep: Sequence[str]) -> None:
-    """Deletes every object of ours but those to keep, and the folder if nothing is left."""
+    """Deletes every object of ours but those to keep."""
     for name in _ours(storage):
         if name not in keep:
             storage.delete(name)
-    if not storage.names():
-        storage.remove_folder()
 
 
 def _missing(storage: Storage, name: str) -> DatasetError:
+    """What to say of a folder without a manifest."""
+    try:
+        refuse_if_held(storage, name)
+    except DatasetError as busy:
+        return busy
     if storage.names():
         return DatasetError(
             f"{name}: incomplete data set (no {MANIFEST} in {storage.uri}); load it again"

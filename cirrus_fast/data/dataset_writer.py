@@ -10,42 +10,56 @@ from typing import Any
 
 import numpy as np
 
+from cirrus_fast import _kernels
 from cirrus_fast.data.blocks import Dictionary
 from cirrus_fast.data.columns import ColumnStatistics, Scaling
-from cirrus_fast.data.dataset import (
-    MANIFEST,
-    SHARD_BYTES,
-    Block,
-    Manifest,
-    scaling_to_arrays,
-    sweep,
-)
+from cirrus_fast.data.dataset import refuse_foreign, scaling_to_arrays, sweep
 from cirrus_fast.data.labels import LabelMap
-from cirrus_fast.data.storage import ObjectWriter, open_storage
+from cirrus_fast.data.lock import Lock
+from cirrus_fast.data.manifest import MANIFEST, Block, Manifest
+from cirrus_fast.data.storage import ObjectWriter, open_storage, resolve
 from cirrus_fast.errors import DatasetError
+
+# Large enough that a shard is worth a connection, small enough to be retried.
+SHARD_BYTES = 64 << 20
 
 
 class DatasetWriter:
     """Use as a context manager: leaving it without `finish` removes what was written.
 
-    Objects carry a token of this writer in their names, so a data set that is being replaced stays
-    readable until the new manifest takes its place.
+    Entering it is a DatasetError while another writes a data set of this name. Objects carry a
+    token of this writer in their names, so a data set that is being replaced stays readable until
+    the new manifest takes its place.
     """
 
-    def __init__(self, uri: str) -> None:
-        self._storage = open_storage(uri)
+    def __init__(self, name: str, *, overwrite: bool) -> None:
+        """overwrite : whether a data set of this name may be there"""
+        self._name = name
+        self._overwrite = overwrite
+        self._storage = open_storage(resolve(name))
+        self._lock = Lock(self._storage, name)
         self._token = secrets.token_hex(4)
         self._written: list[str] = []
         self._shard: ObjectWriter | None = None
-        self._shard_bytes = 0
+        self._shard_bytes = self._shard_crc = 0
         self._blocks: list[Block] = []
         self._sizes: dict[str, int] = {}
+        self._checksums: dict[str, int] = {}
         self._n_rows = 0
         self._nnz = 0
         self._finished = False
         self._manifest: bytes | None = None
 
     def __enter__(self) -> DatasetWriter:
+        self._lock.acquire()
+        try:
+            if self._storage.exists(MANIFEST):
+                refuse_foreign(self._storage, self._name)
+                if not self._overwrite:  # there was none when the caller looked
+                    raise DatasetError(f"{self._name}: a data set of this name was made meanwhile")
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
     def __exit__(
@@ -54,14 +68,17 @@ class DatasetWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._finished or self._is_in_place():
-            return
+        try:
+            if not self._finished and not self._is_in_place():
+                self._remove_written()
+        finally:
+            self._lock.release()
+
+    def _remove_written(self) -> None:
         if self._shard is not None:
             self._shard.abort()
         for name in self._written:
             self._storage.delete(name)
-        if not self._storage.names():
-            self._storage.remove_folder()
 
     def _is_in_place(self) -> bool:
         """Whether the manifest was written after all, though the caller was interrupted then."""
@@ -78,12 +95,13 @@ class DatasetWriter:
             name = f"shard-{self._token}-{len(self._sizes):05d}.cfs"
             self._shard = self._storage.writer(name)
             self._shard_name = name
-            self._shard_bytes = 0
+            self._shard_bytes = self._shard_crc = 0
         self._shard.write(raw)
         self._blocks.append(
             Block(self._shard_name, self._shard_bytes, len(raw), n_rows, nnz, self._n_rows)
         )
         self._shard_bytes += len(raw)
+        self._shard_crc = _kernels.crc32c(raw, self._shard_crc)
         self._n_rows += n_rows
         self._nnz += nnz
         if self._shard_bytes >= SHARD_BYTES:
@@ -94,12 +112,14 @@ class DatasetWriter:
             self._shard.commit()
             self._written.append(self._shard_name)
             self._sizes[self._shard_name] = self._shard_bytes
+            self._checksums[self._shard_name] = self._shard_crc
             self._shard = None
 
     def _write(self, stem: str, raw: bytes) -> str:
         name = stem.replace(".", f"-{self._token}.")
         self._storage.write(name, raw)
         self._written.append(name)
+        self._checksums[name] = _kernels.crc32c(raw)
         return name
 
     def finish(
@@ -113,6 +133,8 @@ class DatasetWriter:
         index_base: int,
         hash_bits: int | None,
         text_format: str,
+        label_weights: bool,
+        allow_nonfinite: bool,
         label_map: LabelMap,
         has_weights: bool,
         dictionary: Dictionary | None,
@@ -138,6 +160,8 @@ class DatasetWriter:
             index_base=index_base,
             hash_bits=hash_bits,
             text_format=text_format,
+            label_weights=label_weights,
+            allow_nonfinite=allow_nonfinite,
             label_map=label_map,
             has_weights=has_weights,
             blocks=tuple(self._blocks),
@@ -149,12 +173,13 @@ class DatasetWriter:
             scaling=scaling_name,
             scaling_id=None if scaling is None else scaling.id,
             shard_sizes=self._sizes,
+            checksums=self._checksums,
         )
         gone = [written for written in self._written if not self._storage.exists(written)]
         if gone:
             raise DatasetError(
-                f"{self._storage.uri}: {gone[0]} vanished while this data set was written; is "
-                "another load of the same name under way? Load it again when that is done"
+                f"{self._storage.uri}: {gone[0]} vanished while this data set was written; "
+                "load it again"
             )
         self._manifest = manifest.to_json()
         self._storage.write(MANIFEST, self._manifest)

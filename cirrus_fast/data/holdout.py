@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cirrus_fast.data.dataset import Block
+from cirrus_fast.data.manifest import Block
 
 # Unless told otherwise: enough rows to see a difference of 1e-4, few enough to cost little.
 DEFAULT_FRACTION = 0.05

@@ -19,10 +19,11 @@ from cirrus_fast.data.columns import ColumnStatistics, Scaling
 from cirrus_fast.data.csr import CSR
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.dataset_writer import DatasetWriter
+from cirrus_fast.data.formats import LIBSVM
 from cirrus_fast.data.labels import LabelMap, count_labels
+from cirrus_fast.data.manifest import Manifest
 from cirrus_fast.data.parallel import ordered_map
-from cirrus_fast.data.reading import LIBSVM, Part
-from cirrus_fast.data.storage import resolve
+from cirrus_fast.data.reading import Part
 from cirrus_fast.errors import DatasetError, ParseError
 from cirrus_fast.notices import notice
 
@@ -44,6 +45,20 @@ class Ids:
     index_base: int = 0
     hash_bits: int | None = None
     text_format: str = LIBSVM
+    label_weights: bool = False
+    allow_nonfinite: bool = False
+
+    @classmethod
+    def like(cls, there: Manifest, n_features: int) -> Ids:
+        """Ids that mean what those of a data set do, and text that is read alike."""
+        return cls(
+            n_features,
+            there.index_base,
+            there.hash_bits,
+            there.text_format,
+            there.label_weights,
+            there.allow_nonfinite,
+        )
 
 
 class Total:
@@ -108,6 +123,7 @@ def write_dataset(
     *,
     lineage: dict[str, Any],
     n_threads: int,
+    overwrite: bool = False,
     positive_labels: Iterable[float] | None = None,
     parent: Dataset | None = None,
     scaling: Scaling | None = None,
@@ -120,13 +136,14 @@ def write_dataset(
     ----------
     items, read : read(item), called on threads, gives the rows of each, ids as to be stored
     ids : called at the end, with all that is known by then; says what the stored ids mean
+    overwrite : whether a data set of this name may be replaced
     positive_labels, parent : decide the label map; a parent's is taken over
     scaling : what the values went through
     sample : rows to build the blocks' dictionary from; by default those of the first item
     on_part : called in order, after an item was written
     """
     todo = iter(items)
-    with DatasetWriter(resolve(name)) as writer:
+    with DatasetWriter(name, overwrite=overwrite) as writer:
         first = next(todo, None)
         ready: list[Part] = []  # the first item is read before the others, for the dictionary
         if first is not None:
@@ -147,20 +164,27 @@ def write_dataset(
             total.add(part)
             if on_part is not None:
                 on_part(item, total)
+        if total.n_rows == 0:
+            raise DatasetError(f"{name}: {_no_rows(total)}")
         meaning = ids(total)
         try:
             label_map = _label_map(total, positive_labels, parent)
         except DatasetError as error:
             raise DatasetError(f"{name}: {error}") from error
+        weight = sum(total.label_weights.values())
+        if not weight > 0:
+            raise DatasetError(f"{name}: its rows weigh nothing: their sample weights are all 0")
         writer.finish(
             n_features=meaning.n_features,
             longest_row=total.longest_row,
             n_positive=sum(total.labels[label] for label in label_map.positive),
-            weight=sum(total.label_weights.values()),
+            weight=weight,
             positive_weight=sum(total.label_weights[label] for label in label_map.positive),
             index_base=meaning.index_base,
             hash_bits=meaning.hash_bits,
             text_format=meaning.text_format,
+            label_weights=meaning.label_weights,
+            allow_nonfinite=meaning.allow_nonfinite,
             label_map=label_map,
             has_weights=total.has_weights,
             dictionary=dictionary,
@@ -174,6 +198,15 @@ def write_dataset(
             f"the first: {total.first_skipped}"
         )
     return Dataset(name)
+
+
+def _no_rows(total: Total) -> str:
+    if not total.n_skipped:
+        return "its source has no rows; a data set needs at least one"
+    return (
+        f"none of the {total.n_skipped} rows of its source can be read; the first: "
+        f"{total.first_skipped}"
+    )
 
 
 def _label_map(

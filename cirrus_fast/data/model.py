@@ -24,8 +24,9 @@ from cirrus_fast.data.dataset import (
     scaling_to_arrays,
 )
 from cirrus_fast.data.evaluation import Evaluation
+from cirrus_fast.data.formats import CRITEO, LIBSVM
 from cirrus_fast.data.labels import LabelMap
-from cirrus_fast.data.reading import CRITEO, LIBSVM, CriteoReader, LibsvmReader, TextReader
+from cirrus_fast.data.reading import CriteoReader, LibsvmReader, TextReader
 from cirrus_fast.data.rows import as_rows
 from cirrus_fast.data.storage import write_file
 from cirrus_fast.data.text import parse_libsvm
@@ -54,6 +55,7 @@ class LinearModel:
     scaling : Scaling or None, what raw rows go through before the weights
     params : what it was trained with, for the record
     text_format : "libsvm" or "criteo", what text is read as
+    label_weights, allow_nonfinite : how LibSVM text is read, as the training data was
     """
 
     weights: Float32Array
@@ -64,6 +66,8 @@ class LinearModel:
     scaling: Scaling | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     text_format: str = LIBSVM
+    label_weights: bool = False
+    allow_nonfinite: bool = False
 
     @property
     def n_features(self) -> int:
@@ -88,20 +92,24 @@ class LinearModel:
     def predict_proba(self, data: Rows) -> Float32Array:
         """float32[n_rows, 2]: the probabilities of the negative and of the positive class."""
         margins = self.decision_function(data)
-        both = np.empty((len(margins), 2), np.float32)
-        for column, sign in enumerate((-1, 1)):
-            p = np.empty_like(margins)
-            _kernels.logistic_probabilities(sign * margins, p)
-            both[:, column] = p
-        return both
+        return np.stack([self.probabilities(-margins), self.probabilities(margins)], axis=1)
 
     def predict(self, data: Rows) -> Float32Array:
         """float32[n_rows] labels as written in the training data; for a class of several labels
         the smallest stands for it."""
+        return self.labels(self.decision_function(data))
+
+    def probabilities(self, margins: Float32Array) -> Float32Array:
+        """float32[n_rows] of the positive class, for margins that `decision_function` gave."""
+        p = np.empty_like(margins)
+        _kernels.logistic_probabilities(margins, p)
+        return p
+
+    def labels(self, margins: Float32Array) -> Float32Array:
+        """float32[n_rows], what `predict` gives for such margins."""
         negative = self.label_map.negative[0] if self.label_map.negative else 0.0
         positive = self.label_map.positive[0]
-        chosen = np.where(self.decision_function(data) > 0, positive, negative)
-        return chosen.astype(np.float32)
+        return np.where(margins > 0, positive, negative).astype(np.float32)
 
     def evaluate(self, data: Rows, y: npt.ArrayLike | None = None) -> Evaluation:
         """Compares with labels: those of `data`, or `y` where `data` has none."""
@@ -112,7 +120,7 @@ class LinearModel:
             margins.append(self._margins(rows))
             positives.append(self.label_map.positives(rows.labels))
             weights.append(rows.weights)
-        if not margins:
+        if not sum(map(len, margins)):
             raise DatasetError("there are no rows to evaluate")
         weighed = None
         if any(part is not None for part in weights):
@@ -124,17 +132,23 @@ class LinearModel:
     def _parse(self, text: bytes | bytearray | memoryview) -> CSR:
         if self.text_format == CRITEO:
             return parse_criteo(text, self.hash_bits or 0)
-        if self.hash_bits is not None:
-            return parse_libsvm(text, hash_bits=self.hash_bits)
-        return parse_libsvm(text, zero_based=self.index_base == 0)
+        return parse_libsvm(text, **self._reading)
 
     def text_reader(self) -> TextReader:
         """What reads text of any size as this model's training data was read."""
         if self.text_format == CRITEO:
             return CriteoReader(self.hash_bits or 0)
-        if self.hash_bits is not None:
-            return LibsvmReader(hash_bits=self.hash_bits)
-        return LibsvmReader(zero_based=self.index_base == 0)
+        return LibsvmReader(**self._reading)
+
+    @property
+    def _reading(self) -> dict[str, Any]:
+        """Options of `parse_libsvm`."""
+        base = {"zero_based": self.index_base == 0} if self.hash_bits is None else {}
+        return base | {
+            "hash_bits": self.hash_bits,
+            "label_weights": self.label_weights,
+            "allow_nonfinite": self.allow_nonfinite,
+        }
 
     def _margins(self, rows: CSR) -> Float32Array:
         margins = np.empty(rows.n_rows, np.float32)
@@ -195,6 +209,8 @@ class LinearModel:
             "index_base": self.index_base,
             "hash_bits": self.hash_bits,
             "text_format": self.text_format,
+            "label_weights": self.label_weights,
+            "allow_nonfinite": self.allow_nonfinite,
             "labels": self.label_map.to_json(),
             "scaling_id": None if self.scaling is None else self.scaling.id,
             "params": dict(self.params),
@@ -231,6 +247,8 @@ class LinearModel:
                 scaling=scaling,
                 params=header["params"],
                 text_format=header.get("text_format", LIBSVM),
+                label_weights=bool(header.get("label_weights", False)),
+                allow_nonfinite=bool(header.get("allow_nonfinite", False)),
             )
         except (KeyError, ValueError, TypeError, IndexError) as error:
             if isinstance(error, ModelError):

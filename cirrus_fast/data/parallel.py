@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from cirrus_fast.data.arguments import check_count
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -15,6 +17,11 @@ Result = TypeVar("Result")
 def available_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def thread_count(n_threads: int | None) -> int:
+    """So many as are asked for, by default one per core."""
+    return check_count("n_threads", n_threads, 1, 1024) or available_cores()
 
 
 def ordered_map(

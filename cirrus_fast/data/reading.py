@@ -12,9 +12,6 @@ from cirrus_fast.data.sources import Chunk, Source
 from cirrus_fast.data.text import MAX_INDEX, parse_text, rebase
 from cirrus_fast.errors import ParseError
 
-LIBSVM = "libsvm"
-CRITEO = "criteo"
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from cirrus_fast.data.model import LinearModel, npz_bytes, read_npz
@@ -54,11 +54,14 @@ class TrainResult:
     seconds : from the first step to the last
     cost : dollars
     rows_processed : rows learnt from, over all workers and epochs
-    rows_repeated : rows that may have been learnt from once more, by workers that died
+    rows_repeated : rows that may have been learnt from once more, after workers that died or a
+        checkpoint that was taken while workers went on
     stop_reason : "epochs", "converged", "timeout", "threshold_loss", "callback", "stopped" or
         "interrupted"
     n_workers, executor, param_store : what it ran on
-    checkpoint : file to give as resume_from, or None if none was asked for
+    checkpoint : file to give as resume_from, or None if none was asked for or written
+    checkpoint_error : why the last checkpoint could not be written, or None; `checkpoint` is then
+        that of an earlier moment
     """
 
     model: LinearModel
@@ -75,6 +78,7 @@ class TrainResult:
     executor: str
     param_store: str
     checkpoint: str | None = None
+    checkpoint_error: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -93,10 +97,10 @@ class TrainResult:
             raise ModelError(f"{where}: holds a model but no result; use LinearModel.load")
         try:
             summary = json.loads(str(arrays["result"]))
-            history = [Record(**record) for record in summary.pop("history")]
+            history = [Record(**_known(Record, record)) for record in summary.pop("history")]
             model = LinearModel.from_arrays(arrays, where)
-            return cls(model=model, history=history, **summary)
-        except (ValueError, TypeError, KeyError) as error:
+            return cls(model=model, history=history, **_known(cls, summary))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             if isinstance(error, ModelError):
                 raise
             raise ModelError(f"{where}: damaged result ({error})") from error
@@ -106,3 +110,9 @@ class TrainResult:
         from cirrus_fast.plots import plot_history
 
         return plot_history({"": self}, path)
+
+
+def _known(kind: type[Record | TrainResult], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the keys of later versions."""
+    names = {one.name for one in fields(kind)} - {"model", "history"}
+    return {name: value for name, value in raw.items() if name in names}

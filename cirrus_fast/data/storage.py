@@ -7,6 +7,7 @@ root: what `configure` set, else the environment's CIRRUS_FAST_STORAGE, else ./c
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import tempfile
@@ -44,8 +45,18 @@ class Storage(Protocol):
     def names(self) -> list[str]: ...
     def folders(self) -> list[str]: ...
     def exists(self, name: str) -> bool: ...
+    def size(self, name: str) -> int: ...
     def delete(self, name: str) -> None: ...
     def remove_folder(self) -> None: ...
+
+    # On S3 these are conditional puts (If-None-Match: *, and If-Match with the ETag of `old`).
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes an object unless one is there; whether it did. Of several, one does."""
+        ...
+
+    def replace(self, name: str, old: bytes, new: bytes) -> bool:
+        """Writes an object if it still holds `old`; whether it did. Of several, one does."""
+        ...
 
 
 def configure(*, storage: str | os.PathLike[str] | None) -> None:
@@ -151,6 +162,47 @@ class FileStorage:
     def exists(self, name: str) -> bool:
         return (self.folder / name).is_file()
 
+    def size(self, name: str) -> int:
+        path = self.folder / name
+        with _naming(path):
+            return path.stat().st_size
+
+    def create(self, name: str, data: bytes) -> bool:
+        for _ in range(_TRIES - 1):
+            try:
+                return self._create(name, data)
+            except StorageError as error:
+                # Else the folder was removed, being empty, while this was about to write there.
+                if error.errno not in (errno.ENOENT, errno.EEXIST):
+                    raise
+        return self._create(name, data)
+
+    def _create(self, name: str, data: bytes) -> bool:
+        writer = _FileWriter(self.folder / name)
+        try:
+            writer.write(data)
+            return writer.commit_new()
+        finally:
+            writer.abort()
+
+    def replace(self, name: str, old: bytes, new: bytes) -> bool:
+        path = self.folder / name
+        with _naming(path):
+            try:
+                descriptor = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                return False
+            try:
+                # Who comes second waits here, and then finds another file under the name.
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                there = os.pread(descriptor, len(old) + 1, 0)
+                if there != old or not _is_open_as(descriptor, path):
+                    return False
+                self.write(name, new)
+                return True
+            finally:
+                os.close(descriptor)
+
     def delete(self, name: str) -> None:
         path = self.folder / name
         with _naming(path):
@@ -181,12 +233,42 @@ class _FileWriter:
         with _naming(self._path):
             self._file.write(data)
 
+    def _finish(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
     def commit(self) -> None:
         with _naming(self._path):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+            self._finish()
             Path(self._temporary).replace(self._path)
+
+    def commit_new(self) -> bool:
+        """The same, but only if no file of the name is there; `abort` is to follow."""
+        with _naming(self._path):
+            self._finish()
+            try:
+                self._path.hardlink_to(self._temporary)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+                    raise
+                return self._copy_new()  # a file system without links, such as a bucket's
+            return True
+
+    def _copy_new(self) -> bool:
+        try:
+            file = self._path.open("xb")
+        except FileExistsError:
+            return False
+        try:
+            with file:
+                file.write(Path(self._temporary).read_bytes())
+        except BaseException:
+            self._path.unlink()
+            raise
+        return True
 
     def abort(self) -> None:
         with suppress(OSError):
@@ -196,6 +278,7 @@ class _FileWriter:
 
 
 TEMPORARY_SUFFIX = ".tmp"
+_TRIES = 5
 
 
 def file_writer(path: str | os.PathLike[str]) -> ObjectWriter:
@@ -241,6 +324,14 @@ def _write_whole(writer: ObjectWriter, data: bytes) -> None:
     except BaseException:
         writer.abort()
         raise
+
+
+def _is_open_as(descriptor: int, path: Path) -> bool:
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(descriptor), there)
 
 
 def _umask() -> int:

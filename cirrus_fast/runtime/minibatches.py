@@ -16,8 +16,9 @@ import numpy as np
 from cirrus_fast import _kernels
 from cirrus_fast.data.blocks import decode_block_into
 from cirrus_fast.data.csr import CSR, UInt32Array
-from cirrus_fast.data.dataset import Block, Dataset, check_header
+from cirrus_fast.data.dataset import Dataset, check_header
 from cirrus_fast.data.holdout import HoldOut
+from cirrus_fast.data.manifest import Block
 from cirrus_fast.data.training_scale import TrainingScale
 
 # Of a worker's memory, what decoded rows may take; the rest is the model, Python and NumPy.

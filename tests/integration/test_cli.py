@@ -294,6 +294,31 @@ def test_flags_mean_what_their_options_mean(run: Run, monkeypatch: pytest.Monkey
     ]
 
 
+@pytest.mark.parametrize("name", rows())
+@pytest.mark.parametrize("command", ["train", "grid"])
+def test_every_flag_reaches_its_option(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: str, name: str
+) -> None:
+    meta = rows()[name].metadata
+    value: Any = {int: max(meta["low"] or 0, 3), float: 0.25, str: "text"}.get(meta["kind"], True)
+    if meta["choices"]:
+        value = meta["choices"][-1]
+    if name == "class_weight":
+        value = "balanced"
+    seen: list[dict[str, Any]] = []
+
+    def spy(given: dict[str, Any]) -> None:
+        seen.append(given)
+        raise cirrus_fast.CirrusFastError("seen")
+
+    monkeypatch.setattr("cirrus_fast.logistic_regression.parse_options", spy)
+    flag = [flag_of(name)] if value is True else [flag_of(name), str(value)]
+    more = ["--vary", "seed=1" if name != "seed" else "l2=0"] if command == "grid" else []
+    run(command, "d", *flag, *more, status=1)
+    assert seen[0][name] == value
+    assert type(seen[0][name]) is type(value)
+
+
 def test_evaluate_says_the_same_of_text_and_data_sets(run: Run, home: Path) -> None:
     model = home / "model.npz"
     expected = LinearModel.load(model).evaluate(f"{home}/data/test")
@@ -419,6 +444,86 @@ def test_grid_refuses_contradictions(run: Run) -> None:
 )
 def test_errors_are_one_line_and_status_1(run: Run, args: tuple[str, ...]) -> None:
     assert "Traceback" not in error_line(run(*args, status=1))
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("trai",), "No such command 'trai': did you mean train? (see cirrus-fast --help)"),
+        (("--nothing",), "No such option"),
+        (("train",), "Missing argument 'DATASET' (see cirrus-fast train --help)"),
+        (("train", "d", "e"), "unexpected extra argument"),
+        (("train", "d", "--learning-rat", "1"), "--learning-rate"),
+        (("train", "d", "--learning-rate"), "requires an argument"),
+        (("train", "d", "--learning-rate", "x"), "'x' is not a valid float"),
+        (("train", "d", "--optimizer", "adam"), "is not one of 'adagrad', 'ftrl', 'sgd'"),
+        (("train", "d", "--class-weight", "x"), "must be balanced, or NEGATIVE:POSITIVE"),
+        (("grid", "d"), "Missing option '--vary'"),
+        (("grid", "d", "--vary", "zzz=1"), "unknown option"),
+        (("--storage", "ls"), "Missing command"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_one_line_and_status_2(run: Run, args: tuple[str, ...], says: str) -> None:
+    assert says in error_line(run(*args, status=2)).replace("see cli", "see cirrus-fast")
+
+
+def test_without_a_command_the_help_is_shown(run: Run) -> None:
+    shown = run(status=2)
+    assert "Commands:" in shown.stdout + shown.stderr
+    assert "cirrus-fast: error" not in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_cost", "3"),
+        ("sync_rows", "100"),
+        ("pipeline_depth", "2"),
+        ("executor", "lambda"),
+        ("param_store", "redis://localhost"),
+    ],
+)
+def test_what_is_not_in_this_version_is_refused_as_in_python(
+    run: Run, name: str, value: str
+) -> None:
+    kind = {row.name: row.metadata["kind"] for row in table()}[name]
+    given = value if isinstance(kind, tuple) else kind(value)
+    with pytest.raises(cirrus_fast.CirrusFastError, match="not in this version") as caught:
+        parse_options({"dataset": "train", name: given})
+    for args in (
+        ("train", "train", flag_of(name), value),
+        ("grid", "train", "--vary", f"{name}={value}"),
+        ("grid", "train", "--vary", "l2=0,1", flag_of(name), value),
+    ):
+        assert error_line(run(*args, status=1)) == f"cirrus-fast: error: {caught.value}"
+
+
+@pytest.mark.parametrize("name", ["absent/m.npz", "m.npz"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    run: Run, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A folder that lets nothing in, to root either: /proc."""
+    ran: list[object] = []
+    monkeypatch.setattr(cirrus_fast.LogisticRegression, "run", lambda self: ran.append(self))
+    for args in (
+        ("train", "train", "-o", f"/proc/{name}"),
+        ("train", "train", "--plot", f"/proc/{name}.png"),
+        ("grid", "train", "--vary", "l2=0,1", "--best", f"/proc/{name}"),
+        ("grid", "train", "--vary", "l2=0,1", "-o", f"/proc/{name}.csv"),
+    ):
+        assert "cannot be written" in error_line(run(*args, status=1))
+    assert not ran
+
+
+def test_trying_an_output_leaves_nothing_behind(run: Run) -> None:
+    run("train", "nothing", "-o", "new/m.npz", status=1)
+    assert not list(Path().iterdir())
+    Path("old.npz").write_text("old")
+    run("train", "nothing", "-o", "old.npz", status=1)
+    assert [path.name for path in Path().iterdir()] == ["old.npz"]
+    assert Path("old.npz").read_text() == "old"
+    run("train", "train", "--epochs", 1, "-o", "/dev/null")
 
 
 def test_debug_shows_the_traceback(run: Run) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from cirrus_fast.backend.processes import ProcessExecutor, WorkerDiedError
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.errors import OptionError, TrainingError
 from cirrus_fast.runtime.params.local import Layout, LocalStore, connect, shared_url
-from cirrus_fast.runtime.worker import run_worker
+from cirrus_fast.runtime.worker import CHUNK_ROWS, run_worker
 
 
 @pytest.fixture
@@ -133,14 +135,7 @@ def _wait_for(condition, seconds: float = 30.0):
 def test_a_killed_worker_process_is_replaced_and_rows_are_accounted(
     clicks: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made: list[ProcessExecutor] = []
-    plain = ProcessExecutor.__init__
-
-    def noted(self: ProcessExecutor, inherited=()) -> None:
-        plain(self, inherited)
-        made.append(self)
-
-    monkeypatch.setattr(ProcessExecutor, "__init__", noted)
+    made = catching_process_executors(monkeypatch)
     epochs = 200
     run = LogisticRegression(
         options(clicks, executor="processes", n_workers=2, epochs=epochs, eval_interval=1.0)
@@ -177,7 +172,7 @@ def test_a_broken_pool_is_one_clear_error(clicks: Dataset) -> None:
 def test_workers_that_wait_for_one_never_started_end_the_run(
     clicks: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cirrus_fast.backend.supervisor._START_S", 0.2)
+    monkeypatch.setattr("cirrus_fast.backend.workers._START_S", 0.2)
     with ThreadPoolExecutor(1) as executor:
         task = LogisticRegression(
             options(clicks, executor=executor, n_workers=2, consistency="bsp")
@@ -221,14 +216,7 @@ def test_worker_processes_end_when_their_supervisor_is_killed(
         supervisor.kill()
         supervisor.wait()
 
-    def gone() -> bool:
-        try:
-            state = Path(f"/proc/{worker}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        except OSError:
-            return True
-        return state == "Z"
-
-    _wait_for(gone)
+    _wait_for(lambda: _is_gone(worker))
 
 
 def test_a_program_without_main_guard_runs_worker_processes(
@@ -287,3 +275,223 @@ def test_a_worker_of_a_run_that_is_over_cannot_reach_another(clicks: Dataset) ->
             connect(shared_url(store, inherited=False), "old")
     finally:
         store.close()
+
+
+# Faults
+
+
+def catching_process_executors(monkeypatch: pytest.MonkeyPatch) -> list[ProcessExecutor]:
+    """The executors that runs make from now on."""
+    made: list[ProcessExecutor] = []
+    plain = ProcessExecutor.__init__
+
+    def noted(self: ProcessExecutor, inherited=()) -> None:
+        plain(self, inherited)
+        made.append(self)
+
+    monkeypatch.setattr(ProcessExecutor, "__init__", noted)
+    return made
+
+
+@pytest.mark.parametrize("consistency", ["async", "ssp", "bsp"])
+def test_rows_are_accounted_when_every_worker_is_killed_once(
+    clicks: Dataset, monkeypatch: pytest.MonkeyPatch, consistency: str
+) -> None:
+    made = catching_process_executors(monkeypatch)
+    epochs, size = 60, 100
+    wanted = options(clicks, executor="processes", n_workers=2, epochs=epochs, minibatch_size=size)
+    run = LogisticRegression(wanted, consistency=consistency, eval_interval=1.0).start()
+    _wait_for(run.progress)
+    victims = made[0].pids
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    result = run.result(120)
+    assert len(victims) == 2
+    assert result.stop_reason == "epochs"
+    assert result.rows_processed == epochs * clicks.n_rows
+    assert 0 <= result.rows_repeated <= len(victims) * max(size, CHUNK_ROWS)
+    assert result.test_loss is None
+    assert np.isfinite(result.model.evaluate(clicks).logloss)
+    assert not made[0].pids
+
+
+def test_a_worker_killed_as_the_run_ends_is_not_replaced(
+    clicks: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = catching_process_executors(monkeypatch)
+    wanted = options(clicks, executor="processes", n_workers=1, epochs=10**6, eval_interval=1.0)
+
+    def kill(record: object) -> bool:
+        for pid in made[0].pids:
+            os.kill(pid, signal.SIGKILL)
+        return True
+
+    result = LogisticRegression(wanted, callbacks=kill).run()
+    assert result.stop_reason == "callback"
+    assert len(made[0].pids) == 0
+
+
+def test_a_worker_that_hangs_does_not_keep_the_run_from_ending(
+    clicks: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stopped, as by a debugger or a file system that does not answer."""
+    monkeypatch.setattr("cirrus_fast.backend.workers._END_S", 0.3)
+    monkeypatch.setattr("cirrus_fast.backend.processes._GRACE_S", 0.3)
+    made = catching_process_executors(monkeypatch)
+    wanted = options(clicks, executor="processes", n_workers=2, epochs=10**6, eval_interval=1.0)
+    run = LogisticRegression(wanted).start()
+    _wait_for(run.progress)
+    victim = made[0].pids[0]
+    os.kill(victim, signal.SIGSTOP)
+    run.stop()
+    result = run.result(60)
+    assert result.stop_reason == "stopped"
+    assert "has not ended in 0.3 s" in caplog.text
+    _wait_for(lambda: _is_gone(victim))
+
+
+def test_a_killed_process_of_loky_is_one_clear_error(clicks: Dataset) -> None:
+    loky = pytest.importorskip("loky")
+    executor = loky.get_reusable_executor(max_workers=2)
+    try:
+        executor.submit(os.getpid).result(60)
+        run = LogisticRegression(
+            options(clicks, executor=executor, n_workers=2, epochs=10**6, eval_interval=1.0)
+        ).start()
+        _wait_for(run.progress)
+        os.kill(next(iter(executor._processes)), signal.SIGKILL)
+        with pytest.raises(TrainingError, match="the executor broke"):
+            run.result(60)
+    finally:
+        executor.shutdown(kill_workers=True)
+
+
+def test_a_killed_process_of_a_pool_leaves_the_last_checkpoint(
+    clicks: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = options(clicks, n_workers=2, epochs=10**6, eval_interval=1.0)
+    folder = Path(clicks.uri).parent / "checkpoints"
+    with pool() as processes:
+        run = LogisticRegression(wanted, executor=processes, checkpoint_interval=1e-6).start()
+        _wait_for(lambda: list(folder.glob("*.npz")))
+        os.kill(next(iter(processes._processes)), signal.SIGKILL)
+        with pytest.raises(TrainingError, match="the executor broke"):
+            run.result(60)
+    assert re.search(r"the run failed; resume_from=\S+\.npz goes on", caplog.text)
+    (kept,) = folder.glob("*.npz")
+    rest = LogisticRegression(
+        wanted, resume_from=str(kept), timeout=60, callbacks=lambda record: True
+    ).run()
+    assert rest.stop_reason == "callback"
+    assert rest.rows_processed > clicks.n_rows
+    assert rest.rows_repeated <= 2 * 2 * CHUNK_ROWS
+
+
+def test_an_executor_that_is_shut_down_is_one_clear_error(clicks: Dataset) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        pass
+    with pytest.raises(TrainingError, match="takes no worker: cannot schedule new futures"):
+        LogisticRegression(options(clicks, executor=executor)).run()
+
+
+def test_processes_that_cannot_be_started_are_one_clear_error(
+    clicks: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    with pytest.raises(TrainingError, match=r"takes no worker: .* temporarily"):
+        LogisticRegression(options(clicks, executor="processes")).run()
+
+
+class Idle(Executor):
+    """Takes work and never does it."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        return Future()
+
+
+@pytest.mark.parametrize("consistency", ["async", "ssp", "bsp"])
+def test_an_executor_that_never_starts_a_worker_ends_the_run(
+    clicks: Dataset, monkeypatch: pytest.MonkeyPatch, consistency: str
+) -> None:
+    monkeypatch.setattr("cirrus_fast.backend.workers._START_S", 0.2)
+    task = LogisticRegression(
+        options(clicks, executor=Idle(), n_workers=2, consistency=consistency)
+    )
+    with pytest.raises(TrainingError, match="has started none of 2 workers"):
+        task.run()
+
+
+def test_a_run_may_be_stopped_before_any_worker_started(clicks: Dataset) -> None:
+    result = LogisticRegression(options(clicks, executor=Idle(), timeout=0.2)).run()
+    assert result.stop_reason == "timeout"
+    assert result.rows_processed == 0
+    assert result.model.nnz == 0
+
+
+@pytest.mark.parametrize("executor", ["local", "processes"])
+def test_a_run_works_off_the_main_thread(clicks: Dataset, executor: str) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        task = LogisticRegression(options(clicks, executor=executor))
+        result = threads.submit(task.run).result(60)
+    assert result.rows_processed == 2 * clicks.n_rows
+
+
+_TWICE = """
+import os, signal, sys, threading, time
+import cirrus_fast
+from cirrus_fast.backend import processes
+signal.signal(signal.SIGINT, signal.default_int_handler)
+processes._GRACE_S = 0.2
+made = []
+plain = processes.ProcessExecutor.submit
+def submit(self, *args, **kwargs):
+    made.append(self)
+    return plain(self, *args, **kwargs)
+processes.ProcessExecutor.submit = submit
+def hang(record):
+    if len(made[0].pids) == 1:  # so that the first Ctrl-C waits for it
+        os.kill(made[0].pids[0], signal.SIGSTOP)
+        print(made[0].pids[0], flush=True)
+try:
+    cirrus_fast.LogisticRegression(dataset=sys.argv[1], epsilon=0, epochs=10**6, n_workers=1,
+                                   executor="processes", callbacks=hang).run()
+    print("returned")
+except KeyboardInterrupt:
+    print("raised")
+print("left", made[0].pids)
+"""
+
+
+def test_the_second_ctrl_c_is_raised_and_leaves_no_process(clicks: Dataset, tmp_path: Path) -> None:
+    home = str(Path(cirrus_fast.__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-c", _TWICE, clicks.uri],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": home},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        worker = int(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):  # the first one waits for the worker
+            process.wait(0.5)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert out.splitlines() == ["raised", "left []"]
+    _wait_for(lambda: _is_gone(worker))
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return True
+    return state == "Z"

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+import pickle
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cirrus_fast import GridSearch, LogisticRegression, LRegression, load_csr
-from cirrus_fast.errors import CirrusFastError, DatasetError, OptionError, TrainingError
+from cirrus_fast.errors import (
+    CirrusFastError,
+    DatasetError,
+    ModelError,
+    OptionError,
+    TrainingError,
+)
 from cirrus_fast.grid_search import GridResults, Trial
 
 pytestmark = pytest.mark.usefixtures("data")
@@ -40,6 +48,7 @@ def test_every_combination_is_trained_once_in_order():
         (rate, size) for rate in (0.01, 0.1, 1.0) for size in (1, 50)
     ]
     assert len(results) == 6
+    assert repr(seen[0]) == "{'learning_rate': 0.01, 'minibatch_size': 1}"  # and not NumPy's
     assert sorted(map(str, seen)) == sorted(str(dict(trial.params)) for trial in results)
 
 
@@ -115,7 +124,7 @@ def wild(data):
     """The data set "wild": a column has a value that is no number."""
     X = np.ones((200, 2), np.float32)
     X[5, 1] = np.nan
-    load_csr(X, np.arange(200) % 2, "wild")
+    load_csr(X, np.arange(200) % 2, "wild", allow_nonfinite=True)
 
 
 @pytest.mark.usefixtures("wild")
@@ -161,6 +170,55 @@ def test_a_loss_that_is_no_number_is_never_the_best():
     results = GridResults([nan, trial])
     results.sort(key=lambda one: one.loss)
     assert results.best is trial
+
+
+def test_only_the_best_models_are_kept():
+    rates = [[1e-3, 0.3, 1e-4, 0.1, 3.0]]
+    seen = []
+    made = search(["learning_rate"], rates)
+    results = made.run(on_trial=lambda trial: seen.append(trial.result.model.nnz), keep_models=2)
+    assert len(seen) == 5  # each model was there when it was trained
+    everything = made.run(keep_models=5)
+    assert [trial.params for trial in results] == [trial.params for trial in everything]
+    for kept, whole in zip(results[:2], everything[:2], strict=True):
+        assert kept.result.model.weights.tobytes() == whole.result.model.weights.tobytes()
+    assert results.best_model_ is results[0].result.model
+    for trial, whole in zip(results[2:], everything[2:], strict=True):
+        assert trial.loss == whole.loss
+        assert trial.result.params == whole.result.params
+        assert [r.test_loss for r in trial.result.history] == [
+            r.test_loss for r in whole.result.history
+        ]
+        for use in (lambda r: r.model, lambda r: r.save("x.npz")):
+            with pytest.raises(ModelError, match=r"not kept: .*keep_models"):
+                use(trial.result)
+        LogisticRegression({**BASE, **trial.params}).run()  # as the message says
+        assert "model=<not kept>" in repr(trial)
+        copy = pickle.loads(pickle.dumps(trial))
+        assert copy.loss == trial.loss
+        with pytest.raises(ModelError, match="not kept"):
+            _ = copy.result.model
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, None])
+def test_a_search_keeps_at_least_its_best_model(wrong):
+    with pytest.raises(OptionError, match="keep_models="):
+        search(["l2"], [[0]]).run(keep_models=wrong)
+
+
+def test_the_memory_of_a_search_does_not_grow_with_its_models():
+    width = 1 << 19  # a model of 2 MB
+    options = {"model_size": width, "epochs": 1}
+    rates = np.geomspace(1e-3, 1, 12)
+    search(["learning_rate"], [rates[:1]], **options).run()  # what is loaded once
+    tracemalloc.start()
+    try:
+        results = search(["learning_rate"], [rates], **options).run(keep_models=2)
+        now, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert results.best_model_.n_features == width
+    assert 2 * 4 * width <= now < 4 * 4 * width  # two models and small things, not twelve
 
 
 def test_errors_are_of_this_package():

@@ -262,6 +262,25 @@ def test_n_workers():
         assert result.rows_processed == 2 * N_ROWS
 
 
+def refused_rather_than_ignored(name):
+    """Its row of the table is for what this version does not have."""
+    with pytest.raises(OptionError, match=f"^{name}: not in this version: "):
+        train(**{name: 1})
+    assert same(train(**{name: None}), train())
+
+
+def test_max_cost():
+    refused_rather_than_ignored("max_cost")
+
+
+def test_sync_rows():
+    refused_rather_than_ignored("sync_rows")
+
+
+def test_pipeline_depth():
+    refused_rather_than_ignored("pipeline_depth")
+
+
 def test_n_ps():
     """In memory there is one server, so anything else is refused rather than ignored."""
     train(n_ps=1)

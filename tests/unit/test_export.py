@@ -153,11 +153,3 @@ def test_refuses_what_no_text_can_carry(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         export_libsvm("a", tmp_path)
     assert not (tmp_path / "out").exists()
-
-
-def test_an_empty_data_set_gives_an_empty_file(tmp_path: Path) -> None:
-    load_csr(np.empty((0, 3)), [], "a")
-    export_libsvm("a", tmp_path / "out")
-    assert (tmp_path / "out").read_bytes() == b""
-    export_libsvm("a", tmp_path / "out.gz")
-    assert gzip.decompress((tmp_path / "out.gz").read_bytes()) == b""

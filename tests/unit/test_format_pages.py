@@ -26,6 +26,7 @@ from cirrus_fast import (
 from cirrus_fast.backend.checkpoint import Checkpoint
 from cirrus_fast.data.columns import SCALINGS
 from cirrus_fast.data.holdout import HoldOut
+from cirrus_fast.errors import ModelError
 
 pytestmark = pytest.mark.usefixtures("storage_root")
 
@@ -94,6 +95,13 @@ def test_manifest_has_the_keys_described(repository: Path, data_dir: Path) -> No
     raw = json.loads((Path(made.uri) / "manifest.json").read_text())
     assert set(raw) == keys(page(repository, "data.md"), "manifest.json")
     assert set(raw["shards"][0]) == {"object", "bytes", "blocks"}
+    whole = (Path(made.uri) / "manifest.json").read_bytes()
+    is_whole = run_code(page(repository, "data.md"))["is_whole"]
+    is_whole.__globals__["crc32c"] = _kernels.crc32c
+    assert is_whole(whole)
+    assert not is_whole(whole.replace(b"300", b"301"))
+    objects = {path.name: path.read_bytes() for path in Path(made.uri).glob("*-*")}
+    assert raw["crc32c"] == {n: f"{_kernels.crc32c(x):08x}" for n, x in objects.items()}
     names = {re.sub("[0-9a-f]{8}", "TOKEN", path.name) for path in Path(made.uri).iterdir()}
     normalized = normalize("c", "n")
     names |= {re.sub("[0-9a-f]{8}", "TOKEN", path.name) for path in Path(normalized.uri).iterdir()}
@@ -176,3 +184,22 @@ def test_newer_versions_and_other_formats_are_refused(trained: TrainResult, tmp_
     del header["text_format"]
     np.savez(tmp_path / "other.npz", **(arrays | {"model": json.dumps(header), "later": 1}))
     assert LinearModel.load(tmp_path / "other.npz").text_format == "libsvm"
+
+
+def test_results_ignore_keys_they_do_not_know(trained: TrainResult, tmp_path: Path) -> None:
+    trained.save(tmp_path / "result.npz")
+    with np.load(tmp_path / "result.npz") as file:
+        arrays = dict(file)
+    summary = json.loads(str(arrays["result"])) | {"a_later_key": [1], "model": "no model"}
+    summary["history"][0]["a_later_key"] = 1
+    np.savez(tmp_path / "later.npz", **(arrays | {"result": json.dumps(summary), "later": 1}))
+    loaded = TrainResult.load(tmp_path / "later.npz")
+    assert loaded.history == trained.history
+    assert loaded.model.weights.tobytes() == trained.model.weights.tobytes()
+    del summary["checkpoint_error"]  # a key of a later version than the file's
+    np.savez(tmp_path / "earlier.npz", **(arrays | {"result": json.dumps(summary)}))
+    assert TrainResult.load(tmp_path / "earlier.npz").checkpoint_error is None
+    for wrong in ({"history": [3]}, {"history": None}, {"history": [{"rows": 1}]}):
+        np.savez(tmp_path / "bad.npz", **(arrays | {"result": json.dumps(summary | wrong)}))
+        with pytest.raises(ModelError, match=r"bad\.npz: damaged result"):
+            TrainResult.load(tmp_path / "bad.npz")

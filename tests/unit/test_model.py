@@ -114,10 +114,10 @@ def test_text_is_read_with_the_models_base_and_hashing():
 def test_no_rows_have_no_scores():
     assert model_of().decision_function(b"").shape == (0,)
     assert model_of().predict_proba(b"").shape == (0, 2)
-    load_csr(np.empty((0, 3)), [], "empty")
-    assert model_of(index_base=0).predict("empty").shape == (0,)
-    with pytest.raises(DatasetError, match="no rows to evaluate"):
-        model_of(index_base=0).evaluate("empty")
+    assert model_of().predict(np.empty((0, 3))).shape == (0,)
+    for rows, y in ((b"", None), (np.empty((0, 3)), [])):
+        with pytest.raises(DatasetError, match="no rows to evaluate"):
+            model_of().evaluate(rows, y)
 
 
 @pytest.mark.usefixtures("loaded")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cirrus_fast import LibsvmParseError, load_libsvm
-from cirrus_fast.data.dataset import remove
+from cirrus_fast.data.dataset import remove_dataset
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_removing_a_data_set_leaves_what_lies_inside_its_folder(text: Path, tmp_
     outer, inner = f"{tmp_path}/outer", f"{tmp_path}/outer/inner"
     load_libsvm(text, outer)
     load_libsvm(text, inner)
-    remove(outer)
+    remove_dataset(outer)
     assert not (tmp_path / "outer" / "manifest.json").exists()
-    remove(inner)
+    remove_dataset(inner)
     assert list((tmp_path / "outer").iterdir()) == []

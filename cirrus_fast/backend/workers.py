@@ -1,0 +1,135 @@
+"""The workers of a run: started, watched, replaced when they die, waited for at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import BrokenExecutor, Executor, Future, wait
+
+from cirrus_fast.backend.plan import Plan
+from cirrus_fast.backend.processes import WorkerDiedError
+from cirrus_fast.errors import CirrusFastError, TrainingError
+from cirrus_fast.notices import notice
+from cirrus_fast.runtime.params.local import WAITING, LocalStore
+from cirrus_fast.runtime.worker import run_worker
+
+# How often a worker's place is taken by another before the run is given up.
+_MOST_DEATHS = 5
+# How long an executor may take to start a worker that the others, or the run, wait for.
+_START_S = 60.0
+# How long a worker may take to end once it is told to. A chunk of rows takes milliseconds, reading
+# the rows that fit its memory some seconds.
+_END_S = 30.0
+
+
+class Workers:
+    """Those of one run, by number.
+
+    Attributes
+    ----------
+    reports : of those that ended, seconds by phase
+    rows_repeated : rows that may have been learnt from twice, or once without being counted, by
+        workers that died
+    """
+
+    def __init__(
+        self, plan: Plan, task: str, store: LocalStore, url: str, executor: Executor
+    ) -> None:
+        self._plan = plan
+        self._task = task
+        self._store = store
+        self._url = url
+        self._executor = executor
+        self._futures: dict[int, Future[str]] = {}
+        self._launched = time.perf_counter()
+        self._deaths = 0
+        self.reports: list[dict[str, float]] = []
+        self.rows_repeated = 0
+
+    def launch(self) -> None:
+        for worker in range(self._plan.n_workers):
+            self._launch(worker)
+
+    def _launch(self, worker: int) -> None:
+        generation = self._store.admit(worker)
+        spec = self._plan.spec(self._task, worker, generation, self._url)
+        self._launched = time.perf_counter()
+        try:
+            self._futures[worker] = self._executor.submit(run_worker, spec.to_json())
+        except CirrusFastError:
+            raise
+        except BrokenExecutor as error:
+            raise _broken(error) from error
+        except (OSError, RuntimeError) as error:  # no process to be had; it was shut down
+            raise TrainingError(f"the executor takes no worker: {error}") from error
+
+    @property
+    def running(self) -> bool:
+        return bool(self._futures)
+
+    def look_after(self) -> None:
+        """Takes the reports of those that are done; puts others in the place of the dead."""
+        for worker, future in list(self._futures.items()):
+            if not future.done():
+                continue
+            del self._futures[worker]
+            if isinstance(future.exception(), KeyboardInterrupt):  # Ctrl-C in a pool's process
+                raise KeyboardInterrupt
+            try:
+                self.reports.append(json.loads(future.result()))
+            except BrokenExecutor as error:
+                raise _broken(error) from error
+            except WorkerDiedError as error:
+                self._deaths += 1
+                if self._deaths > _MOST_DEATHS:
+                    raise TrainingError(f"given up after {self._deaths} deaths: {error}") from error
+                self._forfeit(worker)
+                notice(f"{error}; another takes its place")
+                self._launch(worker)
+        if self._futures:
+            self._check_start()
+
+    def _check_start(self) -> None:
+        """Without this, a run would wait for ever for an executor that has no place."""
+        if time.perf_counter() - self._launched <= _START_S:
+            return
+        waiting, wanted = self._store.slots["state"] == WAITING, self._plan.n_workers
+        if waiting.all():
+            raise TrainingError(
+                f"the executor has started none of {wanted} workers in {_START_S:g} s; "
+                "is it busy, or without processes?"
+            )
+        consistency = self._plan.options.consistency
+        if consistency != "async" and waiting.any():
+            raise TrainingError(
+                f"the executor has started {wanted - int(waiting.sum())} of {wanted} workers, and "
+                f"with consistency={consistency!r} they wait for each other; "
+                "give it as many processes, or lower n_workers"
+            )
+
+    def gather(self) -> None:
+        """Waits for the workers to end, as they were told to. What dies now is not replaced."""
+        running = {w: f for w, f in self._futures.items() if not f.cancel()}
+        wait(running.values(), _END_S)
+        for worker, future in running.items():
+            if not future.done():
+                notice(f"worker {worker} has not ended in {_END_S:g} s; the run ends without it")
+                self._forfeit(worker)
+                self._store.admit(worker)  # should it wake up, it must not touch the model
+                continue
+            error = future.exception()
+            if error is None:
+                self.reports.append(json.loads(future.result()))
+            elif isinstance(error, WorkerDiedError | BrokenExecutor | KeyboardInterrupt):
+                self._forfeit(worker)
+            else:
+                raise error
+
+    def _forfeit(self, worker: int) -> None:
+        """A worker is gone: what it had begun may be in the model, and is not counted."""
+        self.rows_repeated += self._store.begun(worker)
+        self._store.slots[worker]["granted"] = 0
+
+
+def _broken(error: BrokenExecutor) -> TrainingError:
+    return TrainingError(f"the executor broke: {error}; its processes may have run out of memory")

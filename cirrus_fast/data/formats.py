@@ -1,0 +1,4 @@
+"""Names of the text formats that rows come in."""
+
+LIBSVM = "libsvm"
+CRITEO = "criteo"
