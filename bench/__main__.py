@@ -56,6 +56,7 @@ def main() -> int:
     from cirrus_fast import _kernels
 
     impl = _kernels.active_impl()
+    busy = os.getloadavg()[0]
     data.described()  # makes the rows
     with tempfile.TemporaryDirectory() as scratch:
         status, measured = session(Path(scratch) / impl, impl, chosen.only, ours_alone=False)
@@ -72,6 +73,7 @@ def main() -> int:
             output,
             command=" ".join(["python -m bench", *shown_arguments()]),
             rows=data.described(),
+            busy=busy,
             versions={
                 "cirrus-fast": metadata.version("cirrus-fast"),
                 "numpy": metadata.version("numpy"),

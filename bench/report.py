@@ -86,6 +86,7 @@ def write_report(
     *,
     command: str,
     rows: str,
+    busy: float,
     versions: dict[str, str],
     missing: list[str],
 ) -> None:
@@ -97,7 +98,8 @@ def write_report(
         f"Made by `{command}`; how to read them: [docs/benchmarks.md](../docs/benchmarks.md).",
         "",
         f"* Machine: {cpu.get('brand_raw', 'CPU unknown')}, {cpu.get('count')} cores, "
-        f"{machine['system']} {machine['release']}, Python {machine['python_version']}",
+        f"{machine['system']} {machine['release']}, Python {machine['python_version']}; "
+        f"load when it began: {busy:.1f}{' (other work disturbed it)' if busy > 0.5 else ''}",
         f"* Kernels: `{measured.impl}` in the first tables",
         f"* Rows: {rows}",
         "* Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()),

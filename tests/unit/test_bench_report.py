@@ -53,6 +53,7 @@ def report_of(report, tmp_path, main, others=(), outcomes=(), missing=()):
         target,
         command="python -m bench",
         rows="some rows",
+        busy=0.1,
         versions={"numpy": "2"},
         missing=list(missing),
     )
