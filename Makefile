@@ -1,11 +1,11 @@
 # One command each. Uses the Python of the active environment; override with PYTHON=...
 PYTHON ?= python
-C_FILES = $(wildcard csrc/*.c csrc/*.h tests/core/*.c tests/fuzz/*.c tests/fuzz/*.h)
+C_FILES = $(wildcard csrc/*.c csrc/*.h tests/core/*.c tests/fuzz/*.c tests/fuzz/*.h bench/*.c)
 FUZZ_SECONDS ?= 60
 
 MINUTES ?= 10
 
-.PHONY: dev test check check-style check-types check-c check-spelling asan coverage fuzz soak bench clean
+.PHONY: dev test check check-style check-types check-c check-spelling asan coverage fuzz soak bench bench-check bench-accept clean
 .PHONY: wheels test-wheels test-arm test-cpus release
 
 dev: ## install for development; again after touching csrc/ or pyx/
@@ -43,8 +43,14 @@ fuzz: ## each target of tests/fuzz/targets.txt for FUZZ_SECONDS
 soak: ## runs with random faults for MINUTES: kills, hangs, timeouts, Ctrl-C, full disks, resumes
 	$(PYTHON) tests/soak/soak.py --minutes $(MINUTES)
 
-bench: ## measure, and write bench/RESULTS.md
+bench: ## measure beside every peer, and write bench/RESULTS.md (docs/benchmarks.md)
 	$(PYTHON) -m bench
+
+bench-check: ## count the kernels' instructions; fails where there are more than committed
+	$(PYTHON) -m bench.instructions
+
+bench-accept: ## count them, and make these the committed ones
+	$(PYTHON) -m bench.instructions --accept
 
 wheels: ## the source archive and a wheel for each architecture, into dist/
 	$(PYTHON) .ci/wheels.py

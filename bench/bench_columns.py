@@ -5,33 +5,65 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cirrus_fast.data.columns import MAX_ABS_SCALING, ColumnStatistics, Scaling
+from bench import data, limits, ours, peers
+
+STATISTICS = "column statistics, 1 thread"
+SCALING = "scaling columns, 1 thread"
 
 
-def bench_statistics(benchmark, peer, rows):
-    peer("cirrus_fast", "column statistics", n_rows=rows.n_rows)
-    benchmark(ColumnStatistics.scan, rows.indices, rows.data, rows.n_features)
+@pytest.mark.ours
+def bench_statistics(measure):
+    rows = data.train_rows()
+    measure(STATISTICS, "cirrus_fast", lambda: ours.statistics(rows), n_rows=rows.n_rows)
 
 
-def bench_statistics_scikit_learn(benchmark, peer, rows):
-    preprocessing = pytest.importorskip("sklearn.preprocessing")
-    peer("scikit-learn MaxAbsScaler.fit", "column statistics", n_rows=rows.n_rows)
-    benchmark(preprocessing.MaxAbsScaler().fit, rows.to_scipy())
+def bench_statistics_scikit_learn(measure):
+    preprocessing = peers.need("sklearn.preprocessing")
+    rows = data.train_rows()
+    matrix = rows.to_scipy()
+    found, statistics = preprocessing.MaxAbsScaler().fit(matrix), ours.statistics(rows)
+    columns = statistics.columns
+    largest = np.maximum(np.abs(columns["min"]), np.abs(columns["max"]))
+    assert np.array_equal(found.max_abs_[statistics.ids].astype(np.float32), largest)
+    measure(
+        STATISTICS,
+        "scikit-learn MaxAbsScaler.fit (the maximum alone)",
+        lambda: preprocessing.MaxAbsScaler().fit(matrix),
+        n_rows=rows.n_rows,
+    )
 
 
-def bench_scaling(benchmark, peer, rows):
-    statistics = ColumnStatistics.scan(rows.indices, rows.data, rows.n_features)
-    scaling = Scaling.fit(MAX_ABS_SCALING, statistics, rows.n_rows)
-    peer("cirrus_fast", "scale to maximum 1", n_rows=rows.n_rows)
-    benchmark(scaling.apply, rows.indices, rows.data)
+def bench_statistics_limit(measure):
+    rows = data.train_rows()
+    measure(STATISTICS, "limit: reading the CSR", lambda: limits.read(rows), n_rows=rows.n_rows)
 
 
-def bench_scaling_scikit_learn(benchmark, peer, rows):
-    preprocessing = pytest.importorskip("sklearn.preprocessing")
+@pytest.mark.ours
+def bench_scaling(measure):
+    rows = data.train_rows()
+    scaling = ours.MaxAbs(rows)
+    measure(SCALING, "cirrus_fast", lambda: scaling.scale(rows), n_rows=rows.n_rows)
+
+
+def bench_scaling_scikit_learn(measure):
+    preprocessing = peers.need("sklearn.preprocessing")
+    rows = data.train_rows()
     matrix = rows.to_scipy()
     fitted = preprocessing.MaxAbsScaler().fit(matrix)
-    statistics = ColumnStatistics.scan(rows.indices, rows.data, rows.n_features)
-    scaled = Scaling.fit(MAX_ABS_SCALING, statistics, rows.n_rows).apply(rows.indices, rows.data)
-    assert np.allclose(fitted.transform(matrix).data, scaled)
-    peer("scikit-learn MaxAbsScaler.transform", "scale to maximum 1", n_rows=rows.n_rows)
-    benchmark(fitted.transform, matrix)
+    assert np.allclose(fitted.transform(matrix).data, ours.MaxAbs(rows).scale(rows))
+    measure(
+        SCALING,
+        "scikit-learn MaxAbsScaler.transform",
+        lambda: fitted.transform(matrix),
+        n_rows=rows.n_rows,
+    )
+
+
+def bench_scaling_limit(measure):
+    rows = data.train_rows()
+    measure(
+        SCALING,
+        "limit: memcpy of the values to fresh pages",
+        lambda: limits.copy_fresh(rows.data),
+        n_rows=rows.n_rows,
+    )

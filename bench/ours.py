@@ -1,0 +1,276 @@
+"""What is measured of cirrus_fast: the one place that knows which of its functions a benchmark, or
+the count of instructions, calls. A faster way to do the same work is named here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import cirrus_fast
+from bench import data
+from cirrus_fast import _kernels
+from cirrus_fast.data.blocks import Dictionary, decode_block, encode_block
+from cirrus_fast.data.columns import MAX_ABS_SCALING, STANDARD_SCALING, ColumnStatistics, Scaling
+from cirrus_fast.data.csr import CSR, Float32Array, UInt32Array
+from cirrus_fast.data.dataset import Dataset
+from cirrus_fast.data.evaluation import Evaluation
+from cirrus_fast.data.loading import BLOCK_ROWS
+from cirrus_fast.data.result import TrainResult
+from cirrus_fast.data.text import parse_text
+from cirrus_fast.runtime import minibatches as minibatches_module
+from cirrus_fast.runtime.bsp import make_scratch
+
+# Text a streaming parser is given at a time.
+CHUNK_BYTES = 1 << 20
+
+# Text
+
+
+def parse_csr(text, n_threads: int = 1) -> CSR:
+    return cirrus_fast.parse_libsvm(text, n_threads=n_threads)
+
+
+def parse_blocks(text) -> tuple[int, int]:
+    """Rows and entries of the text, parsed piece by piece, nothing kept."""
+    rows = entries = 0
+    for begin in range(0, len(text), CHUNK_BYTES):
+        block = parse_text(text, begin, min(begin + CHUNK_BYTES, len(text)))
+        rows, entries = rows + len(block.labels), entries + len(block.data)
+    return rows, entries
+
+
+def load(path: Path, folder: Path, n_threads: int, like: Dataset | None = None) -> Dataset:
+    return cirrus_fast.load_libsvm(
+        path, str(folder), overwrite=True, n_threads=n_threads, like=like
+    )
+
+
+# Blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """A data set's blocks in memory."""
+
+    dataset: Dataset
+    blocks: list[bytes]
+
+
+def coded(dataset: Dataset) -> Coded:
+    return Coded(dataset, [dataset.read_bytes(block) for block in dataset.blocks])
+
+
+def build_dictionary(rows: CSR) -> Dictionary:
+    return Dictionary.build(rows)
+
+
+def encode(rows: CSR, dictionary: Dictionary | None) -> list[bytes]:
+    return [
+        encode_block(
+            rows.labels[begin : begin + BLOCK_ROWS],
+            rows.indptr[begin : begin + BLOCK_ROWS + 1],
+            rows.indices,
+            rows.data,
+            None,
+            dictionary,
+        )
+        for begin in range(0, rows.n_rows, BLOCK_ROWS)
+    ]
+
+
+def decode(coded: Coded, *, ordered: bool) -> Iterator[CSR]:
+    dictionary, base = coded.dataset.dictionary, coded.dataset.manifest.index_base
+    for raw in coded.blocks:
+        yield decode_block(raw, dictionary, base=base, ordered=ordered)
+
+
+def _localized(coded: Coded, size: int) -> Iterator[tuple[CSR, slice, UInt32Array, UInt32Array]]:
+    """Mini-batches of so many rows: the block and where in it, local indices, distinct ids."""
+    table = np.empty(coded.dataset.n_features, np.uint32)
+    room = max(block.nnz for block in coded.dataset.blocks)
+    local, distinct = np.empty(room, np.uint32), np.empty(room + 1, np.uint32)
+    for block in decode(coded, ordered=False):
+        for begin in range(0, block.n_rows, size):
+            end = min(begin + size, block.n_rows)
+            at = slice(int(block.indptr[begin]), int(block.indptr[end]))
+            places = local[: at.stop - at.start]
+            n = _kernels.localize(block.indices[at], table, places, distinct)
+            yield block, at, places, distinct[:n]
+
+
+def decode_minibatches(coded: Coded, size: int) -> int:
+    """Decodes and localises all rows; how many distinct ids the mini-batches have, summed."""
+    return sum(len(distinct) for *_, distinct in _localized(coded, size))
+
+
+def minibatches(coded: Coded, size: int) -> Iterator[tuple[UInt32Array, Float32Array]]:
+    """Ids and values of each mini-batch, found again through its local indices: for comparing."""
+    for block, at, local, distinct in _localized(coded, size):
+        yield distinct[local], block.data[at]
+
+
+# Columns
+
+
+def statistics(rows: CSR) -> ColumnStatistics:
+    return ColumnStatistics.scan(rows.indices, rows.data, rows.n_features)
+
+
+class MaxAbs:
+    """The scaling that makes every column's largest magnitude 1."""
+
+    def __init__(self, rows: CSR) -> None:
+        self._scaling = Scaling.fit(MAX_ABS_SCALING, statistics(rows), rows.n_rows)
+
+    def scale(self, rows: CSR) -> Float32Array:
+        return self._scaling.apply(rows.indices, rows.data)
+
+
+# Training
+
+
+def run(dataset: str, n_workers: int, **options: object) -> TrainResult:
+    """A training run by the public way. Its seconds count from the first step, when rows are
+    decoded."""
+    return cirrus_fast.LogisticRegression(
+        dataset=dataset, n_workers=n_workers, progress=False, epsilon=0, **options
+    ).run()
+
+
+def one_pass(dataset: str, n_workers: int, minibatch_size: int = 1) -> TrainResult:
+    return run(dataset, n_workers, epochs=1, eval_interval=1.0, minibatch_size=minibatch_size)
+
+
+class Trainer:
+    """Rows in memory and a model to learn from them, without data set, workers and supervisor."""
+
+    def __init__(self, rows: CSR, optimizer: str = "adagrad", *, minibatch_size: int = 1) -> None:
+        scaling = Scaling.fit(STANDARD_SCALING, statistics(rows), rows.n_rows)
+        self._rows = scaling.apply_rows(rows)
+        self._divisor = np.ones(rows.n_features, np.float32)
+        self._divisor[scaling.ids] = scaling.divisor
+        entries_a_row = rows.nnz / rows.n_rows
+        rate = {
+            "adagrad": 0.6 / math.sqrt(entries_a_row),
+            "ftrl": 0.15,
+            "sgd": 0.7 / entries_a_row,
+        }[optimizer]
+        self._optimizer = _kernels.Optimizer(optimizer, rate)
+        self._state = np.empty((rows.n_features + 1) * self._optimizer.width, np.float32)
+        self._model = _kernels.TrainModel(self._optimizer, self._state, None)
+        self._order = np.arange(rows.n_rows, dtype=np.uint32)
+        self._size = minibatch_size
+        self._room = int(np.diff(rows.indptr).max()) * minibatch_size
+        base = float((rows.labels > 0).mean())
+        self._intercept = math.log(base / (1 - base))
+
+    def one_pass(self, n_threads: int = 1) -> None:
+        """From nothing, every row once."""
+        self._optimizer.clear(self._state, self._intercept)
+        if n_threads == 1:
+            self._train(self._order)
+            return
+        with ThreadPoolExecutor(n_threads) as pool:
+            list(pool.map(self._train, np.array_split(self._order, n_threads)))
+
+    def _train(self, order: UInt32Array) -> None:
+        rows = self._rows
+        self._model.train(
+            rows.labels,
+            rows.indptr,
+            rows.indices,
+            rows.data,
+            None,
+            order,
+            self._size,
+            make_scratch(rows.n_features, self._room),
+        )
+
+    def logloss(self, test: CSR) -> float:
+        weights = np.empty(self._rows.n_features, np.float32)
+        intercept = self._optimizer.weights(self._state, None, 0.0, weights)
+        return logloss(weights / self._divisor, intercept, test)
+
+
+def logloss(weights: Float32Array, intercept: float, test: CSR) -> float:
+    return evaluate(data.margins(test, weights, intercept), test).logloss
+
+
+def text_to_model(path: Path, n_threads: int) -> Trainer:
+    """A text file to a model in memory: parsed, then one pass."""
+    trainer = Trainer(parse_csr(data.mapped(path), n_threads))
+    trainer.one_pass(n_threads)
+    return trainer
+
+
+def seconds_to_loss(
+    dataset: str, test_dataset: str, target: float, n_workers: int
+) -> tuple[float, float, bool]:
+    """The public way: seconds from the first step, on decoded rows, until the test loss is at most
+    the target, evaluations included; that loss; True. If it is not reached: the seconds of the
+    whole run, the best loss, False."""
+    n_rows = Dataset(dataset).n_rows
+    result = run(
+        dataset,
+        n_workers,
+        test_dataset=test_dataset,
+        optimizer="ftrl",
+        l1=3 / n_rows,
+        epochs=10,
+        eval_interval=0.5,
+        threshold_loss=target,
+    )
+    for record in result.history:
+        if record.test_loss is not None and record.test_loss <= target:
+            return record.seconds, record.test_loss, True
+    return result.seconds, result.test_loss, False
+
+
+def decoded_bytes(dataset: Dataset) -> int:
+    """What training holds of the rows."""
+    return sum(map(minibatches_module.decoded_bytes, dataset.blocks))
+
+
+class Gradient:
+    """The gradient of one localised mini-batch."""
+
+    def __init__(self, rows: CSR, size: int = 200) -> None:
+        part = data.first(rows, size)
+        table = np.empty(rows.n_features, np.uint32)
+        local, distinct = np.empty_like(part.indices), np.empty(part.nnz + 1, np.uint32)
+        n = _kernels.localize(part.indices, table, local, distinct)
+        draw = np.random.default_rng(2)
+        self.w = draw.normal(0, 0.1, n).astype(np.float32)
+        self.rows = CSR(part.labels, part.indptr, local, part.data, n)
+        self.intercept = 0.1
+        self.gradient = np.empty(n, np.float32)
+
+    def compute(self):
+        rows = self.rows
+        _kernels.logistic_gradient(
+            rows.labels,
+            rows.indptr,
+            rows.indices,
+            rows.data,
+            None,
+            self.w,
+            self.intercept,
+            self.gradient,
+        )
+        return self.gradient
+
+
+# Scoring
+
+
+def score(rows: CSR, weights, intercept: float):
+    return data.margins(rows, weights, intercept)
+
+
+def evaluate(margins, rows: CSR) -> Evaluation:
+    return Evaluation.of(margins, rows.labels)
