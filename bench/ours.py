@@ -21,7 +21,7 @@ from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.evaluation import Evaluation
 from cirrus_fast.data.loading import BLOCK_ROWS
 from cirrus_fast.data.result import TrainResult
-from cirrus_fast.data.text import parse_text
+from cirrus_fast.data.text import TextParser
 from cirrus_fast.runtime import minibatches as minibatches_module
 from cirrus_fast.runtime.bsp import make_scratch
 
@@ -38,8 +38,9 @@ def parse_csr(text, n_threads: int = 1) -> CSR:
 def parse_blocks(text) -> tuple[int, int]:
     """Rows and entries of the text, parsed piece by piece, nothing kept."""
     rows = entries = 0
+    parser = TextParser()
     for begin in range(0, len(text), CHUNK_BYTES):
-        block = parse_text(text, begin, min(begin + CHUNK_BYTES, len(text)))
+        block = parser.parse(text, begin, min(begin + CHUNK_BYTES, len(text)))
         rows, entries = rows + len(block.labels), entries + len(block.data)
     return rows, entries
 
