@@ -14,7 +14,13 @@ import numpy as np
 import cirrus_fast
 from bench import data
 from cirrus_fast import _kernels
-from cirrus_fast.data.blocks import Dictionary, decode_block, encode_block
+from cirrus_fast.data.blocks import (
+    Dictionary,
+    LocalizedBlock,
+    MinibatchDecoder,
+    decode_block,
+    encode_block,
+)
 from cirrus_fast.data.columns import MAX_ABS_SCALING, STANDARD_SCALING, ColumnStatistics, Scaling
 from cirrus_fast.data.csr import CSR, Float32Array, UInt32Array
 from cirrus_fast.data.dataset import Dataset
@@ -90,29 +96,25 @@ def decode(coded: Coded, *, ordered: bool) -> Iterator[CSR]:
         yield decode_block(raw, dictionary, base=base, ordered=ordered)
 
 
-def _localized(coded: Coded, size: int) -> Iterator[tuple[CSR, slice, UInt32Array, UInt32Array]]:
-    """Mini-batches of so many rows: the block and where in it, local indices, distinct ids."""
-    table = np.empty(coded.dataset.n_features, np.uint32)
-    room = max(block.nnz for block in coded.dataset.blocks)
-    local, distinct = np.empty(room, np.uint32), np.empty(room + 1, np.uint32)
-    for block in decode(coded, ordered=False):
-        for begin in range(0, block.n_rows, size):
-            end = min(begin + size, block.n_rows)
-            at = slice(int(block.indptr[begin]), int(block.indptr[end]))
-            places = local[: at.stop - at.start]
-            n = _kernels.localize(block.indices[at], table, places, distinct)
-            yield block, at, places, distinct[:n]
+def _localized(coded: Coded, size: int) -> Iterator[LocalizedBlock]:
+    dataset = coded.dataset
+    decoder = MinibatchDecoder(dataset.dictionary, base=dataset.manifest.index_base)
+    return (decoder.decode(raw, size) for raw in coded.blocks)
 
 
 def decode_minibatches(coded: Coded, size: int) -> int:
     """Decodes and localises all rows; how many distinct ids the mini-batches have, summed."""
-    return sum(len(distinct) for *_, distinct in _localized(coded, size))
+    return sum(len(block.ids) for block in _localized(coded, size))
 
 
 def minibatches(coded: Coded, size: int) -> Iterator[tuple[UInt32Array, Float32Array]]:
     """Ids and values of each mini-batch, found again through its local indices: for comparing."""
-    for block, at, local, distinct in _localized(coded, size):
-        yield distinct[local], block.data[at]
+    for block in _localized(coded, size):
+        for number, begin in enumerate(range(0, len(block.labels), size)):
+            end = min(begin + size, len(block.labels))
+            at = slice(int(block.indptr[begin]), int(block.indptr[end]))
+            ids = block.ids[block.offsets[number] : block.offsets[number + 1]]
+            yield ids[block.local[at]], block.data[at]
 
 
 # Columns
