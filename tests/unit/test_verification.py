@@ -30,7 +30,7 @@ def scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     popularity = 1 / np.arange(1.0, 51)  # so that a dictionary is of use
     lines = []
     for i in range(200):
-        ids = np.sort(rng.choice(50, 5, replace=False, p=popularity / popularity.sum())) + 1
+        ids = np.sort(rng.choice(50, 12, replace=False, p=popularity / popularity.sum())) + 1
         lines.append(f"{i % 3 % 2}:{i % 7 + 1} " + " ".join(f"{j}:{j % 4 + 1}" for j in ids))
     (tmp_path / "rows.svm").write_text("\n".join(lines))
     load_libsvm(tmp_path / "rows.svm", "raw", label_weights=True)
@@ -191,8 +191,9 @@ def test_statistics_of_other_rows_are_found(scaled: Dataset, field: str) -> None
 
 def test_objects_of_another_load_are_found(tmp_path: Path) -> None:
     """Each is whole; only together they are not."""
-    for name, text in (("a", "1 1:1\n0 2:1\n"), ("b", "1 3:7\n0 4:7\n")):
-        (tmp_path / "rows.svm").write_text(text * 20)
+    for name, first, value in (("a", 1, 1), ("b", 3, 7)):
+        entries = " ".join(f"{i}:{value}" for i in range(first, first + 20))
+        (tmp_path / "rows.svm").write_text(f"1 {entries}\n0 {entries}\n" * 200)
         load_libsvm(tmp_path / "rows.svm", name)
     a, b = Dataset("a"), Dataset("b")
     for ours, theirs in zip(
