@@ -13,7 +13,7 @@ import pytest
 from cirrus_fast import CSR, Dataset, LogisticRegression, load_csr
 from cirrus_fast.errors import DatasetError, OptionError
 from cirrus_fast.options import table
-from cirrus_fast.runtime import minibatches
+from cirrus_fast.runtime import minibatches, row_sources
 from cirrus_fast.runtime import worker as worker_module
 from cirrus_fast.runtime.worker import run_worker
 
@@ -292,6 +292,7 @@ def test_n_ps():
 def test_worker_size(monkeypatch):
     """Too small for all rows: blocks are read again each epoch, and still every row comes once."""
     monkeypatch.setattr(minibatches, "_SHARE_FOR_ROWS", 5e-4)  # 128 MB stand for 64 kB
+    monkeypatch.setattr(row_sources, "_NEAR_AHEAD_BYTES", 5000)
     reads, rows_seen = [], []
     read_into, read = Dataset.read_into, minibatches.MiniBatches._read
 

@@ -140,7 +140,7 @@ def test_shards_in_each_others_place_are_found(scaled: Dataset) -> None:
     ("field", "value", "says"),
     [
         ("n_positive", 66, "the manifest's positives is 66, its rows have"),
-        ("longest_row", 6, "the manifest's longest_row is 6, its rows have 5"),
+        ("longest_row", 13, "the manifest's longest_row is 13, its rows have 12"),
         ("weight", 700.0, r"the manifest's weight is 700\.0, its rows have"),
         ("positive_weight", 1.0, r"the manifest's positive_weight is 1\.0, its rows have"),
         ("n_features", 49, "feature 49 is beyond the manifest's width"),
