@@ -169,7 +169,7 @@ def load_libsvm(
     return write_dataset(
         dataset,
         reader.chunks(found),
-        reader.read,
+        reader.reusing_memory(),
         ids_of_text,
         lineage=lineage,
         n_threads=threads,

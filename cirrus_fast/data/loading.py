@@ -136,7 +136,8 @@ def write_dataset(
 
     Parameters
     ----------
-    items, read : read(item), called on threads, gives the rows of each, ids as to be stored
+    items, read : read(item), called on threads, gives the rows of each, ids as to be stored; the
+        thread is done with them before it reads again
     ids : called at the end, with all that is known by then; says what the stored ids mean
     overwrite : whether a data set of this name may be replaced
     positive_labels, parent : decide the label map; a parent's is taken over
