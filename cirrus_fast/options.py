@@ -57,9 +57,12 @@ def _option(
 class Options:
     """Options of one training run, checked. None means "decided from the data", as `help` says."""
 
-    dataset: str = _option("data set to train on: bare name, path or URI", kind=str)
+    dataset: str = _option(
+        "data set to train on: bare name, path or URI; or a LibSVM text file, with model_size",
+        kind=str,
+    )
     test_dataset: str | None = _option(
-        "data set to evaluate on, instead of held-out rows", default=None, kind=str
+        "data set, or text, to evaluate on instead of held-out rows", default=None, kind=str
     )
     test_fraction: float | None = _option(
         "share of the rows held out for evaluation; without test_dataset and with epsilon > 0, "
