@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from threading import Event
 
@@ -14,6 +14,7 @@ from cirrus_fast.backend.learning_curve import LearningCurve
 from cirrus_fast.backend.plan import Plan
 from cirrus_fast.backend.processes import ProcessExecutor
 from cirrus_fast.backend.progress import Reporter, reporter
+from cirrus_fast.backend.threads import ThreadExecutor
 from cirrus_fast.backend.workers import Workers
 from cirrus_fast.data.result import PHASES, Record, TrainResult
 from cirrus_fast.data.sources import identity_of
@@ -70,12 +71,12 @@ def _executor(plan: Plan, task: str, store: LocalStore) -> Iterator[tuple[Execut
     """Where workers run, and the store's URL for workers there."""
     chosen = plan.options.executor
     if chosen == "local":
-        pool = ThreadPoolExecutor(plan.n_workers, thread_name_prefix="cirrus-worker")
+        threads = ThreadExecutor(plan.n_workers)
         try:
-            yield pool, local.publish(task, store)
+            yield threads, local.publish(task, store)
         finally:
             store.stop()
-            pool.shutdown()
+            threads.shutdown()
             local.withdraw(task)
     elif chosen == "processes":
         processes = ProcessExecutor(inherited=[store.descriptor])

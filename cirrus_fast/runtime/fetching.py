@@ -133,11 +133,11 @@ class Fetcher:
         return view
 
     def close(self) -> None:
-        """Stops reading and gives everything up."""
+        """Stops reading and gives everything up. Does not wait for what is under way, which may
+        be a server that does not answer."""
         self._expected.clear()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        if self._spill is not None:
-            self._spill.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._spill = None
 
     def _read_ahead(self) -> None:
         while self._expected:
@@ -157,8 +157,9 @@ class Fetcher:
         if run.spilled_at is None:
             self._source.read_into(self._blocks[run.numbers[0]], out)
         else:
-            assert self._spill is not None
-            self._spill.read(run.spilled_at, out)
+            spill = self._spill
+            assert spill is not None, "closed"
+            spill.read(run.spilled_at, out)
         return out
 
     def _make_room(self, n_bytes: int) -> bool:
@@ -168,8 +169,9 @@ class Fetcher:
             run = self._used.pop() if self._keep else self._used.popleft()
             if run.memory is None or run.untaken > 0:
                 continue
-            if self._spill is not None and run.spilled_at is None:
-                run.spilled_at = self._spill.write(run.memory)
+            spill = self._spill
+            if spill is not None and run.spilled_at is None:
+                run.spilled_at = spill.write(run.memory)
             run.memory = None
             self._held -= run.n_bytes
         return self._held + n_bytes <= self._budget
@@ -191,7 +193,8 @@ def _side_by_side(blocks: Sequence[Block], numbers: Sequence[int], run_bytes: in
 
 
 class _SpillFile:
-    """A temporary file without a name, which is gone when it is closed, or its process dies."""
+    """A temporary file without a name, which is gone when its last reader or writer is, or its
+    process dies: to close it under them would give its number to another file."""
 
     def __init__(self) -> None:
         self._descriptor: int | None = None
@@ -231,7 +234,6 @@ class _SpillFile:
                 raise OSError(errno.EIO, "the temporary file of blocks was cut short")
             done += n
 
-    def close(self) -> None:
+    def __del__(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
-            self._descriptor = None

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,8 @@ _GROUP_BYTES = 16e6
 _SHUFFLED_RUN, _RUN = 16, 128
 _BYTES_A_ROW = 4 + 8 + 4 + 4  # label, indptr, weight, order
 _BYTES_AN_ENTRY = 4 + 4
+# How soon a stop is seen while storage does not answer.
+_POLL_S = 0.05
 
 
 @dataclass(slots=True)
@@ -84,12 +87,15 @@ class MiniBatches:
         worker_size_mb: int,
         seed: int,
         worker: int,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
+        """stopping : whether no more rows are wanted; epochs end where it is seen"""
         self.times = ReadTimes()
         self._dataset = dataset
         self._holdout = holdout
         self._scale, self._places = scale, scale.table()
         self._seed, self._worker = seed, worker
+        self._stopping = stopping
         budget = int(worker_size_mb * 1e6 * _SHARE_FOR_ROWS)
         self._n_bytes = self._bytes(numbers)
         self._holds = epochs > 1 and self._n_bytes <= budget
@@ -98,12 +104,14 @@ class MiniBatches:
         self._behind = ThreadPoolExecutor(1, thread_name_prefix="cirrus-decode")
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Window]:
-        """Every training row once, in an order of this epoch's own; the first `skip` left out."""
+        """Every training row once, in an order of this epoch's own; the first `skip` left out.
+        Ends early where the run is stopping."""
         if self._holds and epoch > 0:
             if self._held is None:  # the run goes on where another ended
                 for _ in self._groups(0):
                     pass
-            assert self._held is not None
+            if self._held is None:  # it is stopping
+                return
             order = _runs(self._held.n_rows, self._run(_RUN), self._draw(2, epoch))
             yield Window(self._held, order[skip:])
             return
@@ -118,8 +126,8 @@ class MiniBatches:
         return sum(blocks[i].n_rows - int(holdout.mask(i, blocks[i]).sum()) for i in numbers)
 
     def close(self) -> None:
-        """Gives up what is being read; the rows stay."""
-        self._behind.shutdown(cancel_futures=True)
+        """Gives up what is being read, without waiting for it; the rows stay."""
+        self._behind.shutdown(wait=False, cancel_futures=True)
         self._source.close()
 
     def _draw(self, *purpose: int) -> np.random.Generator:
@@ -139,7 +147,7 @@ class MiniBatches:
 
     def _groups(self, epoch: int) -> Iterator[tuple[CSR, int]]:
         """Rows made ready, and the number of the first that is new; the next ones are already
-        being made meanwhile. What is not held is good until the next but one."""
+        being made meanwhile. What is not held is good until the next is asked for."""
         draw = self._draw(3, epoch)
         runs = self._source.runs
         numbers = [int(n) for i in draw.permutation(len(runs)) for n in draw.permutation(runs[i])]
@@ -161,11 +169,18 @@ class MiniBatches:
         for i in range(len(groups) + 1):
             started, done = time.perf_counter(), ready
             if done is not None:
+                while not done.done():
+                    with suppress(TimeoutError):
+                        done.exception(_POLL_S)
+                    if self._stopping():
+                        return
                 rows, first, waited = done.result()
                 took = time.perf_counter() - started
                 self.times.storage_read += min(took, waited)
                 self.times.decode += max(0.0, took - waited)
                 row, entry = (rows.n_rows, rows.nnz) if self._holds else (0, 0)
+            if self._stopping():
+                return
             if i < len(groups):
                 ready = self._behind.submit(
                     self._prepare, groups[i], draw, raw, into[i % len(into)], row, entry

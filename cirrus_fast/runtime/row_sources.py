@@ -42,9 +42,6 @@ class RowArrays:
         self.data: Float32Array = np.empty(nnz, np.float32)
         self.weights: Float32Array | None = np.empty(n_rows, np.float32) if has_weights else None
 
-    def hold(self, n_rows: int, nnz: int) -> bool:
-        return n_rows <= len(self.labels) and nnz <= len(self.data)
-
     def rows(self, n_rows: int, nnz: int, n_features: int) -> CSR:
         """The first rows."""
         return CSR(

@@ -94,7 +94,14 @@ class WorkerReport:
 
 def run_worker(spec_json: str) -> str:
     """Trains on the spec's blocks until its epochs are done or the store says stop."""
-    return json.dumps(asdict(_Worker(WorkerSpec.from_json(spec_json)).run()))
+    spec = WorkerSpec.from_json(spec_json)
+    try:
+        return json.dumps(asdict(_Worker(spec).run()))
+    except MemoryError as error:
+        why = f" ({error})" if str(error) else ""
+        raise TrainingError(
+            f"worker {spec.worker} has no memory left{why}: lower worker_size or n_workers"
+        ) from error
 
 
 class _Worker:
@@ -102,6 +109,13 @@ class _Worker:
         self._started = time.perf_counter()
         self._spec = spec
         self._store = connect(spec.param_store, spec.task)
+        self._port = Port(
+            self._store,
+            spec.worker,
+            spec.generation,
+            spec.staleness,
+            strict=spec.consistency != "async",
+        )
         dataset = open_rows(spec.dataset, self._store.layout.model_size)
         if dataset.id != spec.dataset_id:
             raise TrainingError(f"{spec.dataset}: was replaced after the run began")
@@ -116,6 +130,7 @@ class _Worker:
             worker_size_mb=spec.worker_size,
             seed=spec.seed,
             worker=spec.worker,
+            stopping=lambda: self._port.stopping,
         )
         self._model = _kernels.TrainModel(
             self._store.optimizer,
@@ -129,13 +144,7 @@ class _Worker:
         )
         room = most_entries(dataset, self._blocks, spec.minibatch_size)
         self._scratch = make_scratch(self._store.layout.n_ids, room)
-        self._port = Port(
-            self._store,
-            spec.worker,
-            spec.generation,
-            spec.staleness,
-            strict=spec.consistency != "async",
-        )
+        self._port.join()
         self._rounds = None
         if spec.consistency == "bsp" and spec.n_workers > 1:
             self._rounds = Rounds(self._port, self._model)
@@ -165,6 +174,8 @@ class _Worker:
             for window in self._stream.epoch(epoch, skip):
                 if not self._window(window.rows, window.order):
                     return
+            if self._port.stopping:
+                return
             skip = 0
 
     def _window(self, rows: CSR, order: UInt32Array) -> bool:
@@ -260,7 +271,7 @@ def main() -> int:
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
         answer = {"report": json.loads(run_worker(spec))}
-    except (CirrusFastError, MemoryError) as error:
+    except CirrusFastError as error:
         answer = {"error": [type(error).__name__, str(error)]}
     except Exception as error:  # a fault of ours or of the machine; another try would not help
         answer = {"error": ["TrainingError", f"{type(error).__name__}: {error}"]}

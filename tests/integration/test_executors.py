@@ -13,6 +13,7 @@ import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from cirrus_fast import LogisticRegression
 from cirrus_fast.backend.processes import ProcessExecutor, WorkerDiedError
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.errors import OptionError, TrainingError
+from cirrus_fast.runtime import worker as worker_module
 from cirrus_fast.runtime.params.local import Layout, LocalStore, connect, shared_url
 from cirrus_fast.runtime.worker import CHUNK_ROWS, run_worker
 
@@ -361,6 +363,85 @@ def test_a_worker_that_hangs_does_not_keep_the_run_from_ending(
     assert result.stop_reason == "stopped"
     assert "has not ended in 0.3 s" in caplog.text
     _wait_for(lambda: _is_gone(victim))
+
+
+def test_a_worker_thread_that_hangs_does_not_keep_the_run_from_ending(
+    clicks: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before its first row, in a file system that does not answer."""
+    monkeypatch.setattr("cirrus_fast.backend.workers._END_S", 0.2)
+    monkeypatch.setattr("cirrus_fast.backend.threads._GRACE_S", 0.2)
+    answer = Event()
+    monkeypatch.setattr("cirrus_fast.runtime.worker.open_rows", lambda *_: answer.wait(60))
+    try:
+        result = LogisticRegression(options(clicks, n_workers=2, timeout=0.2)).run()
+        assert not answer.is_set()
+    finally:
+        answer.set()
+    assert result.stop_reason == "timeout"
+    assert "worker 1 has not ended in 0.2 s" in caplog.text
+
+
+@pytest.mark.parametrize("in_epoch", [0, 1])
+def test_a_read_that_hangs_does_not_keep_a_worker_from_ending(
+    clicks: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    in_epoch: int, tmp_path: Path,
+) -> None:  # fmt: skip
+    """Also where a resumed run reads the rows again that the first one held."""
+    wanted = options(clicks, n_workers=1, epochs=10**6, eval_interval=1.0)
+    resumed = {}
+    if in_epoch:
+        first = LogisticRegression(
+            wanted, checkpoint_interval=1e-6, callbacks=lambda record: record.rows >= 30_000
+        ).run()
+        resumed = {"resume_from": first.checkpoint}
+    answer, asked = Event(), Event()
+
+    def read(*_: object) -> int:
+        asked.set()
+        answer.wait(60)
+        return 0
+
+    monkeypatch.setattr("cirrus_fast.runtime.row_sources.StoredBlocks.read", read)
+    run = LogisticRegression(wanted, **resumed).start()
+    try:
+        assert asked.wait(30)
+        run.stop()
+        result = run.result(20)
+        assert not answer.is_set()
+    finally:
+        answer.set()
+    assert result.stop_reason == "stopped"
+    assert "has not ended" not in caplog.text
+
+
+def test_a_worker_that_looks_at_its_data_for_long_has_started(
+    clicks: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Text is counted whole before a row is learnt."""
+    monkeypatch.setattr("cirrus_fast.backend.workers._START_S", 0.1)
+    plain = worker_module.open_rows
+
+    def slowly(*arguments):
+        time.sleep(0.5)
+        return plain(*arguments)
+
+    monkeypatch.setattr(worker_module, "open_rows", slowly)
+    for consistency in ("async", "ssp", "bsp"):
+        result = LogisticRegression(options(clicks, n_workers=2, consistency=consistency)).run()
+        assert result.rows_processed == 2 * clicks.n_rows
+
+
+def test_a_worker_without_memory_says_what_to_do(
+    clicks: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> None:
+        raise MemoryError("Unable to allocate 3.1 GiB")
+
+    monkeypatch.setattr(worker_module, "open_rows", none_left)
+    task = LogisticRegression(options(clicks, n_workers=1))
+    with pytest.raises(TrainingError, match=r"worker 0 has no memory left .*3\.1 GiB.*worker_size"):
+        task.run()
 
 
 def test_a_killed_process_of_loky_is_one_clear_error(clicks: Dataset) -> None:

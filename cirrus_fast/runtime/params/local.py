@@ -28,7 +28,7 @@ from cirrus_fast.errors import TrainingError
 _SLOT = np.dtype(
     [
         ("generation", np.int64),  # of the worker that may write here; older ones are twins
-        ("state", np.int64),  # WAITING, ACTIVE or FINISHED
+        ("state", np.int64),  # WAITING, STARTED, ACTIVE or FINISHED
         ("rows", np.int64),  # learnt from, reported
         ("granted", np.int64),  # begun, not yet reported: learnt from twice if the worker dies
         ("updates", np.int64),
@@ -48,7 +48,9 @@ _SLOT = np.dtype(
 _CONTROL = np.dtype(
     [("stop", np.int64), ("allowed_rows", np.float64), ("round", np.int64), ("pad", np.int64)]
 )
-WAITING, ACTIVE, FINISHED = 0, 1, 2
+# STARTED: there, and looking at the data, which takes long where they are text. With async nobody
+# waits for such a worker.
+WAITING, ACTIVE, FINISHED, STARTED = 0, 1, 2, 3
 
 _HEADER_BYTES = 4096
 _MAGIC = "cirrus_fast shared model 2"
@@ -291,6 +293,11 @@ class Port:
         self._strict = strict
         self._owner_due = 0.0
         self._owner_gone = False
+        if not self.fenced:
+            self._slot["state"] = STARTED
+
+    def join(self) -> None:
+        """This worker is ready to learn."""
         if not self.fenced:
             self._slot["state"] = ACTIVE
 
