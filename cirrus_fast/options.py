@@ -408,6 +408,8 @@ def _check_together(options: Options, given: Mapping[str, Any]) -> None:
         )
     if options.staleness is not None and options.consistency != "ssp":
         raise OptionError(f'staleness: means nothing with consistency="{options.consistency}"')
+    if options.staleness is not None and options.n_workers == 1:
+        raise OptionError("staleness: means nothing with n_workers=1, who has nobody to wait for")
 
 
 def options_markdown() -> str:

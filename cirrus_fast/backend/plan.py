@@ -51,13 +51,19 @@ class TestRows:
     weights: Float32Array | None
 
     @classmethod
-    def of(cls, parts: list[CSR], label_map: LabelMap) -> TestRows:
+    def of(cls, parts: list[CSR], label_map: LabelMap, name: str) -> TestRows:
+        """name : of the data set or text they are of, for errors"""
         labels = np.concatenate([part.labels for part in parts])
         given = [part.weights for part in parts if part.weights is not None]
         weights = np.concatenate(given) if given else None
         if weights is not None and not weights.any():
-            raise DatasetError("the test rows weigh nothing: their sample weights are all 0")
-        return cls(parts, label_map.positives(labels), weights)
+            raise DatasetError(
+                f"{name}: the test rows weigh nothing: their sample weights are all 0"
+            )
+        try:
+            return cls(parts, label_map.positives(labels), weights)
+        except DatasetError as error:
+            raise DatasetError(f"{name}: in the test rows, {error}") from error
 
     def measure(self, weights: Float32Array, intercept: float) -> tuple[float, float | None]:
         """(log-loss, AUC)"""
@@ -299,9 +305,10 @@ def _model_size(options: Options, dataset: Dataset | TextDataset) -> int:
     size = options.model_size or dataset.n_features
     ids = dataset.columns.ids
     if len(ids) and ids[-1] >= size:
+        or_not = "" if isinstance(dataset, TextDataset) else ", or leave it out"
         raise DatasetError(
             f"{dataset.name}: has a feature {ids[-1]} (0-based), beyond model_size={size}; "
-            f"make it at least {int(ids[-1]) + 1}, or leave it out"
+            f"make it at least {int(ids[-1]) + 1}{or_not}"
         )
     return size
 
@@ -337,7 +344,7 @@ def _test_rows(
         parts = held_out_rows(dataset, holdout)
         if not parts:
             return None
-    return TestRows.of(parts, label_map)
+    return TestRows.of(parts, label_map, options.test_dataset or dataset.name)
 
 
 def _default_rate(optimizer: str, dataset: Dataset | TextDataset) -> float:
@@ -371,4 +378,8 @@ def _worker_count(options: Options, dataset: Dataset | TextDataset, n_train: int
             most, why = in_flight, f"mini-batches in flight would be over 1 % of {n_train} rows"
     if most < wanted and options.n_workers is not None:
         notice_once(f"{dataset.name}: {most} of {wanted} workers are used, since {why}")
+    if most == 1 and options.consistency == "ssp":
+        notice_once(
+            f'{dataset.name}: one worker has nobody to wait for: consistency="ssp" changes nothing'
+        )
     return most

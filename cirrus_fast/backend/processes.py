@@ -23,6 +23,7 @@ from typing import Any
 import cirrus_fast
 from cirrus_fast import errors
 from cirrus_fast.errors import TrainingError
+from cirrus_fast.notices import notice
 from cirrus_fast.runtime.worker import run_worker
 
 _LAST_WORDS = 2000
@@ -96,8 +97,12 @@ class ProcessExecutor(Executor):
         stderr.close()
         with self._lock:
             self._processes.discard(process)
+        words = "".join(said)
+        if answer:  # else they are its last words, which the error tells
+            for line in filter(None, map(str.strip, words.splitlines())):
+                notice(line)
         try:
-            future.set_result(_report(answer, process.returncode, "".join(said)))
+            future.set_result(_report(answer, process.returncode, words))
         except BaseException as error:
             future.set_exception(error)
 
@@ -136,9 +141,9 @@ def _report(answer: str, status: int, said: str) -> str:
         tail = f"; its last words: {words}" if words else ""
         raise WorkerDiedError(f"a worker process died ({cause}){tail}") from None
     if "error" in parsed:
-        name, message = parsed["error"]
+        name, message, told = parsed["error"]
         kind = getattr(errors, name, TrainingError)
-        raise kind(message) if _takes_text(kind) else TrainingError(message)
+        raise kind(**told) if told else kind(message)
     return json.dumps(parsed["report"])
 
 
@@ -147,11 +152,6 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # the real-time ones have none
         return str(number)
-
-
-def _takes_text(kind: Any) -> bool:
-    """Whether an error class can be made of its message alone."""
-    return not issubclass(kind, errors.ParseError | errors.KernelError)
 
 
 def _environment() -> dict[str, str]:

@@ -39,8 +39,9 @@ def train_command(
 ) -> None:
     """Train a model.
 
-    Options that are not given are decided from the data. The first Ctrl-C ends the run with the
-    best model so far, which is saved and shown.
+    DATASET is a data set, or the path of a LibSVM text file, which needs --model-size. Options that
+    are not given are decided from the data. The first Ctrl-C ends the run with the best model so
+    far, which is saved and shown.
     """
     from cirrus_fast.logistic_regression import LogisticRegression
 

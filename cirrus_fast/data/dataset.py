@@ -266,8 +266,9 @@ def _missing(storage: Storage, name: str) -> DatasetError:
         return DatasetError(
             f"{name}: incomplete data set (no {MANIFEST} in {storage.uri}); load it again"
         )
+    text = ", and no text file of that name" if "/" in name and not is_s3(name) else ""
     return DatasetError(
-        f"{name}: no data set in {storage.uri}; `cirrus-fast ls` lists what there is"
+        f"{name}: no data set in {storage.uri}{text}; `cirrus-fast ls` lists what there is"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cirrus_fast.data.storage import is_s3, local_path, resolve
+from cirrus_fast.data.storage import is_file, is_s3, local_path, resolve
 from cirrus_fast.errors import DatasetError
 
 LIBSVM = "libsvm"
@@ -14,7 +14,7 @@ _COMPRESSED = (".gz", ".bz2", ".zst", ".xz")
 def is_text_file(name: str) -> bool:
     """Whether the name of what to train on is that of a file, which is then LibSVM text."""
     uri = resolve(name)
-    if is_s3(uri) or not local_path(uri).is_file():
+    if is_s3(uri) or not is_file(uri):
         return False
     if local_path(uri).suffix.lower() in _COMPRESSED:
         raise DatasetError(

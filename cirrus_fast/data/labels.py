@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from cirrus_fast.data.csr import Float32Array
 from cirrus_fast.errors import DatasetError
@@ -56,10 +57,15 @@ class LabelMap:
             )
         return cls((min(found),), (max(found),))
 
+    def unknown(self, labels: Float32Array) -> npt.NDArray[np.bool_]:
+        """Which labels are of neither class."""
+        known = np.array([*self.positive, *self.negative], np.float32)
+        return ~np.isin(labels, known)
+
     def positives(self, labels: Float32Array) -> Float32Array:
         """float32 1 where a label is positive, else 0; labels in neither class are refused."""
         is_positive = np.isin(labels, np.array(self.positive, np.float32))
-        unknown = ~is_positive & ~np.isin(labels, np.array(self.negative, np.float32))
+        unknown = self.unknown(labels)
         if unknown.any():
             raise DatasetError(
                 f"label {labels[unknown][0]:g} is neither negative ({_listed(self.negative)}) "

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cirrus_fast.data.dataset import Dataset, exists
-from cirrus_fast.data.storage import check_scheme, is_s3, local_path
+from cirrus_fast.data.storage import check_scheme, exists_locally, is_file, is_s3, local_path
 from cirrus_fast.errors import DatasetError, StorageError
 
 CHUNK_BYTES = 16 << 20
@@ -38,7 +38,7 @@ def names_text(name: str) -> bool:
     if glob.has_magic(name):
         return True
     if not is_s3(name):
-        return local_path(name).is_file()
+        return is_file(name)
     from cirrus_fast.data import s3_source
 
     return bool(s3_source.find(name))
@@ -103,7 +103,7 @@ class Source:
                 paths += found_there
                 continue
             path = str(local_path(name))
-            matches = [path] if Path(path).exists() else sorted(glob.glob(path))  # noqa: PTH207
+            matches = [path] if exists_locally(name) else sorted(glob.glob(path))  # noqa: PTH207
             if not matches:
                 raise StorageError(f"{name}: no such file")
             paths += matches

@@ -112,6 +112,8 @@ def open_storage(uri: str) -> Storage:
 
 def local_path(uri: str) -> Path:
     """The path behind a plain path or file:// URI."""
+    if "\0" in unquote(uri):
+        raise StorageError(f"{uri!r}: no path holds a NUL")
     if is_s3(uri):
         raise StorageError(f"{uri}: must be a path or file:// here")
     parts = urlsplit(uri)
@@ -127,10 +129,27 @@ def absolute(uri: str) -> str:
     return uri.rstrip("/") if is_s3(uri) else str(local_path(uri).resolve())
 
 
+def is_file(uri: str) -> bool:
+    """Whether a file, and no folder, is at a plain path or file:// URI."""
+    path = local_path(uri)
+    with _naming(path):
+        return path.is_file()
+
+
+def exists_locally(uri: str) -> bool:
+    """Whether anything is at a plain path or file:// URI."""
+    path = local_path(uri)
+    with _naming(path):
+        return path.exists()
+
+
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
     try:
         yield
+    except NotADirectoryError as error:
+        file = next((p for p in path.parents if p.exists() and not p.is_dir()), path)
+        raise StorageError(error.errno, "is a file; name a folder", str(file)) from error
     except OSError as error:
         raise StorageError(error.errno, f"{error.strerror or error}", str(path)) from error
 
@@ -182,7 +201,9 @@ class FileStorage:
                 return []
 
     def exists(self, name: str) -> bool:
-        return (self.folder / name).is_file()
+        path = self.folder / name
+        with _naming(path):
+            return path.is_file()
 
     def size(self, name: str) -> int:
         path = self.folder / name

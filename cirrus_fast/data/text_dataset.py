@@ -200,6 +200,20 @@ class TextDataset:
             raise DatasetError(f"{self.uri}: changed while it was read")
         return nnz
 
+    def line_of(self, block: Block, row: int) -> int:
+        """The line of a piece's row, from 1; for errors, as it reads all that is before."""
+        begin, end = block.offset, block.offset + block.n_bytes
+        line = 1 + sum(
+            self._text[at : min(at + PIECE_BYTES, begin)].count(b"\n")
+            for at in range(0, begin, PIECE_BYTES)
+        )
+        while True:
+            line_end = self._text.find(b"\n", begin, end) + 1 or end
+            row -= _kernels.libsvm_count(memoryview(self._text), begin, line_end)
+            if row < 0 or line_end == end:
+                return line
+            begin, line = line_end, line + 1
+
     def read_block(self, block: Block) -> CSR:
         """One piece's rows, labels as written, indices 0-based."""
         labels, indptr = np.empty(block.n_rows, np.float32), np.zeros(block.n_rows + 1, np.int64)

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cirrus_fast import _kernels
-from cirrus_fast.data.csr import CSR, UInt32Array
+from cirrus_fast.data.csr import CSR, Float32Array, UInt32Array
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.manifest import Block
 from cirrus_fast.data.training_scale import TrainingScale
+from cirrus_fast.errors import DatasetError
 from cirrus_fast.runtime.row_sources import RowArrays, source_of
 
 if TYPE_CHECKING:
@@ -233,8 +234,21 @@ class MiniBatches:
             training.append(np.flatnonzero(~self._holdout.mask(number, block)) + row)
             row += block.n_rows
         rows = into.rows(row, entry, self._dataset.n_features)
-        rows.labels[:] = self._dataset.manifest.label_map.positives(rows.labels)
+        try:
+            rows.labels[:] = self._dataset.manifest.label_map.positives(rows.labels)
+        except DatasetError as error:
+            raise DatasetError(f"{self._unknown_label(numbers, rows.labels)}: {error}") from error
         return rows, np.concatenate([np.empty(0, np.int64), *training]).astype(np.uint32)
+
+    def _unknown_label(self, numbers: Sequence[int], labels: Float32Array) -> str:
+        """Where the first label is that is of neither class."""
+        row = int(self._dataset.manifest.label_map.unknown(labels).argmax())
+        for number in numbers:
+            n_rows = self._dataset.blocks[number].n_rows
+            if row < n_rows:
+                break
+            row -= n_rows
+        return self._source.place(number, row)
 
 
 def _parts(numbers: Sequence[int], fits: Callable[[list[int]], bool]) -> Iterator[list[int]]:

@@ -70,6 +70,9 @@ class RowSource(Protocol):
         """Puts a block's rows behind the first `row` rows and `entry` entries; labels as written,
         indices 0-based. Returns the number of entries."""
 
+    def place(self, number: int, row: int) -> str:
+        """Where a block's row is, for errors that speak of it."""
+
     def close(self) -> None: ...
 
 
@@ -158,6 +161,10 @@ class StoredBlocks:
                 entry_offset=entry,
             )
 
+    def place(self, number: int, row: int) -> str:
+        block = self._dataset.blocks[number]
+        return f"{self._dataset.uri}/{block.shard} at byte {block.offset}, row {row} of the block"
+
     def close(self) -> None:
         self._fetcher.close()
 
@@ -185,5 +192,8 @@ class TextPieces:
             into.data[entry : entry + block.nnz],
             entry,
         )
+
+    def place(self, number: int, row: int) -> str:
+        return f"{self._text.uri}, line {self._text.line_of(self._text.blocks[number], row)}"
 
     def close(self) -> None: ...

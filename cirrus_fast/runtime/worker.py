@@ -22,7 +22,7 @@ from cirrus_fast import _kernels
 from cirrus_fast.data.csr import CSR, UInt32Array
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.holdout import HoldOut
-from cirrus_fast.errors import CirrusFastError, TrainingError
+from cirrus_fast.errors import CirrusFastError, KernelError, ParseError, TrainingError
 from cirrus_fast.runtime.bsp import Rounds, make_scratch
 from cirrus_fast.runtime.minibatches import MiniBatches, share_of
 from cirrus_fast.runtime.params.local import Port, connect
@@ -265,16 +265,20 @@ class _Worker:
 
 
 def main() -> int:
-    """One spec in, one answer out: {"report": ...} or {"error": [type, message]}."""
+    """One spec in, one answer out: {"report": ...} or {"error": [type, message, arguments]}.
+
+    arguments : by name, of the types that are not made of a message
+    """
     spec = sys.stdin.readline()
     # The other end stays open as long as the supervisor lives: without it there is nothing to do.
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
         answer = {"report": json.loads(run_worker(spec))}
     except CirrusFastError as error:
-        answer = {"error": [type(error).__name__, str(error)]}
+        told = vars(error) if isinstance(error, ParseError | KernelError) else {}
+        answer = {"error": [type(error).__name__, str(error), told]}
     except Exception as error:  # a fault of ours or of the machine; another try would not help
-        answer = {"error": ["TrainingError", f"{type(error).__name__}: {error}"]}
+        answer = {"error": ["TrainingError", f"{type(error).__name__}: {error}", {}]}
     print(json.dumps(answer), flush=True)
     return 0
 

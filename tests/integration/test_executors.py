@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import signal
@@ -20,9 +21,16 @@ import pytest
 
 import cirrus_fast
 from cirrus_fast import LogisticRegression
-from cirrus_fast.backend.processes import ProcessExecutor, WorkerDiedError
+from cirrus_fast.backend.processes import ProcessExecutor, WorkerDiedError, _report
 from cirrus_fast.data.dataset import Dataset
-from cirrus_fast.errors import OptionError, TrainingError
+from cirrus_fast.errors import (
+    CirrusFastError,
+    DatasetError,
+    KernelError,
+    LibsvmParseError,
+    OptionError,
+    TrainingError,
+)
 from cirrus_fast.runtime import worker as worker_module
 from cirrus_fast.runtime.params.local import Layout, LocalStore, connect, shared_url
 from cirrus_fast.runtime.worker import CHUNK_ROWS, run_worker
@@ -122,6 +130,45 @@ def test_worker_processes_run_nothing_else() -> None:
 def test_an_error_of_a_worker_process_arrives_as_itself() -> None:
     with ProcessExecutor() as executor, pytest.raises(TrainingError, match="wrong fields"):
         executor.submit(run_worker, "{}").result(30)
+
+
+def test_what_a_worker_process_noticed_is_passed_on(
+    clicks: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "from cirrus_fast.notices import notice\nnotice('no room')\nnotice('read again')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    LogisticRegression(options(clicks, executor="processes", n_workers=1)).run()
+    told = [record.getMessage() for record in caplog.records if record.name == "cirrus_fast"]
+    assert told == ["no room", "read again"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LibsvmParseError("bad", offset=7, line=2, column=3, source="x.svm"),
+        KernelError("bad", 5),
+        DatasetError("x: bad"),
+    ],
+)
+def test_errors_cross_processes_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: CirrusFastError
+) -> None:
+    def fail(spec: str) -> str:
+        raise error
+
+    monkeypatch.setattr(worker_module, "run_worker", fail)
+    monkeypatch.setattr(worker_module, "_exit_with_parent", lambda: None)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("{}\n"))
+    assert worker_module.main() == 0
+    with pytest.raises(type(error)) as caught:
+        _report(capsys.readouterr().out, 0, "")
+    assert str(caught.value) == str(error)
+    assert vars(caught.value) == vars(error)
 
 
 def _wait_for(condition, seconds: float = 30.0):

@@ -255,6 +255,11 @@ def test_staleness(monkeypatch):
     assert 3 <= leads[8] <= 10
 
 
+def test_ssp_with_one_worker_is_noticed(caplog):
+    assert train(consistency="ssp", staleness=3).n_workers == 1
+    assert 'consistency="ssp" changes nothing' in caplog.text
+
+
 @pytest.mark.usefixtures("several_workers")
 def test_n_workers():
     for wanted in (1, 3):

@@ -70,6 +70,43 @@ def wrong_path() -> Case:
     return Case(lambda: load_libsvm("x.svm", "e"), ("load", "x.svm", "e"), "x.svm: no such file")
 
 
+def path_with_nul() -> Case:
+    name = "./a\0b"
+    return Case(
+        lambda: LogisticRegression(dataset=name).run(), ("train", name), f"{name!r}: no path holds"
+    )
+
+
+def long_name() -> Case:
+    name = "./" + 300 * "n"
+    return Case(
+        lambda: LogisticRegression(dataset=name).run(), ("train", name), "File name too long"
+    )
+
+
+def long_name_of_text() -> Case:
+    name = "./" + 300 * "n"
+    return Case(lambda: load_libsvm(name, "e"), ("load", name, "e"), "File name too long")
+
+
+def device() -> Case:
+    return Case(
+        lambda: LogisticRegression(dataset="/dev/null").run(),
+        ("train", "/dev/null"),
+        "is a file; name a folder",
+    )
+
+
+def load_into_a_file() -> Case:
+    Path("there").write_text("x")
+    Path("rows.svm").write_text(ROWS)
+    return Case(
+        lambda: load_libsvm("rows.svm", "./there"),
+        ("load", "rows.svm", "./there"),
+        "is a file; name a folder",
+    )
+
+
 def flipped_shard() -> Case:
     (shard,) = Path(Dataset("d").uri).glob("*.cfs")
     raw = bytearray(shard.read_bytes())
@@ -176,7 +213,7 @@ CASES = [
     *(cut_manifest, edited_manifest, no_manifest, wrong_name, wrong_path, flipped_shard, cut_shard),
     *(damaged_statistics, three_classes, empty_file, empty_criteo_file, other_base_in_training),
     *(other_base_in_scoring, other_base_in_text, small_model, held_lock, held_lock_on_removal),
-    taken_name,
+    *(taken_name, path_with_nul, long_name, long_name_of_text, device, load_into_a_file),
 ]
 
 

@@ -376,7 +376,7 @@ def test_a_test_set_that_does_not_fit_is_refused(tmp_path):
         train("one", test_dataset="zero")
     (tmp_path / "labels.svm").write_bytes(b"5 1:1\n3 2:1\n")
     load_libsvm(tmp_path / "labels.svm", "labels")
-    with pytest.raises(DatasetError, match="label 5 is neither"):
+    with pytest.raises(DatasetError, match=r"^labels: in the test rows, label 5 is neither"):
         train("one", test_dataset="labels")
     normalize("one", "scaled")
     # A raw test set of a scaled training set goes through its scaling.

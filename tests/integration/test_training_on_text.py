@@ -12,7 +12,7 @@ import cirrus_fast
 from cirrus_fast import LibsvmParseError, LogisticRegression
 from cirrus_fast.data import text_dataset
 from cirrus_fast.data.text_dataset import TextDataset, open_text
-from cirrus_fast.errors import CirrusFastError, DatasetError, OptionError, StorageError
+from cirrus_fast.errors import DatasetError, OptionError, StorageError
 
 WIDTH = 1 << 19
 
@@ -159,16 +159,29 @@ def bad(tmp_path: Path, last: bytes) -> Path:
         (b"1 3:x\n", LibsvmParseError, r"bad\.svm: .*not a number \(line \d+, column 5, byte"),
         (b"1 0:1\n", LibsvmParseError, r"bad\.svm: .*index 0 .*line \d+"),
         (b"1 20:1\n", LibsvmParseError, r"bad\.svm: .*index is too large .*line \d+"),
-        (b"3 1:1\n", DatasetError, r"label 3 is neither negative .-1. nor positive .1."),
+        (
+            b"# a line\r\n\n1 1:1\n3 1:1\n1 1:1\n",
+            DatasetError,
+            r"bad\.svm, line {line}: label 3 is neither negative .-1. nor positive .1.",
+        ),
     ],
 )
 @pytest.mark.parametrize("executor", ["local", "processes"])
 def test_what_is_wrong_with_the_text_is_placed(tmp_path, last, kind, says, executor):
-    expected = kind if executor == "local" else CirrusFastError
-    with pytest.raises(expected, match=says):
-        LogisticRegression(
-            dataset=str(bad(tmp_path, last)), model_size=10, n_workers=1, executor=executor
-        ).run()
+    path = bad(tmp_path, last)
+    lines = path.read_bytes().split(b"\n")
+    says = says.format(line=1 + lines.index(b"3 1:1")) if b"3 1:1" in lines else says
+    with pytest.raises(kind, match=says) as caught:
+        LogisticRegression(dataset=str(path), model_size=10, n_workers=1, executor=executor).run()
+    if kind is LibsvmParseError:
+        assert caught.value.source == str(path)
+        assert caught.value.line == len(lines) - 1
+
+
+def test_text_with_ids_beyond_the_model_is_not_told_to_leave_its_size_out(tmp_path):
+    (tmp_path / "wide.svm").write_bytes(b"1 20:1\n-1 1:1\n")
+    with pytest.raises(DatasetError, match=r"make it at least 20$"):
+        train(tmp_path / "wide.svm", model_size=10)
 
 
 def test_files_that_hold_no_text_to_train_on_are_refused(tmp_path, storage_root):
@@ -184,6 +197,8 @@ def test_files_that_hold_no_text_to_train_on_are_refused(tmp_path, storage_root)
     ):
         with pytest.raises(DatasetError, match=says):
             train(tmp_path / name)
+    with pytest.raises(DatasetError, match=r"no data set in .* and no text file of that name"):
+        train(tmp_path / "none.svm")
     with pytest.raises(StorageError, match="No such file"):
         open_text(str(tmp_path / "none.svm"), 10)
 

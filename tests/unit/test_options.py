@@ -197,6 +197,10 @@ def test_the_data_set_must_be_named():
         ({"epsilon": 0, "patience": 2}, "patience: means nothing with epsilon=0"),
         ({"staleness": 5}, 'staleness: means nothing with consistency="async"'),
         ({"staleness": 5, "consistency": "bsp"}, "staleness: means nothing"),
+        (
+            {"staleness": 5, "consistency": "ssp", "n_workers": 1},
+            "staleness: means nothing with n_workers=1",
+        ),
         ({"n_ps": 2}, "n_ps=2: means nothing with param_store='memory'"),
     ],
 )
