@@ -76,7 +76,7 @@ def _executor(plan: Plan, task: str, store: LocalStore) -> Iterator[tuple[Execut
             yield threads, local.publish(task, store)
         finally:
             store.stop()
-            threads.shutdown()
+            threads.end()
             local.withdraw(task)
     elif chosen == "processes":
         processes = ProcessExecutor(inherited=[store.descriptor])

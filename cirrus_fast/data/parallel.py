@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
 
 from cirrus_fast.data.arguments import check_count
 
@@ -43,3 +43,12 @@ def ordered_map(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def end_pool(pool: ThreadPoolExecutor, given: Iterable[Future[Any]], seconds: float = 1.0) -> None:
+    """Ends a pool that was given these calls: what has not begun is dropped, what has may take so
+    long. A thread that hangs is left behind, as nothing can end it; Python itself waits for it when
+    the program exits."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    left = wait([call for call in given if not call.done()], seconds).not_done
+    pool.shutdown(wait=not left)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cirrus_fast.data.manifest import Block
+from cirrus_fast.data.parallel import end_pool
 from cirrus_fast.notices import notice_once
 
 # A request costs some milliseconds whatever it brings, on the link and of the CPU; this many bytes
@@ -117,12 +118,13 @@ class Fetcher:
                 self._make_room(run.n_bytes)
                 self._order(run)
             assert run.coming is not None
-            coming, run.coming = run.coming, None
             try:
-                run.memory = coming.result()
+                run.memory = run.coming.result()
             except BaseException:
                 self._held -= run.n_bytes
                 raise
+            finally:
+                run.coming = None
             self.wait_s += time.perf_counter() - started
         first = self._blocks[number].offset - self._blocks[run.numbers[0]].offset
         view = run.memory[first : first + self._blocks[number].n_bytes]
@@ -133,10 +135,10 @@ class Fetcher:
         return view
 
     def close(self) -> None:
-        """Stops reading and gives everything up. Does not wait for what is under way, which may
-        be a server that does not answer."""
+        """Stops reading and gives everything up. Does not wait for long for what is under way: a
+        server may not answer."""
         self._expected.clear()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        end_pool(self._pool, [run.coming for run in self._runs if run.coming is not None])
         self._spill = None
 
     def _read_ahead(self) -> None:

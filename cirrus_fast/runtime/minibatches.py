@@ -25,6 +25,7 @@ from cirrus_fast.data.csr import CSR, Float32Array, UInt32Array
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.manifest import Block
+from cirrus_fast.data.parallel import end_pool
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.errors import DatasetError
 from cirrus_fast.runtime.row_sources import RowArrays, source_of
@@ -103,6 +104,7 @@ class MiniBatches:
         self._source = source_of(dataset, numbers, budget, keep=epochs > 1 and not self._holds)
         self._held: CSR | None = None
         self._behind = ThreadPoolExecutor(1, thread_name_prefix="cirrus-decode")
+        self._ready: Future[tuple[CSR, int, float]] | None = None
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Window]:
         """Every training row once, in an order of this epoch's own; the first `skip` left out.
@@ -127,8 +129,8 @@ class MiniBatches:
         return sum(blocks[i].n_rows - int(holdout.mask(i, blocks[i]).sum()) for i in numbers)
 
     def close(self) -> None:
-        """Gives up what is being read, without waiting for it; the rows stay."""
-        self._behind.shutdown(wait=False, cancel_futures=True)
+        """Gives up what is being read; the rows stay."""
+        end_pool(self._behind, [] if self._ready is None else [self._ready])
         self._source.close()
 
     def _draw(self, *purpose: int) -> np.random.Generator:
@@ -165,10 +167,11 @@ class MiniBatches:
         else:
             n = min(2, len(groups))
             into = [RowArrays(most_rows, most_entries, has_weights) for _ in range(n)]
-        ready: Future[tuple[CSR, int, float]] | None = None
+        self._ready = None
         row = entry = 0
         for i in range(len(groups) + 1):
-            started, done = time.perf_counter(), ready
+            started = time.perf_counter()
+            done: Future[tuple[CSR, int, float]] | None = self._ready
             if done is not None:
                 while not done.done():
                     with suppress(TimeoutError):
@@ -176,6 +179,7 @@ class MiniBatches:
                     if self._stopping():
                         return
                 rows, first, waited = done.result()
+                self._ready = None
                 took = time.perf_counter() - started
                 self.times.storage_read += min(took, waited)
                 self.times.decode += max(0.0, took - waited)
@@ -183,7 +187,7 @@ class MiniBatches:
             if self._stopping():
                 return
             if i < len(groups):
-                ready = self._behind.submit(
+                self._ready = self._behind.submit(
                     self._prepare, groups[i], draw, raw, into[i % len(into)], row, entry
                 )
             if done is not None:
