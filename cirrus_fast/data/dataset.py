@@ -31,7 +31,9 @@ from cirrus_fast.data.manifest import (
 from cirrus_fast.data.storage import (
     TEMPORARY_SUFFIX,
     Storage,
+    is_file,
     is_s3,
+    local_path,
     open_storage,
     resolve,
     storage_root,
@@ -210,6 +212,22 @@ def exists(name: str) -> bool:
     return open_storage(resolve(name)).exists(MANIFEST)
 
 
+_COMPRESSED = (".gz", ".bz2", ".zst", ".xz")
+
+
+def is_text_file(name: str) -> bool:
+    """Whether what to train on is a file, which is then LibSVM text: one from the current folder,
+    like every file, unless there is a data set of that name."""
+    if is_s3(resolve(name)) or not is_file(name) or exists(name):
+        return False
+    if local_path(name).suffix.lower() in _COMPRESSED:
+        raise DatasetError(
+            f"{name}: compressed text cannot be read piece by piece; unpack it, or make a data set "
+            "of it with load_libsvm"
+        )
+    return True
+
+
 def list_datasets() -> list[str]:
     """Names of the complete data sets under the storage root."""
     root = open_storage(storage_root())
@@ -256,6 +274,10 @@ def sweep(storage: Storage, keep: Sequence[str]) -> None:
             storage.delete(name)
 
 
+def _may_be_a_file(name: str) -> bool:
+    return ("/" in name or "." in name) and not is_s3(name)
+
+
 def _missing(storage: Storage, name: str) -> DatasetError:
     """What to say of a folder without a manifest."""
     try:
@@ -266,7 +288,7 @@ def _missing(storage: Storage, name: str) -> DatasetError:
         return DatasetError(
             f"{name}: incomplete data set (no {MANIFEST} in {storage.uri}); load it again"
         )
-    text = ", and no text file of that name" if "/" in name and not is_s3(name) else ""
+    text = ", and no text file of that name" if _may_be_a_file(name) else ""
     return DatasetError(
         f"{name}: no data set in {storage.uri}{text}; `cirrus-fast ls` lists what there is"
     )
