@@ -112,16 +112,16 @@ def open_storage(uri: str) -> Storage:
 
 def local_path(uri: str) -> Path:
     """The path behind a plain path or file:// URI."""
-    if "\0" in unquote(uri):
-        raise StorageError(f"{uri!r}: no path holds a NUL")
     if is_s3(uri):
         raise StorageError(f"{uri}: must be a path or file:// here")
-    parts = urlsplit(uri)
+    path, parts = uri, urlsplit(uri)
     if parts.scheme == "file":
         if parts.netloc not in ("", "localhost"):
             raise StorageError(f"{uri}: file:// of another host")
-        return Path(unquote(parts.path))
-    return Path(uri)
+        path = unquote(parts.path)
+    if "\0" in path:
+        raise StorageError(f"{uri!r}: no path holds a NUL")
+    return Path(path)
 
 
 def absolute(uri: str) -> str:

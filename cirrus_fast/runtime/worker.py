@@ -109,7 +109,7 @@ class _Worker:
         self._started = time.perf_counter()
         self._spec = spec
         self._store = connect(spec.param_store, spec.task)
-        self._port = Port(
+        port = self._port = Port(  # `port`: a cycle would keep all rows until they are collected
             self._store,
             spec.worker,
             spec.generation,
@@ -130,7 +130,7 @@ class _Worker:
             worker_size_mb=spec.worker_size,
             seed=spec.seed,
             worker=spec.worker,
-            stopping=lambda: self._port.stopping,
+            stopping=lambda: port.stopping,
         )
         self._model = _kernels.TrainModel(
             self._store.optimizer,

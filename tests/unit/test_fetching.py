@@ -196,3 +196,16 @@ def test_waiting_is_measured(source):
     fetcher.take(0)
     assert fetcher.wait_s > 0.02
     fetcher.close()
+
+
+def test_closing_does_not_wait_for_a_server_that_does_not_answer(source, monkeypatch):
+    answer = threading.Event()
+    monkeypatch.setattr(source, "read_into", lambda *_: answer.wait(60))
+    fetcher = Fetcher(source, ALL, 700, run_bytes=300)
+    fetcher.expect(ALL)
+    try:
+        fetcher.close()
+        assert not answer.is_set()
+        assert any(thread.name.startswith("cirrus-fetch") for thread in threading.enumerate())
+    finally:
+        answer.set()

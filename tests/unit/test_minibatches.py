@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cirrus_fast import CSR, load_csr
 from cirrus_fast.data.holdout import HoldOut
+from cirrus_fast.data.labels import LabelMap
 from cirrus_fast.data.training_scale import TrainingScale
-from cirrus_fast.errors import KernelError
+from cirrus_fast.errors import DatasetError, KernelError
 from cirrus_fast.runtime import minibatches, row_sources
 from cirrus_fast.runtime.minibatches import MiniBatches, decoded_bytes
 
@@ -43,7 +45,9 @@ def stream():
         one.close()
 
 
-def _stream(dataset, *, worker_size_mb=2048, holdout=None, seed=0, epochs=2):
+def _stream(
+    dataset, *, worker_size_mb=2048, holdout=None, seed=0, epochs=2, stopping=lambda: False
+):
     scale = TrainingScale.of(
         dataset.columns, dataset.n_rows, optimizer="adagrad", l1=0.0, l2=0.0, mean_weight=1.0
     )
@@ -58,6 +62,7 @@ def _stream(dataset, *, worker_size_mb=2048, holdout=None, seed=0, epochs=2):
         worker_size_mb=worker_size_mb,
         seed=seed,
         worker=0,
+        stopping=stopping,
     )
 
 
@@ -167,3 +172,22 @@ def test_an_id_that_the_statistics_do_not_know_is_refused(dataset, stream):
     rows._places[2 * 7] = 2**32 - 1
     with pytest.raises(KernelError, match="outside the model"):
         next(rows.epoch(0))
+
+
+def test_a_label_of_neither_class_is_placed(dataset, stream):
+    known = dataset.manifest.label_map
+    dataset.manifest = replace(dataset.manifest, label_map=LabelMap(known.negative, (7.0,)))
+    says = r"\.cfs at byte \d+, row \d+ of the block: label 1 is neither"
+    with pytest.raises(DatasetError, match=says):
+        taken(stream(dataset).epoch(0))
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_an_epoch_ends_where_a_stop_is_seen(dataset, stream, monkeypatch, epoch):
+    allow(monkeypatch, dataset, 2.0)
+    read = []
+    rows = stream(dataset, stopping=lambda: len(read) > 0)
+    plain = rows._read
+    monkeypatch.setattr(rows, "_read", lambda *a: read.append(a) or plain(*a))
+    assert list(rows.epoch(epoch)) == []
+    assert len(read) == 1
