@@ -180,8 +180,12 @@ cf_status cf_block_decode_minibatches(const cf_kernels *kernels, const uint8_t *
         const uint32_t n_rows = minibatch_size < left ? (uint32_t)minibatch_size : left;
         uint32_t n_distinct = 0;
         if (!read_batch(kernels, &s, &p, n_rows, table, scratch, out->ids + n_ids, &n_distinct,
-                        out))
+                        out)) {
+            /* Stamps of the mini-batch that failed are not below `first`. */
+            memset(table->stamps, 0, table->n_stamps * sizeof *table->stamps);
+            table->first = 1;
             return cf_fail(CF_E_CORRUPT, (size_t)(s.bitmaps - block));
+        }
         n_ids += n_distinct;
         out->offsets[i + 1] = n_ids;
     }

@@ -65,7 +65,7 @@ cf_block_survey_inline(const cf_block_streams *s, const cf_block_position *p, ui
         }
         found.n_entries += n_row;
         found.max_row = n_row > found.max_row ? n_row : found.max_row;
-        *ends++ = first + (int64_t)found.n_entries;
+        *ends++ = (int64_t)((uint64_t)first + found.n_entries); /* checked by the caller, later */
     }
     found.n_more = more - p->more;
     found.stray_bits = stray != 0;

@@ -23,7 +23,7 @@ enum {
 
 struct cf_libsvm_options; /* cf_libsvm.h */
 struct cf_libsvm_rows;
-struct cf_train_walk; /* cf_train_rows.h */
+struct cf_train_walk;    /* cf_train_rows.h */
 struct cf_block_kernels; /* cf_block_streams.h */
 
 typedef struct {

@@ -326,16 +326,22 @@ CF_INLINE size_t read_rows(const cf_libsvm_options *options, const uint8_t *text
                            size_t pos, size_t last, cf_libsvm_rows *rows) {
     if (options->hash_bits)
         return cf_libsvm_rows_scalar(options, text, n, pos, last, rows);
+    size_t patience = 0; /* bytes the scalar code takes besides the odd line: more, the odder */
     for (size_t want = FIRST_CHUNK; pos < last;) {
+        const size_t before = pos;
         if (take_lines(options, text, n, &pos, last, want, rows)) {
             want = want < CHUNK ? 2 * want : CHUNK;
             continue;
         }
-        const uint8_t *const newline = memchr(text + pos, '\n', last - pos);
-        const size_t next = newline ? (size_t)(newline - text) + 1 : last;
-        if (pos == last || cf_libsvm_rows_scalar(options, text, n, pos, next, rows) != next)
+        if (pos == last)
             return pos;
-        pos = next;
+        patience = pos > before ? 0 : patience < CHUNK ? 2 * patience + BLOCK : CHUNK;
+        const size_t from = last - pos < patience ? last : pos + patience;
+        const uint8_t *const newline = memchr(text + from, '\n', last - from);
+        const size_t next = newline ? (size_t)(newline - text) + 1 : last;
+        pos = cf_libsvm_rows_scalar(options, text, n, pos, next, rows);
+        if (pos != next)
+            return pos;
         want = FIRST_CHUNK;
     }
     return pos;

@@ -40,7 +40,7 @@ static inline float cf_shrink(float w, float rate, cf_penalty penalty) {
     if (penalty.l1 == 0 && penalty.l2 == 0)
         return w;
     const float size = fabsf(w) - rate * penalty.l1;
-    return size > 0 ? copysignf(size, w) / (1.0f + rate * penalty.l2) : 0.0f;
+    return size <= 0 ? 0.0f : copysignf(size, w) / (1.0f + rate * penalty.l2); /* NaN goes on */
 }
 
 /* Hogwild threads share these floats without locks: each is one aligned 4-byte access, a lost
@@ -57,8 +57,8 @@ static inline float cf_optimizer_weight(cf_optimizer optimizer, const float *sta
         return first;
     const float root = sqrtf(cf_shared_read(&state[1]));
     const float size = fabsf(first) - due.l1;
-    if (!(size > 0))
-        return 0.0f;
+    if (size <= 0)
+        return 0.0f; /* NaN goes on: a run must see that it diverged */
     const float inverse = 1.0f / optimizer.learning_rate;
     return -copysignf(size, first) / ((optimizer.initial + root) * inverse + due.l2);
 }

@@ -81,11 +81,12 @@ CF_AVX2 static inline bool all_below(const uint32_t *ids, size_t n, size_t n_ids
     return _mm256_movemask_epi8(_mm256_cmpeq_epi32(highest, last)) == -1;
 }
 
-/* sign(like) * max(|x| - less, 0) */
+/* x nearer to 0 by `less`, +0 where that is all there is; NaN stays one. */
 CF_AVX2 static inline __m256 shrink(__m256 x, __m256 less) {
     const __m256 sign = _mm256_set1_ps(-0.0f);
     const __m256 size = _mm256_sub_ps(_mm256_andnot_ps(sign, x), less);
-    return _mm256_or_ps(_mm256_max_ps(size, _mm256_setzero_ps()), _mm256_and_ps(sign, x));
+    const __m256 kept = _mm256_cmp_ps(size, _mm256_setzero_ps(), _CMP_NLE_UQ);
+    return _mm256_and_ps(kept, _mm256_or_ps(size, _mm256_and_ps(sign, x)));
 }
 
 typedef struct {

@@ -257,6 +257,7 @@ def block_decode(
         or <size_t>scratch.shape[0] < cf_block_decode_scratch(&header, 1)
     ):
         raise ValueError("the arrays' lengths are not those of the block's header")
+    _need(weights is None or header.flags & CF_BLOCK_WEIGHTS, "the block has no weights to write")
     _need(0 <= first_entry <= INT64_MAX - header.nnz, "first_entry must be 0 or more, and leave "
                                                       "room for the entries")
     rows.labels = _f32_out(labels)

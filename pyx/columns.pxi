@@ -73,11 +73,12 @@ def columns_list(const uint32_t[::1] ones not None, const uint8_t[::1] others no
     _reads(&memory, counts, 4 * n)
     _reads(&memory, table, sizeof(cf_column) * n)
     _need_apart(&memory)  # else the count below could change under the listing
+    cdef size_t found
     with nogil:
-        if cf_columns_count(counts, table, n) == room:
+        found = cf_columns_count(counts, table, n)
+        if found == room:
             cf_columns_list(counts, table, n, out_ids, out)
-            room = 0
-    _need(room == 0, "ids and columns must be as long as columns_count says")
+    _need(found == room, "ids and columns must be as long as columns_count says")
 
 
 def columns_merge(const uint32_t[::1] a_ids not None, const uint8_t[::1] a not None,

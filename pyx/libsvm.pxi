@@ -253,6 +253,7 @@ def libsvm_write(
         raise ValueError("need begin < end <= len(labels) < len(indptr)")
     if weights is not None and weights.shape[0] != labels.shape[0]:
         raise ValueError("weights and labels disagree in length")
+    _need(base <= CF_LIBSVM_MAX_ID, "base must be at most the largest id")
     cdef const int64_t *positions = _i64(indptr)
     if not 0 <= positions[begin] <= positions[end] <= min(indices.shape[0], data.shape[0]):
         raise ValueError("indptr points outside the entries")

@@ -35,6 +35,7 @@ def prepare_rows(const float[::1] labels not None, const int64_t[::1] indptr not
     _need(<size_t>out_labels.shape[0] == n, "out_labels must be as long as order")
     _need(<size_t>out_indptr.shape[0] == n + 1, "out_indptr must be one longer than order")
     _need(<size_t>out_data.shape[0] == room, "out_indices and out_data must match")
+    _need(first_entry <= <size_t>INT64_MAX - room, "first_entry must leave room for the entries")
     if weights is not None:
         _need(out_weights is not None and <size_t>out_weights.shape[0] == n,
               "out_weights must be as long as order")

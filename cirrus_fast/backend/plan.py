@@ -10,9 +10,8 @@ import numpy as np
 
 from cirrus_fast import _kernels
 from cirrus_fast.data.csr import CSR, Float32Array
-from cirrus_fast.data.dataset import Dataset
+from cirrus_fast.data.dataset import Dataset, is_text_file
 from cirrus_fast.data.evaluation import exact_auc
-from cirrus_fast.data.formats import is_text_file
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.labels import LabelMap
 from cirrus_fast.data.model import LinearModel

@@ -191,10 +191,12 @@ def decode_block_into(
     n_features : 1 + the largest index of the block
     """
     block = _view(buf)
-    _, _, has_weights, _, _, n_words = _kernels.block_read_header(block)
+    n_rows, _, has_weights, _, _, n_words = _kernels.block_read_header(block)
     if not 0 <= base < 1 << 32:
         raise ValueError(f"base must lie between 0 and 2**32 - 1, not {base}")
     if weights is not None and not has_weights:
+        if len(weights) != n_rows:
+            raise ValueError("the arrays' lengths are not those of the block's header")
         weights.fill(1)
     return _kernels.block_decode(
         block,
@@ -203,7 +205,7 @@ def decode_block_into(
         indptr,
         indices,
         data,
-        weights,
+        weights if has_weights else None,
         _scratch(n_words),
         base,
         entry_offset,
@@ -220,7 +222,9 @@ class LocalizedBlock:
     labels : float32[n_rows]      weights : float32[n_rows] or None
     indptr : int64[n_rows + 1]    data : float32[nnz]
     local : uint32[nnz], an entry's place among the ids of its mini-batch
-    ids : uint32, distinct ids of one mini-batch behind those of the other, in no order
+    ids : uint32, distinct ids of one mini-batch behind those of the other, in no order. Blocks that
+        were written by others may hold an id of the dictionary as one outside as well, which is
+        then there twice
     offsets : int64[n_minibatches + 1], where those of each begin in `ids`
     minibatch_size : rows of each, but for the last
     n_features : 1 + the largest id

@@ -34,6 +34,7 @@ from cirrus_fast.data.storage import (
     TEMPORARY_SUFFIX,
     Storage,
     is_s3,
+    local_path,
     open_storage,
     resolve,
     storage_root,
@@ -219,6 +220,22 @@ class _Naming:
 def exists(name: str) -> bool:
     """Whether a complete data set is there."""
     return open_storage(resolve(name)).exists(MANIFEST)
+
+
+_COMPRESSED = (".gz", ".bz2", ".zst", ".xz")
+
+
+def is_text_file(name: str) -> bool:
+    """Whether what to train on is a file, which is then LibSVM text: one from the current folder,
+    like every file, unless there is a data set of that name."""
+    if is_s3(resolve(name)) or not local_path(name).is_file() or exists(name):
+        return False
+    if local_path(name).suffix.lower() in _COMPRESSED:
+        raise DatasetError(
+            f"{name}: compressed text cannot be read piece by piece; unpack it, or make a data set "
+            "of it with load_libsvm"
+        )
+    return True
 
 
 def list_datasets() -> list[str]:

@@ -8,13 +8,12 @@ sample has wrong is noticed when a piece is parsed.
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from threading import Lock
-from weakref import WeakValueDictionary
+from threading import Lock, local
+from weakref import WeakValueDictionary, finalize
 
 import numpy as np
 
@@ -25,15 +24,16 @@ from cirrus_fast.data.formats import LIBSVM
 from cirrus_fast.data.labels import LabelMap, count_labels
 from cirrus_fast.data.manifest import Block
 from cirrus_fast.data.parallel import available_cores, ordered_map
-from cirrus_fast.data.storage import local_path, resolve
+from cirrus_fast.data.storage import local_path
 from cirrus_fast.data.text import MAX_INDEX, parse_text, rebase
-from cirrus_fast.errors import DatasetError, LibsvmParseError, StorageError
+from cirrus_fast.errors import DatasetError, LibsvmParseError, ParseError, StorageError
 
 # Some hundred rows: many pieces from all over the text make a window, so that text whose rows are
 # sorted is mixed; and a window still fits into the caches.
 PIECE_BYTES = 1 << 17
 MOST_PIECES = 1 << 16
 SAMPLED_PIECES = 32
+_LOOK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +77,17 @@ class TextDataset:
     scaling: Scaling | None = None
 
     def __init__(self, name: str, n_features: int) -> None:
-        path = local_path(resolve(name))
+        path = local_path(name)
         self.name, self.uri, self.n_features = name, str(path), n_features
         try:
-            with path.open("rb") as file:
-                stat = os.fstat(file.fileno())
-                if stat.st_size == 0:
-                    raise DatasetError(f"{name}: the file is empty")
-                self._text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise StorageError(error.errno, error.strerror or str(error), self.uri) from error
-        identity = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {n_features}"
+        finalize(self, os.close, self._file)
+        self._version = _version(self._file)
+        if self._version[0] == 0:
+            raise DatasetError(f"{name}: the file is empty")
+        identity = f"{path.resolve()} {self._version} {n_features}"
         self.id = hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
         self.blocks = self._cut()
         if not self.blocks:
@@ -99,21 +99,56 @@ class TextDataset:
 
     @property
     def is_remote(self) -> bool:
-        return False  # it is mapped into memory
+        return False  # text in S3 is no data to train on
 
     @property
     def n_rows(self) -> int:
         return self.manifest.n_rows
 
+    def _read(self, offset: int, n_bytes: int) -> memoryview:
+        """Bytes of the file, in memory that each thread uses again.
+
+        Read and not mapped: a mapped file that is cut short kills whoever looks at it.
+        """
+        held = getattr(_reused, "bytes", None)
+        if held is None or len(held) < n_bytes:
+            held = _reused.bytes = bytearray(n_bytes)
+        view, done = memoryview(held)[:n_bytes], 0
+        while done < n_bytes:
+            n = os.preadv(self._file, [view[done:]], offset + done)
+            if n == 0:
+                break
+            done += n
+        if done < n_bytes or _version(self._file) != self._version:
+            raise self._changed()
+        return view
+
+    def _changed(self) -> DatasetError:
+        return DatasetError(f"{self.uri}: changed while it was read")
+
+    def _line_start(self, pos: int) -> int:
+        """The first byte of the first line that begins at `pos` or after it."""
+        size = self._version[0]
+        at = max(pos - 1, 0)
+        while pos > 0 and at < size:
+            ahead = self._read(at, min(_LOOK_BYTES, size - at))
+            newline = bytes(ahead).find(b"\n")
+            if newline >= 0:
+                return at + newline + 1
+            at += len(ahead)
+        return 0 if pos == 0 else size
+
     def _cut(self) -> tuple[Block, ...]:
-        size = len(self._text)
+        size = self._version[0]
         step = max(PIECE_BYTES, size // MOST_PIECES)
-        text = memoryview(self._text)
 
         def piece(begin: int) -> Block:
-            first, last, _, nnz = _kernels.libsvm_range(text, begin, min(begin + step, size))
-            n_rows = _kernels.libsvm_count(text, first, last)
-            return Block(self.uri, first, last - first, n_rows, nnz, first)
+            first = self._line_start(begin)
+            n_bytes = self._line_start(min(begin + step, size)) - first
+            text = self._read(first, n_bytes)
+            n_rows = _kernels.libsvm_count(text, 0, n_bytes)
+            *_, nnz = _kernels.libsvm_range(text, 0, n_bytes)
+            return Block(self.uri, first, n_bytes, n_rows, nnz, first)
 
         pieces = ordered_map(piece, range(0, size, step), available_cores())
         return tuple(block for block in pieces if block.n_rows)
@@ -154,12 +189,19 @@ class TextDataset:
         parts = []
         for block in blocks:
             try:
-                text = parse_text(self._text, block.offset, block.offset + block.n_bytes)
+                text = parse_text(self._read(block.offset, block.n_bytes))
             except LibsvmParseError as error:
-                raise rebase(error, offset=0, line=1, source=self.uri) from error
+                raise self._placed(error, block) from error
             width = 0 if text.max_index is None else text.max_index + 1
             parts.append(CSR(text.labels, text.indptr, text.indices, text.data, width))
         return parts
+
+    def _placed(self, error: LibsvmParseError, block: Block) -> ParseError:
+        """The same error with its place in the file, whose lines are counted only now."""
+        lines = 0
+        for at in range(0, block.offset, _LOOK_BYTES):
+            lines += bytes(self._read(at, min(_LOOK_BYTES, block.offset - at))).count(b"\n")
+        return rebase(error, offset=block.offset, line=lines + 1, source=self.uri)
 
     def read_into(
         self,
@@ -181,9 +223,9 @@ class TextDataset:
         base = self.manifest.index_base
         try:
             n_rows, nnz, *_ = _kernels.libsvm_fill(
-                memoryview(self._text),
-                block.offset,
-                block.offset + block.n_bytes,
+                self._read(block.offset, block.n_bytes),
+                0,
+                block.n_bytes,
                 labels,
                 row_ends,
                 indices,
@@ -199,9 +241,9 @@ class TextDataset:
                 max_id=min(self.n_features - 1 + base, MAX_INDEX),
             )
         except LibsvmParseError as error:
-            raise rebase(error, offset=0, line=1, source=self.uri) from error
+            raise self._placed(error, block) from error
         if n_rows != block.n_rows:
-            raise DatasetError(f"{self.uri}: changed while it was read")
+            raise self._changed()
         return nnz
 
     def read_block(self, block: Block) -> CSR:
@@ -219,14 +261,21 @@ def _labels(parts: Sequence[CSR]) -> Counter[float]:
     return total
 
 
-_opened: WeakValueDictionary[tuple[str, int, int, int], TextDataset] = WeakValueDictionary()
+def _version(file: int) -> tuple[int, int]:
+    """(size, time of change in ns)"""
+    stat = os.fstat(file)
+    return stat.st_size, stat.st_mtime_ns
+
+
+_reused = local()
+_opened: WeakValueDictionary[tuple[object, ...], TextDataset] = WeakValueDictionary()
 _opening = Lock()
 
 
 def open_text(name: str, n_features: int) -> TextDataset:
     """The text at a path; workers on threads of one process share it, and its pieces are counted
     once."""
-    path = local_path(resolve(name))
+    path = local_path(name)
     try:
         stat = path.stat()
     except OSError as error:

@@ -14,8 +14,7 @@ import numpy as np
 
 from cirrus_fast.data.blocks import decode_block_into
 from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
-from cirrus_fast.data.dataset import RUN_BYTES, Dataset, check_header
-from cirrus_fast.data.formats import is_text_file
+from cirrus_fast.data.dataset import RUN_BYTES, Dataset, check_header, is_text_file
 from cirrus_fast.errors import BlockError
 from cirrus_fast.notices import notice
 from cirrus_fast.runtime.fetching import Fetcher

@@ -127,6 +127,8 @@ static void check_minibatches(const cf_kernels *kernels, const uint8_t *block, s
         const cf_status found = cf_block_decode_minibatches(kernels, block, n, h, dictionary,
                                                             options, size, &table, scratch, &out);
         CHECK((found.code == CF_OK) == (expected.code == CF_OK));
+        for (size_t i = 0; i < table.n_stamps; i++)
+            CHECK(table.stamps[i] < table.first); /* else the next block takes it for its own */
         if (found.code != CF_OK)
             break;
         CHECK(out.n_features == rows->n_features);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from cirrus_fast import LibsvmParseError, LogisticRegression
 from cirrus_fast.data import text_dataset
 from cirrus_fast.data.text_dataset import TextDataset, open_text
 from cirrus_fast.errors import CirrusFastError, DatasetError, OptionError, StorageError
+from cirrus_fast.runtime import minibatches
 
 WIDTH = 1 << 19
 
@@ -186,6 +188,35 @@ def test_files_that_hold_no_text_to_train_on_are_refused(tmp_path, storage_root)
             train(tmp_path / name)
     with pytest.raises(StorageError, match="No such file"):
         open_text(str(tmp_path / "none.svm"), 10)
+
+
+def test_a_bare_name_is_a_file_of_the_current_folder_unless_a_data_set_has_it(
+    clicks, storage_root, monkeypatch
+):
+    monkeypatch.chdir(clicks)
+    near = train(Path("test.svm"))
+    assert near.rows_processed == pytest.approx(4750, abs=60)
+    cirrus_fast.load_libsvm("train.svm", "test.svm")
+    assert train(Path("test.svm")).rows_processed == pytest.approx(19_000, abs=200)
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("change", ["cut", "touched"])
+def test_a_text_that_changes_meanwhile_is_an_error_and_no_crash(
+    clicks, tmp_path, monkeypatch, change
+):
+    monkeypatch.setattr(minibatches, "_SHARE_FOR_ROWS", 1e-3)  # read again each epoch
+    path = tmp_path / "text.svm"
+    path.write_bytes((clicks / "test.svm").read_bytes())
+
+    def meddle(_record):
+        if change == "cut":
+            os.truncate(path, 10_000)
+        else:
+            os.utime(path, ns=(0, 0))
+
+    with pytest.raises(DatasetError, match=r"text\.svm: changed while it was read"):
+        train(path, epochs=5, worker_size=128, eval_interval=1.0, callbacks=[meddle])
 
 
 def test_workers_of_one_process_share_what_was_counted(clicks):

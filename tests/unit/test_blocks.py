@@ -548,6 +548,36 @@ def test_buffers_may_be_read_only_and_of_any_kind(
     assert encode(rows) == block
 
 
+def test_a_mini_batch_that_fails_leaves_the_next_block_alone():
+    """Ids that a damaged block brought up must not be taken as seen in a later one."""
+    rng = np.random.default_rng(5)
+    n_rows, per_row = 300, 30
+    ids = np.sort(rng.choice(2**32 - 1, (n_rows, per_row), replace=False), axis=1)
+    rows = CSR(
+        np.zeros(n_rows, np.float32),
+        np.arange(0, ids.size + 1, per_row),
+        ids.ravel().astype(np.uint32),
+        rng.integers(0, 100, ids.size).astype(np.float32),
+        2**32 - 1,
+    )
+    bad, good = bytearray(encode(rows)), encode(rows)
+    decoder, failed = MinibatchDecoder(), 0
+    expected = MinibatchDecoder().decode(good, 40)
+    kept = expected.local.copy(), expected.ids.copy(), expected.offsets.copy()
+    for at in range(len(bad) - 60, len(bad) // 2, -37):
+        damaged = bad.copy()
+        damaged[at] ^= 0xFF
+        damaged[4:8] = _kernels.crc32c(bytes(damaged[8:])).to_bytes(4, "little")
+        try:
+            decoder.decode(damaged, 40)
+        except BlockError:
+            failed += 1
+        found = decoder.decode(good, 40)
+        for ours, theirs in zip((found.local, found.ids, found.offsets), kept, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert failed > 5
+
+
 def test_every_kernel_writes_and_reads_the_same_bytes(
     make_rows: Callable[..., CSR], tmp_path: Path
 ) -> None:

@@ -389,3 +389,29 @@ def test_the_model_keeps_its_arrays_alive():
     assert np.asarray(model.state).tolist() == [3.0] * (N_IDS + 1)
     assert model.optimizer is rule
     del junk
+
+
+DIVERGING = """
+import numpy as np
+from cirrus_fast import _kernels
+optimizer = _kernels.Optimizer("ftrl", 0.1)
+for size in (1, 3):
+    state = np.empty(2 * optimizer.width, np.float32)
+    optimizer.clear(state, 0.0)
+    model = _kernels.TrainModel(optimizer, state, None)
+    f32, u32 = (lambda *x: np.array(x, np.float32)), (lambda *x: np.array(x, np.uint32))
+    room = [np.empty(9, np.float32) for _ in range(3)]
+    scratch = _kernels.TrainScratch(u32(0), np.empty(9, np.uint32), np.empty(10, np.uint32), *room)
+    for _ in range(2):
+        *_, loss, _ = model.train(
+            f32(0, 1, 0), np.arange(4), u32(0, 0, 0), f32(1e20, 1, 1), None, u32(0, 1, 2), size,
+            scratch,
+        )
+    assert not np.isfinite(loss), (_kernels.active_impl(), size, loss)
+"""
+
+
+@pytest.mark.parametrize("impl", _kernels.implementations())
+def test_a_model_that_diverged_shows_in_the_loss(run_python, impl):
+    """A NaN must not pass for a weight of 0, which would train on without the column."""
+    run_python(DIVERGING, CIRRUS_FAST_FORCE_IMPL=impl)
