@@ -40,6 +40,7 @@ from cirrus_fast.data.storage import (
     storage_root,
 )
 from cirrus_fast.errors import BlockError, DatasetError, StorageError
+from cirrus_fast.notices import notice
 
 # What a DatasetWriter makes, finished or not; nothing else in the folder is ever deleted. The
 # manifest and the lock are deleted by name.
@@ -351,7 +352,13 @@ def iterate(dataset: Dataset, numbers: Sequence[int] | None = None) -> Iterator[
         for number in run:
             block = blocks[number]
             first = block.offset - blocks[run[0]].offset
-            yield dataset.decode(block, raw[first : first + block.n_bytes])
+            try:
+                rows = dataset.decode(block, raw[first : first + block.n_bytes])
+            except BlockError as error:
+                # A bit may have turned over on its way here: what is stored decides.
+                notice(f"{error}; read again")
+                rows = dataset.read_block(block)
+            yield rows
 
 
 def side_by_side(

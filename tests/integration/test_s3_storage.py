@@ -26,7 +26,7 @@ from cirrus_fast.data.lock import LOCK
 from cirrus_fast.data.s3 import S3Storage, getter
 from cirrus_fast.data.s3_get import Getter
 from cirrus_fast.data.s3_signing import BotoSigner, EnvironmentSigner
-from cirrus_fast.errors import DatasetError, OptionError, StorageError
+from cirrus_fast.errors import BlockError, DatasetError, OptionError, StorageError
 from cirrus_fast.runtime.minibatches import held_out_rows
 from cirrus_fast.runtime.row_sources import RowArrays, StoredBlocks
 
@@ -533,6 +533,18 @@ def test_many_blocks_come_with_few_requests(
         assert requests is None or len(asked) == requests
         for ours, theirs in zip(found, read(near), strict=True):
             assert_same_rows(ours, theirs)
+
+
+def test_a_block_damaged_on_its_way_is_read_again(s3, text, storage_root, assert_same_rows, caplog):
+    near, far = _near_and_far(storage_root, text)
+    _ = far.dictionary
+    s3.faults = Faults.first(1, "corrupt", after=1000)
+    for ours, theirs in zip(dataset_module.iterate(far), dataset_module.iterate(near), strict=True):
+        assert_same_rows(ours, theirs)
+    assert caplog.text.count("; read again") == 1
+    s3.faults = Faults(lambda _key: "corrupt", after=1000)
+    with pytest.raises(BlockError, match="s3://bucket/sets/clicks/shard-"):
+        list(dataset_module.iterate(far))
 
 
 def test_a_run_goes_on_only_where_its_rows_come_in_the_same_order(s3, text, storage_root):
