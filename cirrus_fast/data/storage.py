@@ -112,14 +112,14 @@ def open_storage(uri: str) -> Storage:
 
 def local_path(uri: str) -> Path:
     """The path behind a plain path or file:// URI."""
-    if is_s3(uri):
-        raise StorageError(f"{uri}: must be on disk: give a path or file:// here")
+    if not uri.startswith("file:"):
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", uri):
+            raise StorageError(f"{uri}: must be on disk: give a path or file:// here")
+        return Path(uri)
     parts = urlsplit(uri)
-    if parts.scheme == "file":
-        if parts.netloc not in ("", "localhost"):
-            raise StorageError(f"{uri}: file:// of another host")
-        return Path(unquote(parts.path))
-    return Path(uri)
+    if parts.netloc not in ("", "localhost"):
+        raise StorageError(f"{uri}: file:// of another host")
+    return Path(unquote(parts.path))
 
 
 def absolute(uri: str) -> str:
