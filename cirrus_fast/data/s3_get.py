@@ -181,7 +181,7 @@ class _Fetch:
         try:
             connection, used = getter._connection(request)
         except (StorageError, http.client.InvalidURL) as error:
-            hint = "" if isinstance(error, StorageError) else "; look at the address of the server"
+            hint = "" if isinstance(error, StorageError) else "; see AWS_ENDPOINT_URL, HTTPS_PROXY"
             raise StorageError(f"{self._name}: {error}{hint}") from error
         clean = False
         try:

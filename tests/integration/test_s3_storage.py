@@ -339,7 +339,7 @@ def _never(_seconds: float) -> None:
             "https://localhost:1",
             r"AWS_CA_BUNDLE=/none/ca: no certificates there \(No such",
         ),
-        ("bucket", "http://localhost:abc", "nonnumeric port: 'abc'; look at the address"),
+        ("bucket", "http://localhost:abc", "nonnumeric port: 'abc'; see AWS_ENDPOINT_URL"),
         ("b" * 70, "http://%s.localhost:1", "b{70}.localhost:1 is no name of a host"),
     ],
 )
