@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from cirrus_fast.data.evaluation import Evaluation
 from cirrus_fast.data.generators import make_clicks
 from cirrus_fast.data.parallel import available_cores
 from cirrus_fast.data.result import TrainResult
-from cirrus_fast.data.storage import write_file
+from cirrus_fast.data.storage import local_path, write_file
 from cirrus_fast.errors import CirrusFastError, OptionError
 from cirrus_fast.grid_search import GridResults, GridSearch
 from cirrus_fast.logistic_regression import LogisticRegression
@@ -99,7 +100,7 @@ def prepare_demo(folder: str | Path, rows: int = DEFAULT_ROWS) -> Demo:
     """
     if rows < FEWEST_ROWS:
         raise OptionError(f"rows={rows}: must be at least {FEWEST_ROWS}")
-    demo = Demo(Path(folder), n_train=rows, n_test=max(rows // 4, FEWEST_ROWS))
+    demo = Demo(local_path(os.fspath(folder)), n_train=rows, n_test=max(rows // 4, FEWEST_ROWS))
     _claim(demo.folder)
     return demo
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.manifest import Block
 from cirrus_fast.data.parallel import ordered_map, thread_count
-from cirrus_fast.data.storage import file_writer
+from cirrus_fast.data.storage import file_writer, local_path
 from cirrus_fast.data.text import write_libsvm
 from cirrus_fast.errors import DatasetError
 
@@ -52,7 +52,7 @@ def export_libsvm(
     """
     source = Dataset(dataset) if isinstance(dataset, str) else dataset
     threads = thread_count(n_threads)
-    if not overwrite and Path(path).is_file():
+    if not overwrite and local_path(os.fspath(path)).is_file():
         raise DatasetError(f"{os.fspath(path)}: exists; replace it with overwrite=True")
     zero_based = source.manifest.index_base == 0
 

@@ -213,7 +213,8 @@ class Options:
         "parameter servers; the model in memory is one, so only 1", default=1, kind=int, low=1
     )
     worker_size: int = _option(
-        "memory of a worker, which bounds the rows it holds decoded",
+        "memory of a worker, which bounds the rows it holds decoded and the blocks of S3 data it "
+        "keeps",
         default=2048,
         kind=int,
         unit="MB",

@@ -6,9 +6,9 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cirrus_fast.data.storage import local_path
 from cirrus_fast.errors import CirrusFastError
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def check_picture(path: str | os.PathLike[str]) -> None:
     require_matplotlib()
     from matplotlib.backend_bases import FigureCanvasBase
 
-    kinds, kind = FigureCanvasBase.get_supported_filetypes(), Path(path).suffix[1:].lower()
+    kind = local_path(os.fspath(path)).suffix[1:].lower()
+    kinds = FigureCanvasBase.get_supported_filetypes()
     if kind and kind not in kinds:
         raise CirrusFastError(
             f"{os.fspath(path)}: no picture can be written as .{kind}; "
@@ -83,7 +84,7 @@ def plot_history(
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, loc="outside lower center", ncols=3)
     if path is not None:
-        figure.savefig(path, dpi=150)
+        figure.savefig(local_path(os.fspath(path)), dpi=150)
     return figure
 
 

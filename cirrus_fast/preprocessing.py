@@ -69,7 +69,7 @@ def load_libsvm(
 
     Parameters
     ----------
-    source : path, file:// URI, glob pattern, "-" for standard input, or a list of these;
+    source : path, file:// or s3:// URI, glob pattern, "-" for standard input, or a list of these;
         .gz and .bz2 are unpacked
     dataset : bare name, path or URI of the data set to make
     zero_based : whether ids start at 0; "auto" decides by whether an id 0 occurs anywhere

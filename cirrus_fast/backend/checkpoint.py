@@ -21,7 +21,7 @@ import numpy.typing as npt
 from cirrus_fast.data.csr import Float32Array
 from cirrus_fast.data.model import npz_bytes, read_npz
 from cirrus_fast.data.result import Record
-from cirrus_fast.data.storage import file_writer, local_path, storage_root, write_file
+from cirrus_fast.data.storage import file_writer, is_s3, local_path, storage_root, write_file
 from cirrus_fast.errors import ModelError, OptionError, StorageError
 from cirrus_fast.notices import notice
 
@@ -63,6 +63,7 @@ class Checkpoint:
     ----------
     options : as JSON, with what was decided from the data
     dataset_id, test_dataset_id : of the training and the test data; the latter None without any
+    remote : whether the training data were in S3, on which the order of their rows depends
     state : float32, the optimiser's; slots : record[n_workers] of the workers
     history : the evaluations so far; best : the best model, or None
     reference, stale : the early stopping's memory
@@ -73,6 +74,7 @@ class Checkpoint:
     options: dict[str, Any]
     dataset_id: str
     test_dataset_id: str | None
+    remote: bool
     state: Float32Array
     slots: npt.NDArray[np.void]
     round: int
@@ -92,6 +94,7 @@ class Checkpoint:
             "options": self.options,
             "dataset_id": self.dataset_id,
             "test_dataset_id": self.test_dataset_id,
+            "remote": self.remote,
             "round": self.round,
             "seconds": self.seconds,
             "history": [asdict(record) for record in self.history],
@@ -135,6 +138,7 @@ class Checkpoint:
                 options=dict(header["options"]),
                 dataset_id=header["dataset_id"],
                 test_dataset_id=header["test_dataset_id"],
+                remote=bool(header["remote"]),
                 state=_floats(arrays["state"]),
                 slots=arrays["slots"],
                 round=int(header["round"]),
@@ -151,13 +155,24 @@ class Checkpoint:
             raise ModelError(f"{path}: damaged or not a checkpoint ({error})") from error
 
     def check_same_run(
-        self, options: Mapping[str, Any], dataset_id: str, test_dataset_id: str | None, path: str
+        self,
+        options: Mapping[str, Any],
+        dataset_id: str,
+        test_dataset_id: str | None,
+        remote: bool,
+        path: str,
     ) -> None:
         """Refuses to go on with other data or other options than those the run began with."""
         if dataset_id != self.dataset_id:
             raise OptionError(f"resume_from={path}: is of another data set, or it was replaced")
         if test_dataset_id != self.test_dataset_id:
             raise OptionError(f"resume_from={path}: is of a run with another test_dataset")
+        if remote != self.remote:
+            was, now = ("in S3", "on disk") if self.remote else ("on disk", "in S3")
+            raise OptionError(
+                f"resume_from={path}: that run's data set was {was}, this one is {now}, where rows "
+                f"come in another order; give the one {was}"
+            )
         plain = json.loads(json.dumps(options))
         other = [
             name
@@ -239,7 +254,13 @@ class Checkpoints:
         self._due = float("inf")
         if interval is None:
             return
-        folder = local_path(storage_root()).resolve() / "checkpoints"
+        root = storage_root()
+        if is_s3(root):
+            raise StorageError(
+                "checkpoint_interval: checkpoints need a folder on disk, and the storage root is "
+                f"{root}; set it to a folder, and name data sets in full ({root.rstrip('/')}/...)"
+            )
+        folder = local_path(root).resolve() / "checkpoints"
         self._target = str(folder / f"{task}.npz")
         try:
             file_writer(self._target).abort()

@@ -220,6 +220,7 @@ class _Course:
             options=self._plan.params,
             dataset_id=self._plan.dataset.id,
             test_dataset_id=self._test_dataset_id,
+            remote=self._plan.dataset.is_remote,
             state=state,
             slots=slots,
             round=int(store.control["round"]),
@@ -233,7 +234,8 @@ class _Course:
 
     def _resume(self, path: str) -> None:
         kept, store, plan = Checkpoint.load(path), self._store, self._plan
-        kept.check_same_run(plan.params, plan.dataset.id, self._test_dataset_id, path)
+        test, remote = self._test_dataset_id, plan.dataset.is_remote
+        kept.check_same_run(plan.params, plan.dataset.id, test, remote, path)
         kept.check_fits(store.state, store.slots, plan.model_size, path)
         store.state[:] = kept.state
         store.slots[:] = kept.slots

@@ -158,8 +158,8 @@ def global_options() -> list[click.Parameter]:
         metavar="ROOT",
         expose_value=False,
         callback=_set_storage,
-        help="Folder of the data sets given by bare name. [default: $CIRRUS_FAST_STORAGE, "
-        "else ./cirrus_data]",
+        help="Folder or s3:// prefix of the data sets given by bare name. "
+        "[default: $CIRRUS_FAST_STORAGE, else ./cirrus_data]",
     )
     debug = click.Option(
         ["--debug"],

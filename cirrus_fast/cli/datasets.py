@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -63,13 +62,14 @@ def generate_command(
     logistic law. The same numbers give the same file.
     """
     from cirrus_fast.data.generators import make_clicks
+    from cirrus_fast.data.storage import local_path
 
     output.refuse_existing(path, overwrite)
     began = time.perf_counter()
     with output.progress("generating", rows, "rows") as tell:
         make_clicks(path, rows, seed=seed, hash_bits=hash_bits, stream=stream, on_progress=tell)
     seconds = time.perf_counter() - began
-    n_bytes = Path(path).stat().st_size
+    n_bytes = local_path(path).stat().st_size
     if as_json:
         output.show_json({"path": path, "rows": rows, "bytes": n_bytes, "seconds": seconds})
         return
@@ -297,6 +297,7 @@ def export_command(
     as label:weight. A PATH that ends in .gz or .bz2 is packed.
     """
     from cirrus_fast.data.dataset import Dataset
+    from cirrus_fast.data.storage import local_path
     from cirrus_fast.export import export_libsvm
 
     output.refuse_existing(path, overwrite)
@@ -305,7 +306,7 @@ def export_command(
     with output.progress(f"exporting {dataset}", found.n_rows, "rows") as tell:
         export_libsvm(found, path, overwrite=overwrite, n_threads=n_threads, on_progress=tell)
     seconds = time.perf_counter() - began
-    n_bytes = Path(path).stat().st_size
+    n_bytes = local_path(path).stat().st_size
     if as_json:
         output.show_json({"path": path, "rows": found.n_rows, "bytes": n_bytes, "seconds": seconds})
         return

@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import click
@@ -209,19 +208,21 @@ def show_notices() -> Iterator[None]:
 
 def refuse_existing(path: str, overwrite: bool) -> None:
     """Data that somebody may want is replaced only on request."""
+    from cirrus_fast.data.storage import local_path
     from cirrus_fast.errors import CirrusFastError
 
-    if not overwrite and Path(path).is_file():
+    if not overwrite and local_path(path).is_file():
         raise CirrusFastError(f"{path}: exists; replace it with --overwrite")
 
 
 def check_folder(path: str | None) -> None:
     """An output that cannot be written is refused before the work, not after it."""
+    from cirrus_fast.data.storage import local_path
     from cirrus_fast.errors import StorageError
 
     if path is None:
         return
-    target = Path(path)
+    target = local_path(path)
     if target.is_dir():
         raise StorageError(f"{path}: is a folder; name a file in it")
     if target.exists() and not target.is_file():  # a device or a pipe, written to as it is

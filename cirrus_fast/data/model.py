@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -30,7 +29,7 @@ from cirrus_fast.data.parallel import available_cores, ordered_map
 from cirrus_fast.data.reading import CriteoReader, LibsvmReader, TextReader
 from cirrus_fast.data.rows import as_rows
 from cirrus_fast.data.sources import Chunk, Source, names_text
-from cirrus_fast.data.storage import write_file
+from cirrus_fast.data.storage import local_path, write_file
 from cirrus_fast.data.text import parse_libsvm
 from cirrus_fast.errors import DatasetError, ModelError
 
@@ -334,8 +333,9 @@ def npz_bytes(arrays: Mapping[str, Any]) -> bytes:
 def read_npz(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     """All arrays of a model or result file; anything else is a ModelError."""
     where = os.fspath(path)
+    file = local_path(where)
     try:
-        return load_npz(Path(path).read_bytes(), where)
+        return load_npz(file.read_bytes(), where)
     except OSError as error:
         raise ModelError(f"{where}: {error.strerror or error}") from error
     except DatasetError as error:

@@ -86,6 +86,19 @@ def forget() -> None:
     _local.__dict__.clear()
 
 
+def _begin_anew() -> None:
+    """In a process forked off: what is open belongs to the parent, which goes on using it, and a
+    lock may be held by a thread that is not here."""
+    global _lock, _local
+    _lock, _local = threading.Lock(), threading.local()
+    for one in _getters.values():
+        one.leave_to_parent()
+    _getters.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
+
+
 class S3Storage:
     """Objects under s3://bucket/prefix/."""
 

@@ -104,6 +104,12 @@ class Getter:
         for connection in connections:
             connection.close()
 
+    def leave_to_parent(self) -> None:
+        """`close` in a process forked off, where the lock may be held by a thread that is not
+        there. Only this process's descriptors go: the parent's connections stay up."""
+        self._lock = Lock()
+        self.close()
+
     def _connection(self, request: Request) -> tuple[http.client.HTTPConnection, bool]:
         """(connection, whether it was used before)"""
         place = (request.scheme, request.host)
@@ -114,7 +120,7 @@ class Getter:
         proxy = _proxy(request)
         if request.scheme == "https":
             if self._tls is None:
-                self._tls = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE"))
+                self._tls = _tls()
             connection: http.client.HTTPConnection = http.client.HTTPSConnection(
                 proxy or request.host, timeout=self._timeout, context=self._tls
             )
@@ -172,7 +178,11 @@ class _Fetch:
             headers["range"] = f"bytes={self._offset + self._got}-{last}"
         if self.etag is not None:
             headers["if-match"] = self.etag
-        connection, used = getter._connection(request)
+        try:
+            connection, used = getter._connection(request)
+        except (StorageError, http.client.InvalidURL) as error:
+            hint = "" if isinstance(error, StorageError) else "; see AWS_ENDPOINT_URL, HTTPS_PROXY"
+            raise StorageError(f"{self._name}: {error}{hint}") from error
         clean = False
         try:
             getter.traffic.add(requests=1)
@@ -195,6 +205,10 @@ class _Fetch:
             raise _Broken(f"no answer within {getter._timeout:g} s") from error
         except socket.gaierror as error:
             raise _Broken(f"{request.host} has no address ({error.strerror})") from error
+        except UnicodeError as error:  # from the look-up of the host
+            raise StorageError(
+                f"{self._name}: {request.host} is no name of a host ({error}); is the bucket right?"
+            ) from error
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, StorageError):
                 raise
@@ -244,7 +258,10 @@ class _Fetch:
             raise StorageError(errno.ENOENT, f"no such object ({said})", self._name)
         region = answer.getheader("x-amz-bucket-region") or _tag(body, "Region")
         if status in (301, 307) or code == "AuthorizationHeaderMalformed":
-            raise StorageError(f"{self._name}: is in region {region or 'unknown'}; set AWS_REGION")
+            raise StorageError(
+                f"{self._name}: is in region {region or 'unknown'}; "
+                "set AWS_REGION and AWS_DEFAULT_REGION"
+            )
         if status in _RETRIED or code in _RETRIED_CODES:
             raise _Broken(f"the server said {said}")
         if code in ("ExpiredToken", "TokenRefreshRequired", "InvalidToken"):
@@ -271,6 +288,15 @@ class _Fetch:
 def _tag(body: str, name: str) -> str | None:
     found = re.search(rf"<{name}>([^<]*)</{name}>", body)
     return found[1] if found else None
+
+
+def _tls() -> ssl.SSLContext:
+    bundle = os.environ.get("AWS_CA_BUNDLE") or None
+    try:
+        return ssl.create_default_context(cafile=bundle)
+    except OSError as error:
+        why = error.strerror or error
+        raise StorageError(f"AWS_CA_BUNDLE={bundle}: no certificates there ({why})") from error
 
 
 def _proxy(request: Request) -> str | None:

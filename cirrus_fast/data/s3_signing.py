@@ -106,6 +106,11 @@ class EnvironmentSigner:
         endpoint = None
         if not ignored:
             endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
+        if endpoint and not endpoint.lower().startswith(("http://", "https://")):
+            raise StorageError(
+                f"AWS_ENDPOINT_URL: {endpoint} does not say how to talk to it; "
+                f"give http://{endpoint} or https://{endpoint}"
+            )
         return cls(region, endpoint or None, environment)
 
     def get(self, bucket: str, key: str) -> Request:

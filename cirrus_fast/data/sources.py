@@ -85,7 +85,7 @@ class Source:
 
     @classmethod
     def find(cls, source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Source:
-        """A path, file:// URI, glob pattern, "-" for standard input, or a list of these."""
+        """A path, file:// or s3:// URI, pattern, "-" for standard input, or a list of these."""
         given = [source] if isinstance(source, str | os.PathLike) else list(source)
         paths: list[str] = []
         for item in given:

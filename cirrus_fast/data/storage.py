@@ -112,13 +112,16 @@ def open_storage(uri: str) -> Storage:
 
 def local_path(uri: str) -> Path:
     """The path behind a plain path or file:// URI."""
-    if is_s3(uri):
-        raise StorageError(f"{uri}: must be a path or file:// here")
-    path, parts = uri, urlsplit(uri)
-    if parts.scheme == "file":
-        if parts.netloc not in ("", "localhost"):
-            raise StorageError(f"{uri}: file:// of another host")
-        path = unquote(parts.path)
+    if "\0" in uri:
+        raise StorageError(f"{uri!r}: no path holds a NUL")
+    if not uri.startswith("file:"):
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", uri):
+            raise StorageError(f"{uri}: must be on disk: give a path or file:// here")
+        return Path(uri)
+    parts = urlsplit(uri)
+    if parts.netloc not in ("", "localhost"):
+        raise StorageError(f"{uri}: file:// of another host")
+    path = unquote(parts.path)
     if "\0" in path:
         raise StorageError(f"{uri!r}: no path holds a NUL")
     return Path(path)
@@ -325,12 +328,12 @@ _TRIES = 5
 
 
 def file_writer(path: str | os.PathLike[str]) -> ObjectWriter:
-    """Writes one file of the user's choosing, whole or not at all.
+    """Writes one file of the user's choosing, a path or file:// URI, whole or not at all.
 
     A symbolic link stays one, and its target is written. What is not a regular file (/dev/null,
     /dev/stdout, a named pipe) is written to as it is: a rename would put a file in its place.
     """
-    target = Path(path)
+    target = local_path(os.fspath(path))
     if target.exists() and not target.is_file():
         return _DeviceWriter(target)
     return _FileWriter(target.resolve())

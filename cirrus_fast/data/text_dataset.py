@@ -98,6 +98,10 @@ class TextDataset:
         return f"<TextDataset {self.uri}: {self.n_rows} rows>"
 
     @property
+    def is_remote(self) -> bool:
+        return False  # text in S3 is no data to train on
+
+    @property
     def n_rows(self) -> int:
         return self.manifest.n_rows
 

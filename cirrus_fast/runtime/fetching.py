@@ -18,14 +18,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
+from cirrus_fast.data.dataset import CONNECTIONS, RUN_BYTES, side_by_side
 from cirrus_fast.data.manifest import Block
 from cirrus_fast.data.parallel import end_pool
+from cirrus_fast.errors import StorageError
 from cirrus_fast.notices import notice_once
-
-# A request costs some milliseconds whatever it brings, on the link and of the CPU; this many bytes
-# make them small change, and few enough requests are under way that they fit a small worker.
-RUN_BYTES = 8 << 20
-CONNECTIONS = 4
 
 
 class BlockSource(Protocol):
@@ -80,7 +77,10 @@ class Fetcher:
         self._source = source
         total = sum(self._blocks[i].n_bytes for i in numbers)
         run_bytes = max(1, min(run_bytes, budget // 2, -(-total // connections)))
-        self._runs = _side_by_side(self._blocks, numbers, run_bytes)
+        self._runs = [
+            _Run(together, sum(self._blocks[number].n_bytes for number in together))
+            for together in side_by_side(self._blocks, numbers, run_bytes)
+        ]
         self._run_of = {number: run for run in self._runs for number in run.numbers}
         self._budget = max(budget, 2 * max((run.n_bytes for run in self._runs), default=0))
         self._keep = keep
@@ -134,6 +134,14 @@ class Fetcher:
         self._read_ahead()
         return view
 
+    def repair(self, number: int, data: bytes | memoryview) -> None:
+        """Puts other bytes in the place of a block that was taken, for whoever takes it again."""
+        run = self._run_of[number]
+        if run.memory is not None:
+            first = self._blocks[number].offset - self._blocks[run.numbers[0]].offset
+            run.memory[first : first + len(data)] = data
+        run.spilled_at = None  # what is in the file is what had to be mended
+
     def close(self) -> None:
         """Stops reading and gives everything up. Does not wait for long for what is under way: a
         server may not answer."""
@@ -179,19 +187,20 @@ class Fetcher:
         return self._held + n_bytes <= self._budget
 
 
-def _side_by_side(blocks: Sequence[Block], numbers: Sequence[int], run_bytes: int) -> list[_Run]:
-    runs: list[_Run] = []
-    end: tuple[str, int] | None = None
-    for number in sorted(numbers):
-        block = blocks[number]
-        joins = end == (block.shard, block.offset)
-        if joins and runs[-1].n_bytes + block.n_bytes <= run_bytes:
-            runs[-1].numbers += (number,)
-            runs[-1].n_bytes += block.n_bytes
-        else:
-            runs.append(_Run((number,), block.n_bytes))
-        end = (block.shard, block.offset + block.n_bytes)
-    return runs
+# Full, forbidden, or no folder at all: mkstemp says so if none of those it tries can be used.
+_NO_ROOM = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+}
+
+
+def _failed(error: OSError) -> StorageError:
+    return StorageError(f"the temporary file of blocks: {error.strerror or error}")
 
 
 class _SpillFile:
@@ -216,12 +225,13 @@ class _SpillFile:
             while done < len(data):
                 done += os.pwrite(self._descriptor, data[done:], at + done)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
-                raise
+            if error.errno not in _NO_ROOM:
+                raise _failed(error) from error
             self._full = True
             notice_once(
-                f"no room in {tempfile.gettempdir()} for blocks that do not fit worker_size: they "
-                "are read from storage again, every epoch"
+                "no room in the temporary folder for blocks that do not fit worker_size "
+                f"({error.strerror}): they are read from storage again, every epoch; TMPDIR names "
+                "another folder"
             )
             return None
         self._end += done
@@ -230,11 +240,14 @@ class _SpillFile:
     def read(self, at: int, out: memoryview) -> None:
         assert self._descriptor is not None
         done = 0
-        while done < len(out):
-            n = os.preadv(self._descriptor, [out[done:]], at + done)
-            if n == 0:
-                raise OSError(errno.EIO, "the temporary file of blocks was cut short")
-            done += n
+        try:
+            while done < len(out):
+                n = os.preadv(self._descriptor, [out[done:]], at + done)
+                if n == 0:
+                    raise OSError(errno.EIO, "it was cut short")
+                done += n
+        except OSError as error:
+            raise _failed(error) from error
 
     def __del__(self) -> None:
         if self._descriptor is not None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from cirrus_fast import _kernels
 from cirrus_fast.data.csr import CSR, Float32Array, UInt32Array
-from cirrus_fast.data.dataset import Dataset
+from cirrus_fast.data.dataset import Dataset, iterate
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.manifest import Block
 from cirrus_fast.data.parallel import end_pool
@@ -283,12 +283,14 @@ def _runs(n_rows: int, length: int, draw: np.random.Generator) -> UInt32Array:
 
 def held_out_rows(dataset: Dataset | TextDataset, holdout: HoldOut) -> list[CSR]:
     """The rows that `holdout` keeps from training, values as stored."""
-    found = []
-    for number, block in enumerate(dataset.blocks):
-        chosen = np.flatnonzero(holdout.mask(number, block)).astype(np.uint32)
-        if len(chosen):
-            found.append(_take(dataset.read_block(block), chosen))
-    return found
+    blocks = dataset.blocks
+    masks = ((number, holdout.mask(number, block)) for number, block in enumerate(blocks))
+    chosen = {n: np.flatnonzero(mask).astype(np.uint32) for n, mask in masks if mask.any()}
+    if isinstance(dataset, Dataset):
+        parts = iterate(dataset, list(chosen))
+    else:
+        parts = (dataset.read_block(blocks[number]) for number in chosen)
+    return [_take(rows, order) for rows, order in zip(parts, chosen.values(), strict=True)]
 
 
 def _take(rows: CSR, order: UInt32Array) -> CSR:

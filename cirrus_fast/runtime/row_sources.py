@@ -14,10 +14,10 @@ import numpy as np
 
 from cirrus_fast.data.blocks import decode_block_into
 from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
-from cirrus_fast.data.dataset import Dataset, check_header, is_text_file
+from cirrus_fast.data.dataset import RUN_BYTES, Dataset, check_header, is_text_file
 from cirrus_fast.errors import BlockError
 from cirrus_fast.notices import notice
-from cirrus_fast.runtime.fetching import RUN_BYTES, Fetcher
+from cirrus_fast.runtime.fetching import Fetcher
 
 if TYPE_CHECKING:
     from cirrus_fast.data.text_dataset import TextDataset
@@ -135,13 +135,15 @@ class StoredBlocks:
             # A bit may have turned over on its way here: what is stored decides.
             notice(f"{error}; read again")
             started = time.perf_counter()
-            again = memoryview(self._dataset.read_bytes(block))
+            again = self._dataset.read_bytes(block)
             self._fetcher.wait_s += time.perf_counter() - started
             self._decode(number, again, into, row, entry)
-            raw[:] = again  # where it is kept for later epochs
+            self._fetcher.repair(number, again)
         return block.nnz
 
-    def _decode(self, number: int, raw: memoryview, into: RowArrays, row: int, entry: int) -> None:
+    def _decode(
+        self, number: int, raw: bytes | memoryview, into: RowArrays, row: int, entry: int
+    ) -> None:
         dataset = self._dataset
         block = dataset.blocks[number]
         at, of = slice(row, row + block.n_rows), slice(entry, entry + block.nnz)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import bz2
 import errno
 import gzip
+import multiprocessing
 import os
 import threading
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -15,14 +17,18 @@ import pytest
 from s3_server import Faults
 
 import cirrus_fast
+from cirrus_fast.data import dataset as dataset_module
 from cirrus_fast.data import s3 as s3_module
 from cirrus_fast.data import s3_get, s3_source
 from cirrus_fast.data.dataset import list_datasets, remove_dataset
+from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.lock import LOCK
 from cirrus_fast.data.s3 import S3Storage, getter
 from cirrus_fast.data.s3_get import Getter
 from cirrus_fast.data.s3_signing import BotoSigner, EnvironmentSigner
-from cirrus_fast.errors import DatasetError, StorageError
+from cirrus_fast.errors import BlockError, DatasetError, OptionError, StorageError
+from cirrus_fast.runtime.minibatches import held_out_rows
+from cirrus_fast.runtime.row_sources import RowArrays, StoredBlocks
 
 SECRETS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 CONTENT = bytes(np.random.default_rng(1).integers(0, 256, 300_000, np.uint8))
@@ -189,7 +195,7 @@ def test_a_server_that_stalls_is_asked_again(s3, reader):
         ("stall", r"no answer within 0.5 s|ended after"),
         ("403 ExpiredToken", "the credentials have expired .403 ExpiredToken.; renew them"),
         ("403 AccessDenied", "said 403 AccessDenied; may these credentials read it"),
-        ("301 PermanentRedirect", "is in region unknown; set AWS_REGION"),
+        ("301 PermanentRedirect", "is in region unknown; set AWS_REGION and AWS_DEFAULT_REGION"),
     ],
 )
 def test_a_read_that_cannot_succeed_ends_with_the_objects_name(s3, reader, kind, says):
@@ -321,6 +327,89 @@ def test_a_server_that_ignores_ranges_is_read_from_the_start_only(plain):
     reader.close()
 
 
+def _never(_seconds: float) -> None:
+    pytest.fail("asked again")
+
+
+@pytest.mark.parametrize(
+    ("bucket", "endpoint", "says"),
+    [
+        (
+            "bucket",
+            "https://localhost:1",
+            r"AWS_CA_BUNDLE=/none/ca: no certificates there \(No such",
+        ),
+        ("bucket", "http://localhost:abc", "nonnumeric port: 'abc'; see AWS_ENDPOINT_URL"),
+        ("b" * 70, "http://%s.localhost:1", "b{70}.localhost:1 is no name of a host"),
+    ],
+)
+def test_an_address_that_cannot_be_right_is_asked_once(monkeypatch, bucket, endpoint, says):
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/none/ca")
+    asked = EnvironmentSigner("here", endpoint.replace("%s", bucket), SECRETS)
+    with pytest.raises(StorageError, match=f"s3://{bucket}/key: {says}") as caught:
+        Getter(asked, bucket, pause=_never).read("key")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_endpoint_without_scheme_is_refused_with_what_to_do(s3, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
+    s3_module.forget()
+    with pytest.raises(StorageError, match=r"AWS_ENDPOINT_URL: .* give http://localhost:9000 or"):
+        S3Storage("s3://bucket/folder").read("object")
+
+
+# Processes
+
+
+def _own_port() -> int:
+    """Reads, over and over; the port of the one connection it took."""
+    reader = getter("bucket")
+    for _ in range(20):
+        assert reader.read("key") == CONTENT
+    ((connection,),) = reader._idle.values()
+    assert connection.sock is not None
+    return int(connection.sock.getsockname()[1])
+
+
+# That forking with threads is dangerous is why this test is here.
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_processes_forked_off_have_connections_and_locks_of_their_own(s3, plain, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", plain.url)
+    s3_module.forget()
+    port = _own_port()
+    pool = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork"))
+    try:
+        with s3_module._lock:  # as another thread may, at that moment
+            futures = [pool.submit(_own_port) for _ in range(2)]
+        ports = [future.result(timeout=30) for future in futures]
+    finally:
+        for process in list(pool._processes.values()):
+            process.kill()
+        pool.shutdown()
+    assert port not in ports
+    assert _own_port() == port  # the parent's is as good as before
+    assert getter("bucket").traffic.retries == 0
+
+
+def test_opening_and_reading_need_no_boto3(root, text, run_python):
+    S3Storage("s3://bucket/text").write("a.svm", text)
+    cirrus_fast.load_libsvm("s3://bucket/text/a.svm", "clicks")
+    code = """if True:
+        import sys
+        from cirrus_fast.data.dataset import Dataset
+        found = Dataset("s3://bucket/sets/clicks")
+        print(found.read_block(found.blocks[0]).n_rows, "boto3" in sys.modules)
+    """
+    assert run_python(code) == "3000 False\n"
+    with pytest.raises(DatasetError, match="none: no data set in s3://bucket/sets/none"):
+        cirrus_fast.Dataset("none")
+    root.delete("clicks/manifest.json")
+    with pytest.raises(DatasetError, match="clicks: incomplete data set"):
+        cirrus_fast.Dataset("clicks")
+
+
 # Text
 
 
@@ -414,3 +503,87 @@ def test_from_s3_to_s3_to_a_model(root, text, storage_root):
     assert np.array_equal(far.model.weights, processes.model.weights)
     remove_dataset("s3://bucket/sets/scaled")
     assert S3Storage("s3://bucket/sets").folders() == ["clicks"]
+
+
+def _near_and_far(storage_root, text):
+    """The same data set of many blocks on disk and in S3, whose shard is one file."""
+    path = storage_root.parent / "clicks.svm"
+    cirrus_fast.configure(storage=str(storage_root))
+    near = cirrus_fast.load_libsvm(path, "clicks")
+    target = S3Storage("s3://bucket/sets/clicks")
+    for file in storage_root.joinpath("clicks").iterdir():
+        target.write(file.name, file.read_bytes())
+    return near, cirrus_fast.Dataset("s3://bucket/sets/clicks")
+
+
+@pytest.mark.parametrize(("run_bytes", "requests"), [(8 << 20, 1), (30_000, None)])
+def test_many_blocks_come_with_few_requests(
+    s3, text, storage_root, monkeypatch, assert_same_rows, run_bytes, requests
+):
+    monkeypatch.setattr("cirrus_fast.data.loading.BLOCK_ROWS", 100)
+    monkeypatch.setattr(dataset_module, "RUN_BYTES", run_bytes)
+    near, far = _near_and_far(storage_root, text)
+    assert len(far.blocks) == 30
+    holdout = HoldOut.plan(far.blocks, 0.5, seed=1)
+    for read in (dataset_module.iterate, lambda data: held_out_rows(data, holdout)):
+        s3.application.requests.clear()
+        found = list(read(far))
+        asked = [path for _, path, _ in s3.application.requests if "shard-" in path]
+        assert len(asked) < 30
+        assert requests is None or len(asked) == requests
+        for ours, theirs in zip(found, read(near), strict=True):
+            assert_same_rows(ours, theirs)
+
+
+def test_a_block_damaged_on_its_way_is_read_again(s3, text, storage_root, assert_same_rows, caplog):
+    near, far = _near_and_far(storage_root, text)
+    _ = far.dictionary
+    s3.faults = Faults.first(1, "corrupt", after=1000)
+    for ours, theirs in zip(dataset_module.iterate(far), dataset_module.iterate(near), strict=True):
+        assert_same_rows(ours, theirs)
+    assert caplog.text.count("; read again") == 1
+    s3.faults = Faults(lambda _key: "corrupt", after=1000)
+    with pytest.raises(BlockError, match="s3://bucket/sets/clicks/shard-"):
+        list(dataset_module.iterate(far))
+
+
+def test_a_run_goes_on_only_where_its_rows_come_in_the_same_order(s3, text, storage_root):
+    _near_and_far(storage_root, text)
+    base = {"epsilon": 0, "n_workers": 1, "checkpoint_interval": 3600}
+    near, far = {"dataset": "clicks"}, {"dataset": "s3://bucket/sets/clicks"}
+    for began, goes_on, says in (
+        (near, far, "that run's data set was on disk, this one is in S3"),
+        (far, near, "that run's data set was in S3, this one is on disk"),
+    ):
+        first = cirrus_fast.LogisticRegression(base | began, epochs=1).run()
+        more = base | {"epochs": 2, "resume_from": first.checkpoint}
+        with pytest.raises(OptionError, match=says):
+            cirrus_fast.LogisticRegression(more | goes_on).run()
+        cirrus_fast.LogisticRegression(more | began).run()
+
+
+def test_checkpoints_under_a_root_in_s3_are_refused_with_what_to_do(root, text):
+    S3Storage("s3://bucket/text").write("a.svm", text)
+    cirrus_fast.load_libsvm("s3://bucket/text/a.svm", "clicks")
+    says = "checkpoint_interval: checkpoints need a folder on disk, .*s3://bucket/sets; set it to a"
+    with pytest.raises(StorageError, match=says):
+        cirrus_fast.LogisticRegression(dataset="clicks", checkpoint_interval=60).run()
+
+
+def test_a_damaged_block_that_came_from_the_temporary_file_is_mended_for_good(
+    s3, text, storage_root, monkeypatch, caplog
+):
+    """Epochs after the damage read no damage again, whether or not the block is in memory."""
+    monkeypatch.setattr("cirrus_fast.data.loading.BLOCK_ROWS", 100)
+    _, far = _near_and_far(storage_root, text)
+    numbers = range(len(far.blocks))
+    most = max(block.n_bytes for block in far.blocks)
+    source = StoredBlocks(far, numbers, 3 * most, keep=True)
+    into = RowArrays(100, max(block.nnz for block in far.blocks), has_weights=False)
+    s3.faults = Faults.first(1, "corrupt", after=1000)
+    for _ in range(3):
+        source.expect(numbers)
+        for number in numbers:
+            source.read(number, into, 0, 0)
+    source.close()
+    assert caplog.text.count("; read again") == 1

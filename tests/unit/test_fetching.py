@@ -166,6 +166,47 @@ def test_a_full_disk_costs_reading_again_and_says_so(source, monkeypatch, caplog
     fetcher.close()
 
 
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EACCES])
+def test_no_temporary_folder_is_as_good_as_a_full_one(source, monkeypatch, caplog, code):
+    def none(*_arguments, **_more):
+        raise OSError(code, "No usable temporary directory")
+
+    fetching.notice_once.cache_clear()
+    monkeypatch.setattr(fetching.tempfile, "mkstemp", none)
+    monkeypatch.setattr(fetching.tempfile, "gettempdir", none)
+    fetcher = Fetcher(source, ALL, 700, run_bytes=300)
+    for _ in range(2):
+        assert taken(fetcher, ALL) == [source.bytes_of(n) for n in ALL]
+    assert caplog.text.count("(No usable temporary directory): they are read from storage") == 1
+    fetcher.close()
+
+
+@pytest.mark.parametrize("call", ["pwrite", "preadv"])
+def test_a_disk_that_fails_is_a_storage_error(source, monkeypatch, call):
+    def fail(*_arguments):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, call, fail)
+    fetcher = Fetcher(source, ALL, 700, run_bytes=300)
+    with pytest.raises(StorageError, match="the temporary file of blocks: Input/output error"):
+        _ = [taken(fetcher, ALL) for _ in range(2)]
+    fetcher.close()
+
+
+@pytest.mark.parametrize("budget", [700, 10_000])
+@pytest.mark.parametrize("number", [0, 4, 19])
+def test_what_was_repaired_stays_so_wherever_it_was_kept(source, budget, number):
+    right = source.content
+    source.content = {name: bytes(len(content)) for name, content in right.items()}
+    fetcher = Fetcher(source, ALL, budget, run_bytes=300)
+    taken(fetcher, ALL)
+    source.content = right
+    fetcher.repair(number, source.bytes_of(number))
+    for _ in range(2):
+        assert taken(fetcher, ALL)[number] == source.bytes_of(number)
+    fetcher.close()
+
+
 def test_the_temporary_file_has_no_name_and_goes_with_the_fetcher(source, tmp_path, monkeypatch):
     monkeypatch.setattr(fetching.tempfile, "tempdir", str(tmp_path))
     before = _open_files()

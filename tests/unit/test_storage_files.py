@@ -1,13 +1,19 @@
 """Files of the user's choosing: models, generated text, predictions."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
+import numpy as np
 import pytest
 
+import cirrus_fast
+from cirrus_fast.cli.output import check_folder, refuse_existing
+from cirrus_fast.data.model import read_npz
 from cirrus_fast.data.storage import file_writer, write_file
-from cirrus_fast.errors import StorageError
+from cirrus_fast.demo import prepare_demo
+from cirrus_fast.errors import CirrusFastError, DatasetError, StorageError
 
 
 def test_keeps_a_symbolic_link_and_writes_its_target(tmp_path: Path) -> None:
@@ -40,3 +46,39 @@ def test_leaves_nothing_behind_when_aborted(tmp_path: Path) -> None:
 def test_refuses_a_folder(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=tmp_path.name):
         write_file(tmp_path, b"")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda uri: write_file(uri, b"x"),
+        check_folder,
+        read_npz,
+        prepare_demo,
+        lambda uri: cirrus_fast.make_clicks(uri, 10),
+        lambda uri: cirrus_fast.export_libsvm("d", uri),
+    ],
+)
+def test_what_lies_on_disk_only_is_not_put_in_s3(
+    use: Callable[[str], object], storage_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage_root.mkdir()
+    cirrus_fast.load_csr(np.eye(4), [0, 1, 0, 1], "d")
+    monkeypatch.chdir(storage_root.parent)
+    before = sorted(storage_root.parent.iterdir())
+    for scheme in ("s3", "S3", "gs"):
+        with pytest.raises(StorageError, match=rf"{scheme}://b/m\.npz: must be on disk"):
+            use(f"{scheme}://b/m.npz")
+    assert sorted(storage_root.parent.iterdir()) == before
+
+
+def test_a_file_uri_is_the_path_behind_it(storage_root: Path, tmp_path: Path) -> None:
+    uri = f"file://{tmp_path}/a%20b.svm"
+    check_folder(uri)
+    cirrus_fast.load_csr(np.eye(4), [0, 1, 0, 1], "d")
+    cirrus_fast.export_libsvm("d", uri)
+    assert (tmp_path / "a b.svm").read_bytes().count(b"\n") == 4
+    with pytest.raises(DatasetError, match="exists"):
+        cirrus_fast.export_libsvm("d", uri)
+    with pytest.raises(CirrusFastError, match="exists"):
+        refuse_existing(uri, overwrite=False)
