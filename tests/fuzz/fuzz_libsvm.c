@@ -186,6 +186,8 @@ static void check_options(cf_libsvm_options options, const uint8_t *text, size_t
 
     parsed expected = parse(kernels, careful, text, n, 0, n);
     check_rows(&expected.rows, &options);
+    if (n > 0 && expected.status.code == CF_OK && expected.rows.n_skipped == 0)
+        check(cf_libsvm_count(text, n, 0, n) == expected.rows.n_rows, "rows are counted otherwise");
     for (size_t i = 0; i < n_tables; i++) {
         if (cf_kernels_at(i)->needs & ~cpu)
             continue;
