@@ -1,17 +1,6 @@
 /* Choosing how gaps between ids are written. */
 #include "cf_bits.h"
 
-uint64_t cf_gap_code_cost(cf_gap_code code, const uint64_t histogram[33]) {
-    uint64_t bits = 0;
-    for (unsigned length = 0; length <= 32; length++) {
-        unsigned c = 0;
-        while (c + 1 < 1u << code.class_bits && code.width[c] < length)
-            c++;
-        bits += histogram[length] * (uint64_t)(code.class_bits + code.width[c]);
-    }
-    return bits;
-}
-
 cf_gap_code cf_gap_code_choose(const uint64_t histogram[33]) {
     uint64_t up_to[33]; /* gaps of at most so many bits */
     uint64_t n = 0;

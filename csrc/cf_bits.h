@@ -14,8 +14,8 @@
 #error "blocks are little-endian and copied as they are: big-endian machines are not supported"
 #endif
 
-/* The longest item read between two checks is a value of 15 + 15 + 32 bits: its last load starts
- * less than 4 bytes after the item does, and takes 8. */
+/* The longest item read between two checks is a gap of 34 bits: its last load starts less than 5
+ * bytes after the item does, and takes 8. */
 enum { CF_BITS_PAD = 16 };
 
 static inline uint32_t cf_load_u16(const uint8_t *p) {
@@ -86,9 +86,6 @@ typedef struct {
 
 /* The cheapest code for gaps of which histogram[b] have bit length b. */
 cf_gap_code cf_gap_code_choose(const uint64_t histogram[33]);
-
-/* Bits the gaps of a histogram take. */
-uint64_t cf_gap_code_cost(cf_gap_code code, const uint64_t histogram[33]);
 
 /* Whether a code read from outside keeps to the limits above. */
 int cf_gap_code_is_valid(cf_gap_code code);

@@ -55,7 +55,6 @@ static void localise_codes(batch *b, uint32_t *stamps, const uint32_t *ids, uint
     uint32_t *const distinct = b->ids;
     uint32_t next = first + b->n;
     for (uint32_t i = 0; i < n; i++) {
-        /* Codes of later rows are read too: there is slack, and its contents are below the size. */
         const uint32_t code = codes[i];
         if (i + PREFETCH_AHEAD < n)
             __builtin_prefetch(stamps + codes[i + PREFETCH_AHEAD], 1);

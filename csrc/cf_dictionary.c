@@ -18,7 +18,7 @@ static size_t narrow_words(const header *h) {
     return words_of(4 * 256 * (((size_t)h->n_narrow + 7) & ~(size_t)7));
 }
 
-/* The ids, then two copies to sort them in, which later hold everything else that is smaller. */
+/* Everything in turn; two copies of the ids to sort them in, which the tables need only once. */
 static size_t memory_words(const header *h) {
     return words_of(sizeof(cf_dictionary)) +
            words_of(4 * ((size_t)h->n_ids + CF_DICTIONARY_SLACK)) + 2 * (size_t)h->n_ids +

@@ -43,7 +43,8 @@ static inline float cf_shrink(float w, float rate, cf_penalty penalty) {
     return size <= 0 ? 0.0f : copysignf(size, w) / (1.0f + rate * penalty.l2); /* NaN goes on */
 }
 
-/* Hogwild threads share these floats without locks: each is one aligned 4-byte access, a lost
+/* Hogwild threads share these floats without locks: each is one aligned 4-byte access (vector
+ * kernels take the two of a coordinate in one of 8 bytes, which can only tear between them), a lost
  * update is noise of the kind stochastic gradients have anyway. `volatile` keeps the compiler from
  * splitting, repeating or inventing accesses. */
 static inline float cf_shared_read(const float *p) { return *(const volatile float *)p; }
