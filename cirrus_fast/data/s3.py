@@ -116,9 +116,17 @@ class S3Storage:
         getter(self.bucket).read_into(self.key(name), offset, out)
 
     def write(self, name: str, data: bytes) -> None:
+        self._put(name, data)
+
+    def _put(self, name: str, data: bytes, **condition: Any) -> None:
         with self._naming(name):
             client().put_object(
-                Bucket=self.bucket, Key=self.key(name), Body=data, **_encryption(), **_payer()
+                Bucket=self.bucket,
+                Key=self.key(name),
+                Body=data,
+                **condition,
+                **_encryption(),
+                **_payer(),
             )
 
     def writer(self, name: str) -> _S3Writer:
@@ -163,15 +171,7 @@ class S3Storage:
         from botocore.exceptions import ClientError
 
         try:
-            with self._naming(name):
-                client().put_object(
-                    Bucket=self.bucket,
-                    Key=self.key(name),
-                    Body=data,
-                    **condition,
-                    **_encryption(),
-                    **_payer(),
-                )
+            self._put(name, data, **condition)
         except StorageError as error:
             # 412: the condition does not hold; 409: another writer was there at the same time;
             # 404: what should match is gone.

@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from threading import Lock, local
 from weakref import WeakValueDictionary, finalize
 
@@ -33,7 +34,8 @@ from cirrus_fast.errors import DatasetError, LibsvmParseError, ParseError, Stora
 PIECE_BYTES = 1 << 17
 MOST_PIECES = 1 << 16
 SAMPLED_PIECES = 32
-_LOOK_BYTES = 1 << 16
+# What is read to find the end of a line, and to count lines.
+_LINE_BYTES, _LOOK_BYTES = 1 << 12, 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ class TextDataset:
         size = self._version[0]
         at = max(pos - 1, 0)
         while pos > 0 and at < size:
-            ahead = self._read(at, min(_LOOK_BYTES, size - at))
+            ahead = self._read(at, min(_LINE_BYTES, size - at))
             newline = bytes(ahead).find(b"\n")
             if newline >= 0:
                 return at + newline + 1
@@ -142,15 +144,15 @@ class TextDataset:
         size = self._version[0]
         step = max(PIECE_BYTES, size // MOST_PIECES)
 
-        def piece(begin: int) -> Block:
-            first = self._line_start(begin)
-            n_bytes = self._line_start(min(begin + step, size)) - first
+        def piece(span: tuple[int, int]) -> Block:
+            first, n_bytes = span[0], span[1] - span[0]
             text = self._read(first, n_bytes)
             n_rows = _kernels.libsvm_count(text, 0, n_bytes)
             *_, nnz = _kernels.libsvm_range(text, 0, n_bytes)
             return Block(self.uri, first, n_bytes, n_rows, nnz, first)
 
-        pieces = ordered_map(piece, range(0, size, step), available_cores())
+        cuts = [*map(self._line_start, range(0, size, step)), size]
+        pieces = ordered_map(piece, pairwise(cuts), available_cores())
         return tuple(block for block in pieces if block.n_rows)
 
     def _sample(self) -> None:
