@@ -266,11 +266,11 @@ def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture
-def redis_server(redis_process: Any) -> Iterator[Any]:
+def redis_server(redis_process: Any) -> Any:
     """The same, without keys."""
     with redis_process.client() as client:
         client.flushall()
-    yield redis_process
+    return redis_process
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from cirrus_fast import _kernels
 from cirrus_fast.data.csr import Float32Array
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.errors import StoreError, TrainingError
-from cirrus_fast.runtime.params import bitfield
+from cirrus_fast.runtime.params import bitfield, resp
 from cirrus_fast.runtime.params.control import (
     RECORD,
     SAYS,
@@ -36,7 +36,7 @@ from cirrus_fast.runtime.params.control import (
     scale_to_bytes,
 )
 from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, WAITING, LocalStore
-from cirrus_fast.runtime.params.resp import GIVE_UP_S, key_slot, read_slots
+from cirrus_fast.runtime.params.resp import key_slot, read_slots
 from cirrus_fast.store_url import StoreUrl
 
 # How often the workers' records are read, the supervisor shows that it lives, and keys are
@@ -334,7 +334,7 @@ class RedisRun:
 
     @property
     def _give_up_s(self) -> float:
-        return max(1.0, min(GIVE_UP_S, self._deadline - time.perf_counter()))
+        return max(1.0, min(resp.GIVE_UP_S, self._deadline - time.perf_counter()))
 
     def _ask_all(
         self, *commands: tuple[bytes | str | int | float, ...], give_up_s: float | None = None

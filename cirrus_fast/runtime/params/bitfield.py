@@ -406,7 +406,7 @@ def write_weights(shard: Shard, whole: Int32Array) -> None:
         shard.link.ask("SETRANGE", shard.key, 4 * (first + begin), bytes(raw))
 
 
-def read_weights(shards: Sequence[Shard], give_up_s: float = GIVE_UP_S) -> Int32Array:
+def read_weights(shards: Sequence[Shard], give_up_s: float | None = None) -> Int32Array:
     """All weights, as the store's numbers. They are read in pieces, while workers go on."""
     n = sum(shard.n for shard in shards)
     out = np.empty(n, np.int32)

@@ -28,8 +28,9 @@ import numpy.typing as npt
 
 from cirrus_fast.data.training_scale import NOWHERE, TrainingScale
 from cirrus_fast.errors import StoreError, TrainingError
+from cirrus_fast.runtime.params import resp
 from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, SLOT, STARTED
-from cirrus_fast.runtime.params.resp import GIVE_UP_S, Connection, Link, Refused
+from cirrus_fast.runtime.params.resp import Connection, Link, Refused
 from cirrus_fast.store_url import StoreUrl
 
 FORMAT = 1
@@ -154,7 +155,7 @@ def is_clustered(urls: Sequence[StoreUrl]) -> bool:
 
     link = Link(tuple(urls), b"", clustered=False)
     try:
-        return link.again(ask, give_up_s=min(GIVE_UP_S, 2 * urls[0].timeout))
+        return link.again(ask, give_up_s=min(resp.GIVE_UP_S, 2 * urls[0].timeout))
     finally:
         link.close()
 
@@ -309,7 +310,7 @@ class RemotePort:
         slot["rows"] += rows
         slot["granted"] -= rows
 
-    def _refresh(self, give_up_s: float = GIVE_UP_S) -> None:
+    def _refresh(self, give_up_s: float | None = None) -> None:
         """Tells where this worker is, and asks how the run is."""
         names = self._names
         commands: list[tuple[bytes | str | int, ...]] = [
