@@ -16,13 +16,16 @@ from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.labels import LabelMap
 from cirrus_fast.data.model import LinearModel
 from cirrus_fast.data.parallel import available_cores
+from cirrus_fast.data.sources import names_text
 from cirrus_fast.data.storage import absolute
 from cirrus_fast.data.text_dataset import TextDataset, open_text
+from cirrus_fast.data.traffic import Reads
 from cirrus_fast.data.training_scale import TrainingScale, crowd_rate
 from cirrus_fast.errors import DatasetError, OptionError, TrainingError
 from cirrus_fast.notices import notice_once
 from cirrus_fast.options import Options
-from cirrus_fast.runtime.minibatches import held_out_rows, share_of
+from cirrus_fast.runtime.assignment import shares
+from cirrus_fast.runtime.minibatches import held_out_rows
 from cirrus_fast.runtime.params.local import LocalStore
 from cirrus_fast.runtime.worker import CHUNK_ROWS, WorkerSpec, most_entries
 
@@ -107,13 +110,14 @@ class Plan:
     class_weight: tuple[float, float]
     n_workers: int
     dataset_path: str  # in full, so that a change of folder during the run is of no account
+    test_reads: Reads  # of a test data set from a server
 
     @classmethod
     def make(cls, options: Options) -> Plan:
         dataset = _rows(options)
         size = _model_size(options, dataset)
         holdout = _holdout(options, dataset)
-        test = _test_rows(options, dataset, holdout)
+        test, test_reads = _test_rows(options, dataset, holdout)
         if test is None and options.test_fraction is not None:
             raise DatasetError(
                 f"{dataset.name}: test_fraction={options.test_fraction} of {dataset.n_rows} rows "
@@ -142,7 +146,13 @@ class Plan:
             ),
             n_workers=_worker_count(options, dataset, n_train),
             dataset_path=absolute(dataset.uri),
+            test_reads=test_reads,
         )
+
+    @property
+    def reads(self) -> Reads:
+        """From a server, so far, and not by workers."""
+        return self.dataset.reads + self.test_reads
 
     @property
     def params(self) -> dict[str, Any]:
@@ -206,8 +216,8 @@ class Plan:
         exchange = 0
         if options.consistency == "bsp" and self.n_workers > 1:
             size = options.minibatch_size
-            shares = (share_of(self.dataset, i, self.n_workers) for i in range(self.n_workers))
-            exchange = max(most_entries(self.dataset, share, size) for share in shares)
+            dealt = shares(self.dataset, self.n_workers)
+            exchange = max(most_entries(self.dataset, share, size) for share in dealt)
         try:
             scale = TrainingScale.of(
                 self.dataset.columns,
@@ -324,8 +334,9 @@ def _holdout(options: Options, dataset: Dataset | TextDataset) -> HoldOut:
 
 def _test_rows(
     options: Options, dataset: Dataset | TextDataset, holdout: HoldOut
-) -> TestRows | None:
-    label_map = dataset.manifest.label_map
+) -> tuple[TestRows | None, Reads]:
+    """The rows to measure on, if any, and what reading another data set for them has cost."""
+    label_map, reads = dataset.manifest.label_map, Reads()
     if options.test_dataset is not None:
         blank = LinearModel(
             weights=np.empty(0, np.float32),
@@ -336,14 +347,18 @@ def _test_rows(
             scaling=dataset.scaling,
             text_format=dataset.manifest.text_format,
         )
-        parts = list(blank.scorable(options.test_dataset))
+        test = options.test_dataset
+        found: str | Dataset = test if names_text(test) else Dataset(test)
+        parts = list(blank.scorable(found))
         if not parts:
-            raise DatasetError(f"{options.test_dataset}: has no rows to test on")
+            raise DatasetError(f"{test}: has no rows to test on")
+        if isinstance(found, Dataset):
+            reads = found.reads
     else:
         parts = held_out_rows(dataset, holdout)
         if not parts:
-            return None
-    return TestRows.of(parts, label_map, options.test_dataset or dataset.name)
+            return None, reads
+    return TestRows.of(parts, label_map, options.test_dataset or dataset.name), reads
 
 
 def _default_rate(optimizer: str, dataset: Dataset | TextDataset) -> float:

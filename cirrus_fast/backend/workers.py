@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import BrokenExecutor, Executor, Future, wait
+from typing import Any
 
 from cirrus_fast.backend.plan import Plan
 from cirrus_fast.backend.processes import WorkerDiedError
+from cirrus_fast.data.traffic import Reads
 from cirrus_fast.errors import CirrusFastError, TrainingError
 from cirrus_fast.notices import notice
 from cirrus_fast.runtime.params.local import WAITING, LocalStore
@@ -27,7 +29,7 @@ class Workers:
 
     Attributes
     ----------
-    reports : of those that ended, seconds by phase
+    reports : of those that ended (`runtime.worker.WorkerReport`)
     rows_repeated : rows that may have been learnt from twice, or once without being counted, by
         workers that died
     """
@@ -43,7 +45,7 @@ class Workers:
         self._futures: dict[int, Future[str]] = {}
         self._launched = time.perf_counter()
         self._deaths = 0
-        self.reports: list[dict[str, float]] = []
+        self.reports: list[dict[str, Any]] = []
         self.rows_repeated = 0
 
     def launch(self) -> None:
@@ -62,6 +64,18 @@ class Workers:
             raise _broken(error) from error
         except (OSError, RuntimeError) as error:  # no process to be had; it was shut down
             raise TrainingError(f"the executor takes no worker: {error}") from error
+
+    def reads(self) -> Reads:
+        """From a server, by those that ended."""
+        return sum((Reads(**one) for r in self.reports for one in r["reads"].values()), Reads())
+
+    def reads_by_epoch(self) -> list[Reads]:
+        """The same, without what was read before the first."""
+        found: dict[int, Reads] = {}
+        for report in self.reports:
+            for epoch, reads in report["reads"].items():
+                found[int(epoch)] = found.get(int(epoch), Reads()) + Reads(**reads)
+        return [found.get(epoch, Reads()) for epoch in range(max(found, default=-1) + 1)]
 
     @property
     def running(self) -> bool:

@@ -19,8 +19,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from cirrus_fast.data.s3_get import Getter
+from cirrus_fast.data.s3_get import Getter, replaced
 from cirrus_fast.data.s3_signing import request_payer, signer
+from cirrus_fast.data.traffic import Traffic
 from cirrus_fast.errors import StorageError
 
 SSE, KMS_KEY = "CIRRUS_FAST_S3_SSE", "CIRRUS_FAST_S3_KMS_KEY"
@@ -105,15 +106,21 @@ class S3Storage:
     def __init__(self, uri: str) -> None:
         self.bucket, self.prefix = split(uri)
         self.uri = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+        self.traffic = Traffic()
+        self._etags: dict[str, str] = {}  # of objects that are read piece by piece
 
     def key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name
 
     def read(self, name: str) -> bytes:
-        return getter(self.bucket).read(self.key(name))
+        return getter(self.bucket).read(self.key(name), self.traffic)
 
     def read_into(self, name: str, offset: int, out: memoryview) -> None:
-        getter(self.bucket).read_into(self.key(name), offset, out)
+        known = self._etags.get(name)
+        etag = getter(self.bucket).read_into(self.key(name), offset, out, known, self.traffic)
+        # The first pieces may be under way together: then all but one of them are checked here.
+        if etag is not None and self._etags.setdefault(name, etag) != etag:
+            raise replaced(f"{self.uri}/{name}")
 
     def write(self, name: str, data: bytes) -> None:
         self._put(name, data)

@@ -27,6 +27,7 @@ from cirrus_fast.data.manifest import Block
 from cirrus_fast.data.parallel import available_cores, ordered_map
 from cirrus_fast.data.storage import local_path
 from cirrus_fast.data.text import MAX_INDEX, parse_text, rebase
+from cirrus_fast.data.traffic import Reads
 from cirrus_fast.errors import DatasetError, LibsvmParseError, ParseError, StorageError
 
 # Some hundred rows: many pieces from all over the text make a window, so that text whose rows are
@@ -102,6 +103,10 @@ class TextDataset:
     @property
     def is_remote(self) -> bool:
         return False  # text in S3 is no data to train on
+
+    @property
+    def reads(self) -> Reads:
+        return Reads()
 
     @property
     def n_rows(self) -> int:

@@ -14,18 +14,21 @@ import numpy as np
 
 from cirrus_fast.data.blocks import decode_block_into
 from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
-from cirrus_fast.data.dataset import RUN_BYTES, Dataset, check_header, is_text_file
+from cirrus_fast.data.dataset import Dataset, check_header, is_text_file
 from cirrus_fast.errors import BlockError
 from cirrus_fast.notices import notice
 from cirrus_fast.runtime.fetching import Fetcher
+from cirrus_fast.runtime.memory import Memory
 
 if TYPE_CHECKING:
     from cirrus_fast.data.text_dataset import TextDataset
 
 # Blocks of this machine's disk need no large requests; small ones mix rows better.
 _NEAR_RUN_BYTES = 1
-# What is read ahead of the decoder, where nothing is kept: from here, and from elsewhere.
-_NEAR_AHEAD_BYTES, _FAR_AHEAD_BYTES = 1 << 20, 2 * RUN_BYTES
+# What is read ahead of the decoder, where nothing is kept.
+_NEAR_AHEAD_BYTES = 1 << 20
+# Blocks of so many runs are mixed, while as many are on their way, and one more.
+_MOST_MIXED = 4
 
 
 class RowArrays:
@@ -59,6 +62,14 @@ class RowSource(Protocol):
         """The blocks' numbers, those together that are best read one after another."""
 
     @property
+    def mixed(self) -> int:
+        """How many runs may be gone through at once."""
+
+    @property
+    def first(self) -> int | None:
+        """The block that is there first, if any is."""
+
+    @property
     def wait_s(self) -> float:
         """Seconds spent waiting for storage."""
 
@@ -84,15 +95,29 @@ def open_rows(path: str, n_features: int) -> Dataset | TextDataset:
     return open_text(path, n_features)
 
 
+def read_ahead_bytes(dataset: Dataset | TextDataset, memory: Memory) -> int:
+    """What blocks take that are read once."""
+    if not isinstance(dataset, Dataset):
+        return 0
+    if not dataset.is_remote:
+        return min(memory.blocks, _NEAR_AHEAD_BYTES)
+    return min(memory.blocks, (2 * _MOST_MIXED + 1) * memory.run)
+
+
 def source_of(
-    dataset: Dataset | TextDataset, numbers: Sequence[int], budget: int, *, keep: bool
+    dataset: Dataset | TextDataset,
+    numbers: Sequence[int],
+    memory: Memory,
+    *,
+    keep: bool,
+    first: int | None = None,
 ) -> RowSource:
     """
-    budget : bytes that blocks may take in memory
-    keep : whether they will be read again, in later epochs
+    keep : whether blocks will be read again, in later epochs
+    first : the block that is wanted first
     """
     if isinstance(dataset, Dataset):
-        return StoredBlocks(dataset, numbers, budget, keep=keep)
+        return StoredBlocks(dataset, numbers, memory, keep=keep, first=first)
     return TextPieces(dataset, numbers)
 
 
@@ -100,18 +125,28 @@ class StoredBlocks:
     """Blocks of a data set in storage."""
 
     def __init__(
-        self, dataset: Dataset, numbers: Sequence[int], budget: int, *, keep: bool
+        self,
+        dataset: Dataset,
+        numbers: Sequence[int],
+        memory: Memory,
+        *,
+        keep: bool,
+        first: int | None = None,
     ) -> None:
         self._dataset = dataset
         far = dataset.is_remote
-        ahead = _FAR_AHEAD_BYTES if far else _NEAR_AHEAD_BYTES
+        ahead = read_ahead_bytes(dataset, memory)
         self._fetcher = Fetcher(
             dataset,
             numbers,
-            budget if far and keep else min(budget, ahead),
+            memory.blocks if far and keep else ahead,
             keep=far and keep,
-            run_bytes=RUN_BYTES if far else _NEAR_RUN_BYTES,
+            run_bytes=memory.run if far else _NEAR_RUN_BYTES,
+            first=first if far else None,
         )
+        self.first = first if far else None
+        # By what is read ahead in any case, so that the order of rows does not depend on `keep`.
+        self.mixed = max(1, (ahead // memory.run - 1) // 2) if far else 1
 
     @property
     def runs(self) -> Sequence[Sequence[int]]:
@@ -126,6 +161,9 @@ class StoredBlocks:
 
     def read(self, number: int, into: RowArrays, row: int, entry: int) -> int:
         block = self._dataset.blocks[number]
+        started = time.perf_counter()
+        _ = self._dataset.dictionary  # read once, while blocks are on their way
+        self._fetcher.wait_s += time.perf_counter() - started
         raw = self._fetcher.take(number)
         try:
             self._decode(number, raw, into, row, entry)
@@ -173,7 +211,8 @@ class StoredBlocks:
 class TextPieces:
     """Pieces of a text, parsed anew each time."""
 
-    wait_s = 0.0  # the file is mapped: reading it is part of parsing
+    wait_s = 0.0  # reading the file is part of parsing
+    mixed, first = 1, None
 
     def __init__(self, text: TextDataset, numbers: Sequence[int]) -> None:
         self._text = text

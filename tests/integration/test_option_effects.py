@@ -15,6 +15,7 @@ from cirrus_fast.errors import DatasetError, OptionError
 from cirrus_fast.options import table
 from cirrus_fast.runtime import minibatches, row_sources
 from cirrus_fast.runtime import worker as worker_module
+from cirrus_fast.runtime.memory import Memory
 from cirrus_fast.runtime.worker import run_worker
 
 N_ROWS, WIDTH = 3000, 30
@@ -296,7 +297,11 @@ def test_n_ps():
 
 def test_worker_size(monkeypatch):
     """Too small for all rows: blocks are read again each epoch, and still every row comes once."""
-    monkeypatch.setattr(minibatches, "_SHARE_FOR_ROWS", 5e-4)  # 128 MB stand for 64 kB
+    given = Memory.of
+    small = Memory(64_000, 8000)
+    monkeypatch.setattr(
+        Memory, "of", lambda size, model: small if size == 128 else given(size, model)
+    )
     monkeypatch.setattr(row_sources, "_NEAR_AHEAD_BYTES", 5000)
     reads, rows_seen = [], []
     read_into, read = Dataset.read_into, minibatches.MiniBatches._read

@@ -80,6 +80,11 @@ class Layout:
     owner: int  # process id of the supervisor
     magic: str = _MAGIC
 
+    @property
+    def n_bytes(self) -> int:
+        """Of the buffer, and of what every worker makes to find its way in it."""
+        return self.sections()["end"][0] + 8 * self.n_places + 4 * self.n_ids
+
     def sections(self) -> dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]]:
         """name -> (offset, dtype, shape)"""
         width = _kernels.Optimizer(self.optimizer, self.learning_rate).width

@@ -1,0 +1,364 @@
+"""What reading a data set from S3 costs a worker: `python -m bench.reads TRAIN.svm`.
+
+Against a plain HTTP server of its own on this machine. Prints
+
+* CPU time of the read path for a row: client, checksum and decoding, shuffling and localising,
+  and all of it, as threads of a worker do it;
+* seconds to the first rows to learn from, counted from `run_worker` and from the start of a
+  worker's process, over a link of 75 MB/s with 30 ms to the first byte (bench/link.py);
+* peak memory of a worker process that reads more than ten times its `worker_size`.
+
+Parts by name: `python -m bench.reads TRAIN.svm cpu first memory`. The text is made into a data set
+once, in a temporary folder; for `memory` its shards are listed often enough to be so much.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+
+RATE, FIRST_BYTE_S = 75e6, 0.030
+_ROUNDS = 5
+_WORKER_SIZE, _TIMES_LARGER = 128, 10
+
+
+class _Files(BaseHTTPRequestHandler):
+    """GET of files below a folder, whole or a range."""
+
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, folder: Path, *arguments: object) -> None:
+        self._folder = folder
+        super().__init__(*arguments)  # type: ignore[arg-type]
+
+    def do_GET(self) -> None:
+        self.connection.setsockopt(6, 1, 1)  # TCP_NODELAY
+        path = self._folder / self.path.split("?")[0].lstrip("/")
+        try:
+            file = path.open("rb")
+        except OSError:
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            first, last = (int(asked[1]), int(asked[2])) if asked else (0, size - 1)
+            self.send_response(206 if asked else 200)
+            if asked:
+                self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
+            self.send_header("Content-Length", str(last - first + 1))
+            self.send_header("ETag", f'"{size}"')
+            self.end_headers()
+            self.wfile.flush()
+            while first <= last:
+                first += os.sendfile(
+                    self.connection.fileno(), file.fileno(), first, last - first + 1
+                )
+
+    def log_message(self, *_arguments: object) -> None: ...
+
+
+def serve(folder: str) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, Path(folder)))  # type: ignore[arg-type]
+    server.daemon_threads = True
+    print(server.server_port, flush=True)
+    server.serve_forever()
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[int]:
+    """The port of a server in a process of its own."""
+    command = [sys.executable, "-m", "bench.reads", "--serve", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.wait()
+
+
+def speak_to(port: int) -> None:
+    """S3 is this server from now on."""
+    from cirrus_fast.data import s3
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ |= {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": os.devnull + "/none",
+    }
+    s3.forget()
+
+
+def cpu(uri: str) -> None:
+    """CPU time for a row, by what takes it; the best of some rounds."""
+    from cirrus_fast import Dataset, _kernels
+    from cirrus_fast.data.holdout import HoldOut
+    from cirrus_fast.data.training_scale import TrainingScale
+    from cirrus_fast.runtime.fetching import Fetcher
+    from cirrus_fast.runtime.memory import Memory
+    from cirrus_fast.runtime.minibatches import MiniBatches
+    from cirrus_fast.runtime.row_sources import RowArrays, StoredBlocks
+
+    dataset = Dataset(uri)
+    numbers = range(len(dataset.blocks))
+    scale = TrainingScale.of(
+        dataset.columns, dataset.n_rows, optimizer="adagrad", l1=0.0, l2=0.0, mean_weight=1.0
+    )
+    memory = Memory.of(2048, 16 << 20)
+    crc = bytearray(1 << 23)
+    largest = max(block.nnz for block in dataset.blocks), max(b.n_rows for b in dataset.blocks)
+    into = RowArrays(largest[1], largest[0], dataset.manifest.has_weights)
+
+    def fetch() -> None:
+        fetcher = Fetcher(dataset, numbers, memory.run * 9, keep=False)
+        fetcher.expect(numbers)
+        for number in numbers:
+            fetcher.take(number)
+        fetcher.close()
+
+    def fetch_and_decode() -> None:
+        source = StoredBlocks(dataset, numbers, memory, keep=False)
+        source.expect(numbers)
+        for number in numbers:
+            source.read(number, into, 0, 0)
+        source.close()
+
+    def everything() -> None:
+        stream = MiniBatches(
+            dataset,
+            numbers,
+            HoldOut.none(dataset.blocks),
+            scale,
+            epochs=1,
+            memory=memory,
+            seed=0,
+            worker=0,
+        )
+        for _ in stream.epoch(0):
+            pass
+        stream.close()
+
+    def checksum() -> None:
+        for _ in range(len(crc) and dataset.n_bytes // len(crc)):
+            _kernels.crc32c(crc)
+
+    print(f"\nCPU time, us a row ({dataset.n_rows} rows, {dataset.n_bytes / dataset.n_rows:.1f} "
+          f"bytes each; kernels {_kernels.active_impl()})\n")  # fmt: skip
+    print("| what | us a row | seconds a GB |")
+    print("|---|---|---|")
+    for name, work in (
+        ("client alone", fetch),
+        ("checksum alone, of memory", checksum),
+        ("client, checksum and decoding", fetch_and_decode),
+        ("all: localised and shuffled too", everything),
+    ):
+        took = []
+        for _ in range(_ROUNDS):
+            began = time.process_time()
+            work()
+            took.append(time.process_time() - began)
+        best = min(took)
+        print(
+            f"| {name} | {best / dataset.n_rows * 1e6:.3f} | {best / dataset.n_bytes * 1e9:.2f} |"
+        )
+
+
+_FIRST = """
+import json, sys, time
+spawned = time.monotonic()
+from cirrus_fast.runtime import worker
+from cirrus_fast.runtime.params.local import Port
+entered = None
+granted = Port.grant
+def grant(self, *arguments, **more):
+    print(json.dumps([spawned, entered, time.monotonic()]), flush=True)
+    return 0
+Port.grant = grant
+spec = sys.stdin.readline()
+entered = time.monotonic()
+worker.run_worker(spec)
+"""
+
+
+def first(uri: str) -> None:
+    """Seconds until a worker has rows to learn from."""
+    from cirrus_fast import Dataset
+    from cirrus_fast.backend.plan import Plan
+    from cirrus_fast.options import parse_options
+    from cirrus_fast.runtime.params import local
+
+    plan = Plan.make(parse_options({"dataset": uri, "epsilon": 0, "executor": "processes",
+                                    "n_workers": 1, "epochs": 1}))  # fmt: skip
+    dataset = Dataset(uri)
+    block = max(block.n_bytes for block in dataset.blocks)
+    waits: list[tuple[float, float]] = []
+    for _ in range(_ROUNDS):
+        store = plan.create_store("bench")
+        spec = plan.spec("bench", 0, store.admit(0), local.shared_url(store, inherited=False))
+        began = time.monotonic()
+        process = subprocess.run(
+            [sys.executable, "-c", _FIRST],
+            input=spec.to_json() + "\n",
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        _spawned, entered, ready = json.loads(process.stdout)
+        waits.append((ready - entered, ready - began))
+        store.close()
+    called, started = (min(one) for one in zip(*waits, strict=True))
+    middle = [statistics.median(one) for one in zip(*waits, strict=True)]
+    print(f"\nFirst rows to learn from, over {RATE / 1e6:.0f} MB/s with {FIRST_BYTE_S * 1e3:.0f} ms "
+          f"to the first byte; a block takes {block / RATE * 1e3:.1f} ms\n")  # fmt: skip
+    print("| since | best, ms | median, ms |")
+    print("|---|---|---|")
+    print(f"| run_worker was called | {called * 1e3:.0f} | {middle[0] * 1e3:.0f} |")
+    print(f"| its process was started | {started * 1e3:.0f} | {middle[1] * 1e3:.0f} |")
+
+
+def memory(folder: Path, uri: str) -> None:
+    """Peak memory of worker processes, watched from outside."""
+    import cirrus_fast
+    from cirrus_fast.backend.processes import ProcessExecutor
+
+    larger = folder / "bucket" / "larger"
+    n_rows = _multiply(folder / "bucket" / "set", larger, _WORKER_SIZE * _TIMES_LARGER)
+    peaks: dict[int, int] = {}
+
+    def watch(_record: object) -> bool:
+        for executor in executors:
+            for pid in executor.pids:
+                found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+                if found:
+                    peaks[pid] = int(found[1]) * 1024
+        return False
+
+    executors: list[ProcessExecutor] = []
+    made = ProcessExecutor.__init__
+
+    def noted(self: ProcessExecutor, *arguments: object, **more: object) -> None:
+        executors.append(self)
+        made(self, *arguments, **more)  # type: ignore[arg-type]
+
+    ProcessExecutor.__init__ = noted  # type: ignore[method-assign, assignment]
+    try:
+        result = cirrus_fast.LogisticRegression(
+            dataset=uri.replace("/set", "/larger"),
+            executor="processes",
+            n_workers=1,
+            worker_size=_WORKER_SIZE,
+            epochs=2,
+            epsilon=0,
+            eval_interval=0.02,
+            callbacks=[watch],
+            progress=False,
+        ).run()
+    finally:
+        ProcessExecutor.__init__ = made  # type: ignore[method-assign]
+    decoded = sum(20 * b.n_rows + 8 * b.nnz for b in cirrus_fast.Dataset(uri).blocks)
+    times = decoded * (n_rows / cirrus_fast.Dataset(uri).n_rows) / (_WORKER_SIZE * 1e6)
+    assert result.rows_processed == 2 * n_rows
+    print(f"\nPeak memory of a worker process, worker_size={_WORKER_SIZE} MB\n")
+    print("| rows | decoded, times worker_size | read in epoch 1, 2 | peak, MB |")
+    print("|---|---|---|---|")
+    read = ", ".join(f"{one.bytes / 1e6:.0f} MB" for one in result.reads_by_epoch)
+    print(f"| {n_rows} | {times:.0f} | {read} | {max(peaks.values()) / 1e6:.0f} |")
+
+
+def _multiply(source: Path, target: Path, stored_mb: float) -> int:
+    """The data set with its shards listed again and again until they are so many bytes; rows."""
+    from cirrus_fast import Dataset
+    from cirrus_fast.data.columns import ColumnStatistics
+    from cirrus_fast.data.manifest import MANIFEST
+
+    once = Dataset(str(source))
+    manifest = once.manifest
+    times = int(np.ceil(stored_mb * 1e6 / once.n_bytes))
+    target.mkdir(exist_ok=True)
+    blocks, sizes, checksums = [], {}, dict(manifest.checksums)
+    for i in range(times):
+        names = {name: re.sub("-", f"-{i:02x}", name, count=1) for name in manifest.shard_sizes}
+        names = {name: f"shard-{i:08x}-{name.rsplit('-', 1)[1]}" for name in names}
+        for name, copied in names.items():
+            (target / copied).unlink(missing_ok=True)
+            os.link(source / name, target / copied)
+            sizes[copied], checksums[copied] = manifest.shard_sizes[name], manifest.checksums[name]
+        blocks += [
+            replace(b, shard=names[b.shard], first_row=b.first_row + i * once.n_rows)
+            for b in once.blocks
+        ]
+    for name in manifest.shard_sizes:
+        del checksums[name]
+    for name in filter(None, (manifest.dictionary, manifest.columns)):
+        (target / name).write_bytes((source / name).read_bytes())
+    columns = ColumnStatistics.merge_all([once.columns] * times)
+    raw = columns.to_bytes()
+    from cirrus_fast import _kernels
+
+    (target / manifest.columns).write_bytes(raw)
+    checksums[manifest.columns] = _kernels.crc32c(raw)
+    more = replace(
+        manifest,
+        n_rows=manifest.n_rows * times,
+        nnz=manifest.nnz * times,
+        n_positive=manifest.n_positive * times,
+        weight=manifest.weight * times,
+        positive_weight=manifest.positive_weight * times,
+        blocks=tuple(blocks),
+        shard_sizes=sizes,
+        checksums=checksums,
+    )
+    (target / MANIFEST).write_bytes(more.to_json())
+    return more.n_rows
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--serve"]:
+        serve(sys.argv[2])
+        return
+    if len(sys.argv) < 2:
+        raise SystemExit(__doc__)
+    import cirrus_fast
+
+    text, parts = sys.argv[1], sys.argv[2:] or ["cpu", "first", "memory"]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        cirrus_fast.load_libsvm(text, str(folder / "bucket" / "set"))
+        with served(folder) as port:
+            if "cpu" in parts:
+                speak_to(port)
+                cpu("s3://bucket/set")
+            if "first" in parts:
+                from bench.link import Link
+
+                with Link(f"127.0.0.1:{port}", rate=RATE, round_trip=FIRST_BYTE_S) as link:
+                    speak_to(link.port)
+                    first("s3://bucket/set")
+            if "memory" in parts:
+                speak_to(port)
+                memory(folder, "s3://bucket/set")
+
+
+if __name__ == "__main__":
+    main()
