@@ -8,14 +8,22 @@ from contextlib import closing
 
 import pytest
 
-from bench.link import Direction, Link
-
 RATE, DELAY = 1_000_000.0, 0.015
 
 
 @pytest.fixture
-def direction():
-    return Direction(RATE, DELAY)
+def make_direction(bench):
+    return bench("link").Direction
+
+
+@pytest.fixture
+def direction(make_direction):
+    return make_direction(RATE, DELAY)
+
+
+@pytest.fixture
+def make_link(bench):
+    return bench("link").Link
 
 
 def test_an_idle_link_delivers_after_the_bytes_and_the_delay(direction):
@@ -48,14 +56,13 @@ def test_what_is_made_up_for_is_bounded(direction):
     assert direction.take(1000, 5.0, False) == pytest.approx(5.0 - 0.05 + 0.001 + DELAY)
 
 
-def test_a_chunk_is_a_millisecond_of_the_rate_within_bounds():
-    assert Direction(75e6, 0).chunk == 75_000
-    assert Direction(1e3, 0).chunk == 4096
-    assert Direction(1e12, 0).chunk == Direction(None, 0).chunk == 131_072
+def test_a_chunk_is_a_millisecond_of_the_rate_within_bounds(make_direction):
+    chunks = [make_direction(rate, 0).chunk for rate in (75e6, 1e3, 1e12, None)]
+    assert chunks == [75_000, 4096, 131_072, 131_072]
 
 
-def test_without_a_rate_only_the_delay_is_left():
-    direction = Direction(None, DELAY)
+def test_without_a_rate_only_the_delay_is_left(make_direction):
+    direction = make_direction(None, DELAY)
     assert direction.take(10**9, 3.0, True) == 3.0 + DELAY
     assert direction.free_in(3.0) == 0
 
@@ -92,7 +99,7 @@ def echo():
     server.listener.close()
 
 
-def exchange(link: Link, content: bytes) -> bytes:
+def exchange(link, content: bytes) -> bytes:
     """Sends it, and reads to the end."""
     with socket.create_connection((link.host, link.port), timeout=30) as end:
 
@@ -108,9 +115,9 @@ def exchange(link: Link, content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("per_connection", [False, True])
-def test_every_byte_arrives_in_order_and_ends_are_passed_on(echo, per_connection):
+def test_every_byte_arrives_in_order_and_ends_are_passed_on(echo, make_link, per_connection):
     content = bytes(range(256)) * 4000
-    with Link(echo.to, rate=50e6, round_trip=0.002, per_connection=per_connection) as link:
+    with make_link(echo.to, rate=50e6, round_trip=0.002, per_connection=per_connection) as link:
         found = [b""] * 5
 
         def one(i: int) -> None:
@@ -130,8 +137,8 @@ def test_every_byte_arrives_in_order_and_ends_are_passed_on(echo, per_connection
     assert traffic["down_busy_s"] == pytest.approx(n_bytes / 50e6)
 
 
-def test_a_cut_link_breaks_its_connections_and_takes_new_ones(echo):
-    with Link(echo.to) as link:
+def test_a_cut_link_breaks_its_connections_and_takes_new_ones(echo, make_link):
+    with make_link(echo.to) as link:
         with socket.create_connection((link.host, link.port), timeout=30) as end:
             end.sendall(b"x")
             assert end.recv(1) == b"x"
@@ -141,11 +148,11 @@ def test_a_cut_link_breaks_its_connections_and_takes_new_ones(echo):
         assert exchange(link, b"again") == b"again"
 
 
-def test_a_place_where_nobody_listens_breaks_the_connection():
+def test_a_place_where_nobody_listens_breaks_the_connection(make_link):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         nobody = taken.getsockname()[1]
     with (
-        Link(f"127.0.0.1:{nobody}") as link,
+        make_link(f"127.0.0.1:{nobody}") as link,
         pytest.raises(ConnectionError),
         socket.create_connection((link.host, link.port), timeout=30) as end,
     ):

@@ -6,8 +6,6 @@ import http.client
 
 import pytest
 
-from bench.objects import served
-
 CONTENT = bytes(range(256)) * 100
 
 
@@ -20,8 +18,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(folder):
-    with served(folder) as found:
+def address(bench, folder):
+    with bench("objects").served(folder) as found:
         yield found
 
 
