@@ -88,8 +88,15 @@ class RowSource(Protocol):
     def close(self) -> None: ...
 
 
-def open_rows(path: str, n_features: int) -> Dataset | TextDataset:
-    """The data set or text at the path of a worker's spec."""
+def open_rows(
+    path: str, n_features: int, copy: tuple[str, str, str] | None
+) -> Dataset | TextDataset:
+    """The data set or text at the path of a worker's spec, or its copy of a text in S3."""
+    if copy is not None:
+        from cirrus_fast.data.s3_text import TextCopy
+        from cirrus_fast.data.text_dataset import open_copy
+
+        return open_copy(TextCopy(*copy), n_features)
     if is_s3(path):
         with ThreadPoolExecutor(1) as aside:
             opened = aside.submit(Dataset, path)
