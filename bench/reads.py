@@ -229,8 +229,11 @@ def first(uri: str) -> None:
         store.close()
     called, started = (min(one) for one in zip(*waits, strict=True))
     middle = [statistics.median(one) for one in zip(*waits, strict=True)]
-    print(f"\nFirst rows to learn from, over {RATE / 1e6:.0f} MB/s with {FIRST_BYTE_S * 1e3:.0f} ms "
-          f"to the first byte; a block takes {block / RATE * 1e3:.1f} ms\n")  # fmt: skip
+    print(
+        f"\nFirst rows to learn from, over {RATE / 1e6:.0f} MB/s with "
+        f"{FIRST_BYTE_S * 1e3:.0f} ms to the first byte; a block takes "
+        f"{block / RATE * 1e3:.1f} ms\n"
+    )
     print("| since | best, ms | median, ms |")
     print("|---|---|---|")
     print(f"| run_worker was called | {called * 1e3:.0f} | {middle[0] * 1e3:.0f} |")

@@ -10,15 +10,15 @@ import numpy as np
 
 from cirrus_fast import _kernels
 from cirrus_fast.data.csr import CSR, Float32Array
-from cirrus_fast.data.dataset import Dataset, is_text_file
+from cirrus_fast.data.dataset import Dataset, is_text_file, refuse_compressed
 from cirrus_fast.data.evaluation import exact_auc
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.labels import LabelMap
 from cirrus_fast.data.model import LinearModel
 from cirrus_fast.data.parallel import available_cores
-from cirrus_fast.data.sources import names_text
-from cirrus_fast.data.storage import absolute
-from cirrus_fast.data.text_dataset import TextDataset, open_text
+from cirrus_fast.data.sources import names_object, names_text
+from cirrus_fast.data.storage import absolute, is_s3, resolve
+from cirrus_fast.data.text_dataset import TextDataset, fetch_text, open_text
 from cirrus_fast.data.traffic import Reads
 from cirrus_fast.data.training_scale import TrainingScale, crowd_rate
 from cirrus_fast.errors import DatasetError, OptionError, TrainingError
@@ -249,12 +249,14 @@ class Plan:
 
     def spec(self, task: str, worker: int, generation: int, param_store: str) -> WorkerSpec:
         options = self.options
+        copy = self.dataset.copy if isinstance(self.dataset, TextDataset) else None
         return WorkerSpec(
             task=task,
             worker=worker,
             n_workers=self.n_workers,
             generation=generation,
             dataset=self.dataset_path,
+            text_copy=None if copy is None else (copy.uri, copy.path, copy.identity),
             dataset_id=self.dataset.id,
             holdout_seed=self.holdout.seed,
             holdout_fraction=self.holdout.fraction,
@@ -289,7 +291,15 @@ class Plan:
 
 def _rows(options: Options) -> Dataset | TextDataset:
     """What to train on; for text, that the options ask for nothing that only a data set knows."""
-    if not is_text_file(options.dataset):
+    if is_s3(resolve(options.dataset)):
+        try:
+            return Dataset(options.dataset)
+        except DatasetError:
+            # Looked for only now: who trains on a data set need not ask for anything else.
+            if not names_object(options.dataset):
+                raise
+            refuse_compressed(options.dataset)
+    elif not is_text_file(options.dataset):
         return Dataset(options.dataset)
     instead = "or make a data set of it with load_libsvm"
     if options.model_size is None:
@@ -307,7 +317,8 @@ def _rows(options: Options) -> Dataset | TextDataset:
             f"l1, l2: nobody has counted the columns of {options.dataset}, which is text, and "
             f'{options.optimizer} needs that; take optimizer="ftrl", {instead}'
         )
-    return open_text(options.dataset, options.model_size)
+    opened = fetch_text if is_s3(options.dataset) else open_text
+    return opened(options.dataset, options.model_size)
 
 
 def _model_size(options: Options, dataset: Dataset | TextDataset) -> int:

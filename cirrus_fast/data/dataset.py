@@ -36,7 +36,6 @@ from cirrus_fast.data.storage import (
     Storage,
     is_file,
     is_s3,
-    local_path,
     open_storage,
     resolve,
     storage_root,
@@ -233,12 +232,16 @@ def is_text_file(name: str) -> bool:
     like every file, unless there is a data set of that name."""
     if is_s3(resolve(name)) or not is_file(name) or exists(name):
         return False
-    if local_path(name).suffix.lower() in _COMPRESSED:
+    refuse_compressed(name)
+    return True
+
+
+def refuse_compressed(name: str) -> None:
+    if name.lower().endswith(_COMPRESSED):
         raise DatasetError(
             f"{name}: compressed text cannot be read piece by piece; unpack it, or make a data set "
             "of it with load_libsvm"
         )
-    return True
 
 
 def list_datasets() -> list[str]:

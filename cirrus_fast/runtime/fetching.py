@@ -9,14 +9,15 @@ that has no room either is it read again.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from cirrus_fast.data.block_runs import (
     CONNECTIONS,
@@ -29,6 +30,8 @@ from cirrus_fast.data.manifest import Block
 from cirrus_fast.data.parallel import end_pool
 from cirrus_fast.errors import StorageError
 from cirrus_fast.notices import notice_once
+
+Result = TypeVar("Result")
 
 
 class BlockSource(Protocol):
@@ -109,6 +112,10 @@ class Fetcher:
         """The numbers of the blocks, those that one request brings together."""
         return [run.numbers for run in self._runs]
 
+    def meanwhile(self, work: Callable[[], Result]) -> Future[Result]:
+        """Does something else on a thread of those that read."""
+        return self._pool.submit(work)
+
     def expect(self, numbers: Sequence[int]) -> None:
         """Says which blocks are taken next, each once, in which order; reading begins."""
         self._expected.clear()
@@ -178,13 +185,15 @@ class Fetcher:
     def _order(self, run: _Run) -> None:
         self._held += run.n_bytes
         out = None
-        if self._spare is not None and len(self._spare.obj) >= run.n_bytes:  # type: ignore[arg-type]
-            out, self._spare = memoryview(self._spare.obj)[: run.n_bytes], None
+        if self._spare is not None and self._spare.nbytes >= run.n_bytes:
+            out, self._spare = self._spare[: run.n_bytes], None
         run.coming = self._pool.submit(self._fetch, run, out)
 
     def _fetch(self, run: _Run, out: memoryview | None) -> memoryview:
         if out is None:
-            out = memoryview(bytearray(run.n_bytes))
+            # Mapped, so that it goes back to the system: an allocator would keep much of it, apart
+            # for each thread. Nor is it zeroed here.
+            out = memoryview(mmap.mmap(-1, run.n_bytes))
         if run.spilled_at is None:
             self._source.read_into(self._blocks[run.numbers[0]], out)
         else:

@@ -8,7 +8,7 @@ from cirrus_fast.data.block_runs import RUN_BYTES
 from cirrus_fast.notices import notice_once
 
 # Python, NumPy, the kernels and a connection with TLS, measured.
-_BASE_BYTES = 45e6
+_BASE_BYTES = 50e6
 # What allocators keep, dictionaries and statistics take, arrays of a block or a few pass through.
 _SLACK = 0.1
 # Rows are shuffled across as many blocks as fit in this.
@@ -54,8 +54,9 @@ class Memory:
 
     @property
     def run(self) -> int:
-        """Bytes of the largest request: some are under way while one is decoded from."""
-        return min(RUN_BYTES, self.blocks // 5)
+        """Bytes of a large request: two such are decoded from while three are on their way, and the
+        memory of one waits to be used again."""
+        return min(RUN_BYTES, self.blocks // 6)
 
     def holds(self, decoded_bytes: int, ahead: int) -> bool:
         """Whether so many bytes of decoded rows can stay, beside one group and what is read ahead

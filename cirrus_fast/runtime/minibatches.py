@@ -86,7 +86,6 @@ class MiniBatches:
         self.times = ReadTimes()
         self._dataset = dataset
         self._holdout = holdout
-        self._scale, self._places = scale, scale.table()
         self._seed, self._worker = seed, worker
         self._stopping = stopping
         self._group_bytes = memory.group
@@ -96,6 +95,9 @@ class MiniBatches:
         first = int(self._draw(4).choice(numbers)) if len(numbers) else None
         keep = epochs > 1 and not self._holds
         self._source = source_of(dataset, numbers, memory, keep=keep, first=first)
+        if self._source.first is not None:  # on its way while the rest is made ready
+            self._source.expect([self._source.first])
+        self._scale, self._places = scale, scale.table()
         self._held: CSR | None = None
         self._behind = ThreadPoolExecutor(1, thread_name_prefix="cirrus-decode")
         self._ready: Future[tuple[CSR, int, float]] | None = None
@@ -162,7 +164,7 @@ class MiniBatches:
             # So that learning begins as soon as one block is there.
             begins = [self._source.first]
             numbers.remove(self._source.first)
-        groups = list(_parts(numbers, lambda group: self._bytes(group) <= self._group_bytes))
+        groups = list(_parts(self._dataset.blocks, numbers, self._group_bytes))
         numbers, groups = begins + numbers, [begins] * bool(begins) + groups
         if not groups:
             return
@@ -264,14 +266,18 @@ class MiniBatches:
         return self._source.place(number, row)
 
 
-def _parts(numbers: Sequence[int], fits: Callable[[list[int]], bool]) -> Iterator[list[int]]:
-    """The numbers in turn, in as long parts as fit; a number that fits nowhere is alone."""
+def _parts(blocks: Sequence[Block], numbers: Sequence[int], most: int) -> Iterator[list[int]]:
+    """The numbers in turn, in as long parts as have so many bytes decoded; a block that has more is
+    alone."""
     part: list[int] = []
+    size = 0
     for number in numbers:
-        if part and not fits([*part, number]):
+        more = decoded_bytes(blocks[number])
+        if part and size + more > most:
             yield part
-            part = []
+            part, size = [], 0
         part.append(number)
+        size += more
     if part:
         yield part
 

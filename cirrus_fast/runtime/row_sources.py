@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from cirrus_fast.data.blocks import decode_block_into
+from cirrus_fast.data.blocks import Dictionary, decode_block_into
 from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
 from cirrus_fast.data.dataset import Dataset, check_header, is_text_file
+from cirrus_fast.data.storage import is_s3
 from cirrus_fast.errors import BlockError
 from cirrus_fast.notices import notice
 from cirrus_fast.runtime.fetching import Fetcher
@@ -86,8 +88,21 @@ class RowSource(Protocol):
     def close(self) -> None: ...
 
 
-def open_rows(path: str, n_features: int) -> Dataset | TextDataset:
-    """The data set or text at the path of a worker's spec."""
+def open_rows(
+    path: str, n_features: int, copy: tuple[str, str, str] | None
+) -> Dataset | TextDataset:
+    """The data set or text at the path of a worker's spec, or its copy of a text in S3."""
+    if copy is not None:
+        from cirrus_fast.data.s3_text import TextCopy
+        from cirrus_fast.data.text_dataset import open_copy
+
+        return open_copy(TextCopy(*copy), n_features)
+    if is_s3(path):
+        with ThreadPoolExecutor(1) as aside:
+            opened = aside.submit(Dataset, path)
+            import numpy.random  # noqa: F401 -- it takes as long, and is needed next
+
+            return opened.result()
     if not is_text_file(path):
         return Dataset(path)
     from cirrus_fast.data.text_dataset import open_text  # which few workers need, and all pay for
@@ -101,7 +116,7 @@ def read_ahead_bytes(dataset: Dataset | TextDataset, memory: Memory) -> int:
         return 0
     if not dataset.is_remote:
         return min(memory.blocks, _NEAR_AHEAD_BYTES)
-    return min(memory.blocks, (2 * _MOST_MIXED + 1) * memory.run)
+    return min(memory.blocks - memory.run, (2 * _MOST_MIXED + 1) * memory.run)
 
 
 def source_of(
@@ -139,11 +154,13 @@ class StoredBlocks:
         self._fetcher = Fetcher(
             dataset,
             numbers,
-            memory.blocks if far and keep else ahead,
+            memory.blocks - memory.run if far and keep else ahead,
             keep=far and keep,
             run_bytes=memory.run if far else _NEAR_RUN_BYTES,
             first=first if far else None,
         )
+        # Once for all blocks, while the first of them are on their way.
+        self._dictionary = self._fetcher.meanwhile(lambda: dataset.dictionary)
         self.first = first if far else None
         # By what is read ahead in any case, so that the order of rows does not depend on `keep`.
         self.mixed = max(1, (ahead // memory.run - 1) // 2) if far else 1
@@ -162,11 +179,11 @@ class StoredBlocks:
     def read(self, number: int, into: RowArrays, row: int, entry: int) -> int:
         block = self._dataset.blocks[number]
         started = time.perf_counter()
-        _ = self._dataset.dictionary  # read once, while blocks are on their way
+        dictionary = self._dictionary.result()
         self._fetcher.wait_s += time.perf_counter() - started
         raw = self._fetcher.take(number)
         try:
-            self._decode(number, raw, into, row, entry)
+            self._decode(number, raw, dictionary, into, row, entry)
         except BlockError as error:
             if not self._dataset.is_remote:
                 raise
@@ -175,12 +192,18 @@ class StoredBlocks:
             started = time.perf_counter()
             again = self._dataset.read_bytes(block)
             self._fetcher.wait_s += time.perf_counter() - started
-            self._decode(number, again, into, row, entry)
+            self._decode(number, again, dictionary, into, row, entry)
             self._fetcher.repair(number, again)
         return block.nnz
 
     def _decode(
-        self, number: int, raw: bytes | memoryview, into: RowArrays, row: int, entry: int
+        self,
+        number: int,
+        raw: bytes | memoryview,
+        dictionary: Dictionary | None,
+        into: RowArrays,
+        row: int,
+        entry: int,
     ) -> None:
         dataset = self._dataset
         block = dataset.blocks[number]
@@ -189,7 +212,7 @@ class StoredBlocks:
             check_header(raw, block)
             decode_block_into(
                 raw,
-                dataset.dictionary,
+                dictionary,
                 into.labels[at],
                 into.indptr[row : row + block.n_rows + 1],
                 into.indices[of],

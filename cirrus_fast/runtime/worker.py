@@ -55,6 +55,7 @@ class WorkerSpec:
     generation: int
     dataset: str
     dataset_id: str
+    text_copy: tuple[str, str, str] | None
     holdout_seed: int
     holdout_fraction: float
     param_store: str
@@ -78,7 +79,8 @@ class WorkerSpec:
         known = {field.name for field in fields(cls)}
         if set(raw) != known:
             raise TrainingError(f"worker spec has wrong fields: {sorted(set(raw) ^ known)}")
-        return cls(**raw | {"class_weight": tuple(raw["class_weight"])})
+        copy = raw["text_copy"] and tuple(raw["text_copy"])
+        return cls(**raw | {"class_weight": tuple(raw["class_weight"]), "text_copy": copy})
 
 
 @dataclass(slots=True)
@@ -123,7 +125,7 @@ class _Worker:
             spec.staleness,
             strict=spec.consistency != "async",
         )
-        dataset = open_rows(spec.dataset, self._store.layout.model_size)
+        dataset = open_rows(spec.dataset, self._store.layout.model_size, spec.text_copy)
         if dataset.id != spec.dataset_id:
             raise TrainingError(f"{spec.dataset}: was replaced after the run began")
         holdout = HoldOut.plan(dataset.blocks, spec.holdout_fraction, spec.holdout_seed)
@@ -178,18 +180,23 @@ class _Worker:
         if rows_an_epoch == 0:
             return
         first, skip = divmod(self._port.rows, rows_an_epoch)
-        self._report.reads[-1] = before = self._dataset.reads
+        self._report.reads[-1] = before = self._reads
         for epoch in range(first, self._spec.epochs):
             try:
                 for window in self._stream.epoch(epoch, skip):
                     if not self._window(window.rows, window.order):
                         return
             finally:
-                self._report.reads[epoch] = self._dataset.reads - before
+                self._report.reads[epoch] = self._reads - before
             if self._port.stopping:
                 return
-            before = self._dataset.reads
+            before = self._reads
             skip = 0
+
+    @property
+    def _reads(self) -> Reads:
+        """From a server, so far; a text's are the supervisor's."""
+        return self._dataset.reads if isinstance(self._dataset, Dataset) else Reads()
 
     def _window(self, rows: CSR, order: UInt32Array) -> bool:
         """Learns from the rows in order; False if the run is stopping."""
