@@ -30,7 +30,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -72,6 +72,45 @@ GAVE_UP = r"(the server said|connection lost|the answer ended|no answer within).
 
 class Wrong(Exception):
     """Something that must not be."""
+
+
+class _Plan:
+    """Which request fails how. Is asked on the server's threads, some of which may come late."""
+
+    def __init__(
+        self, soak: Soak, share: float, kinds: list[str], lasting: str | None, first: int
+    ) -> None:
+        """lasting : what happens with the blocks' request of number `first`, and stays"""
+        self._soak = soak
+        self._share, self._kinds = share, kinds
+        self.lasting, self._left = lasting, first
+        self._draw = random.Random(soak.random.random())
+        self._lock = threading.Lock()
+        self._over = self._changed = False
+
+    def __call__(self, path: str) -> str | None:
+        is_block = "/shard-" in path
+        with self._lock:
+            if self._over:
+                return None
+            self._left -= is_block
+            if self.lasting and is_block and self._left <= 0:
+                if self.lasting[0].isdigit():
+                    return self.lasting
+                if not self._changed:
+                    self._changed = True
+                    self._soak.change(self.lasting)
+            fault = None
+            if self._draw.random() < self._share:
+                fault = self._draw.choice(self._kinds)
+            if fault == "stall" and self._draw.random() > STALLS:
+                return None
+        # Damage beside the blocks is an error, and no trial of endurance.
+        return None if fault in ("truncated", "glitch") and not is_block else fault
+
+    def end(self) -> None:
+        with self._lock:
+            self._over = True
 
 
 class Soak:
@@ -133,13 +172,13 @@ class Soak:
         # From a worker that holds all decoded rows to one that holds a few blocks.
         rows = pick((70_000, 200_000, 1_000_000, 40_000_000))
         self.memory = Memory(rows=rows, group=rows // pick((5, 10)))
-        faults = Faults(after=None, stall_s=TIMEOUT_S * 1.5)
         fruitful = self.random.random() < 0.5
         share = self.random.uniform(0.1, 0.6 if fruitful else 0.25)
         choices = FRUITFUL if fruitful else (*FRUITFUL, *REFUSALS, "silence")
         kinds = self.random.sample(choices, self.random.randint(1, len(choices)))
         lasting = None if what in ("run", "load") else what
-        faults.plan = self._plan(share, kinds, lasting, self.random.randint(1, 40))
+        plan = _Plan(self, share, kinds, lasting, self.random.randint(1, 40))
+        faults = Faults(plan, after=None, stall_s=TIMEOUT_S * 1.5)
         told = f"{what}, {options}, {self.memory}, {share:.2f} of {kinds}"
         before = _left()
         try:
@@ -147,45 +186,20 @@ class Soak:
                 if what == "load":
                     self._load(faults, told)
                 else:
-                    self._run(options, faults, lasting, told)
+                    self._run(options, faults, plan, told)
         finally:
-            self.server.faults = Faults()
             self.injected += faults.injected
         self._check_left(before, told)
         self.tally["rounds"] += 1
 
-    def _plan(
-        self, share: float, kinds: list[str], lasting: str | None, first: int
-    ) -> Callable[[str], str | None]:
-        """lasting : what happens with the blocks' request of number `first`, and stays"""
-        lock, draw = threading.Lock(), random.Random(self.random.random())
-        seen = 0
-
-        def plan(path: str) -> str | None:
-            nonlocal seen
-            is_block = "/shard-" in path
-            with lock:
-                seen += is_block
-                if lasting and is_block and seen >= first:
-                    if lasting in ("deleted", "replaced"):
-                        self._change(lasting)
-                    else:
-                        return lasting
-                fault = draw.choice(kinds) if draw.random() < share else None
-                if fault == "stall" and draw.random() > STALLS:
-                    return None
-            # Damage beside the blocks is an error, and no trial of endurance.
-            return None if fault in ("truncated", "glitch") and not is_block else fault
-
-        return plan
-
-    def _change(self, how: str) -> None:
+    def change(self, how: str) -> None:
         if how == "deleted":
             S3Storage(SET).delete(self.shard)
         else:
             S3Storage(SET).write(self.shard, self.content[:-1] + b"\0")
 
-    def _run(self, options: dict[str, Any], faults: Faults, lasting: str | None, told: str) -> None:
+    def _run(self, options: dict[str, Any], faults: Faults, plan: _Plan, told: str) -> None:
+        lasting = plan.lasting
         try:
             expected = self._expected(options)
             self.server.faults = faults
@@ -203,6 +217,7 @@ class Soak:
             return
         finally:
             self.server.faults = Faults()
+            plan.end()
             if lasting in ("deleted", "replaced"):
                 S3Storage(SET).write(self.shard, self.content)
         self.tally["runs to the end"] += 1
