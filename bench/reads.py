@@ -2,8 +2,8 @@
 
 Against a plain HTTP server of its own on this machine. Prints
 
-* CPU time of the read path for a row: client, checksum and decoding, shuffling and localising,
-  and all of it, as threads of a worker do it;
+* CPU time of the read path for a row: the client alone, with checksum and decoding, and all of it,
+  once for each way that workers go on: to localised mini-batches, and to rows shuffled in memory;
 * seconds to the first rows to learn from, counted from `run_worker` and from the start of a
   worker's process, over a link of 75 MB/s with 30 ms to the first byte (bench/link.py);
 * peak memory of a worker process that reads more than ten times its `worker_size`.
@@ -113,6 +113,7 @@ def speak_to(port: int) -> None:
 def cpu(uri: str) -> None:
     """CPU time for a row, by what takes it; the best of some rounds."""
     from cirrus_fast import Dataset, _kernels
+    from cirrus_fast.data.blocks import MinibatchDecoder
     from cirrus_fast.data.holdout import HoldOut
     from cirrus_fast.data.training_scale import TrainingScale
     from cirrus_fast.runtime.fetching import Fetcher
@@ -144,6 +145,14 @@ def cpu(uri: str) -> None:
             source.read(number, into, 0, 0)
         source.close()
 
+    def localised() -> None:
+        decoder = MinibatchDecoder(dataset.dictionary, base=dataset.manifest.index_base)
+        fetcher = Fetcher(dataset, numbers, memory.run * 9, keep=False)
+        fetcher.expect(numbers)
+        for number in numbers:
+            decoder.decode(fetcher.take(number), 200)
+        fetcher.close()
+
     def everything() -> None:
         stream = MiniBatches(
             dataset,
@@ -171,7 +180,8 @@ def cpu(uri: str) -> None:
         ("client alone", fetch),
         ("checksum alone, of memory", checksum),
         ("client, checksum and decoding", fetch_and_decode),
-        ("all: localised and shuffled too", everything),
+        ("client, checksum, decoding into localised mini-batches of 200", localised),
+        ("as training in memory does: decoded, shuffled, given places in the model", everything),
     ):
         took = []
         for _ in range(_ROUNDS):

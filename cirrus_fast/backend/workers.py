@@ -8,7 +8,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, wait
 from typing import Any
 
 from cirrus_fast.backend.plan import Plan
-from cirrus_fast.backend.processes import WorkerDiedError
+from cirrus_fast.backend.processes import ProcessExecutor, WorkerDiedError
 from cirrus_fast.data.traffic import Reads
 from cirrus_fast.errors import CirrusFastError, TrainingError
 from cirrus_fast.notices import notice
@@ -19,6 +19,12 @@ from cirrus_fast.runtime.worker import run_worker
 _MOST_DEATHS = 5
 # How long an executor may take to start a worker that the others, or the run, wait for.
 _START_S = 60.0
+# How long a worker may hold the others up without a sign before another takes its place: longer
+# than a read takes to be given up (data/s3_get.py).
+_LATE_S = 180.0
+# What is counted of the time since it was last looked at, for the supervisor may have been held up
+# itself.
+_MOST_LOOK_S = 1.0
 # How long a worker may take to end once it is told to. A chunk of rows takes milliseconds, reading
 # the rows that fit its memory some seconds.
 _END_S = 30.0
@@ -45,6 +51,8 @@ class Workers:
         self._futures: dict[int, Future[str]] = {}
         self._launched = time.perf_counter()
         self._deaths = 0
+        self._looked = time.perf_counter()
+        self._late: dict[int, tuple[tuple[int, int], float]] = {}
         self.reports: list[dict[str, Any]] = []
         self.rows_repeated = 0
 
@@ -102,6 +110,27 @@ class Workers:
                 self._launch(worker)
         if self._futures:
             self._check_start()
+            self._end_late()
+
+    def _end_late(self) -> None:
+        """Ends a worker process that gives no sign while others wait for it: stopped, or waiting
+        for a file system. Its end is then noticed as any other's. A thread cannot be ended."""
+        executor = self._executor
+        if not isinstance(executor, ProcessExecutor):
+            return
+        now = time.perf_counter()
+        passed, self._looked = min(now - self._looked, _MOST_LOOK_S), now
+        for worker, future in self._futures.items():
+            stands = self._store.progress(worker)
+            before, late = self._late.get(worker, (stands, 0.0))
+            if stands != before or not self._store.holds_up(worker):
+                late = -passed
+            late += passed
+            if late > _LATE_S:
+                notice(f"worker {worker} has given no sign for {_LATE_S:g} s; it is ended")
+                executor.kill(future)
+                late = 0.0
+            self._late[worker] = stands, late
 
     def _check_start(self) -> None:
         """Without this, a run would wait for ever for an executor that has no place."""

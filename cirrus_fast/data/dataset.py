@@ -30,7 +30,7 @@ from cirrus_fast.data.manifest import (
     Block,
     Manifest,
 )
-from cirrus_fast.data.parallel import ordered_map
+from cirrus_fast.data.parallel import fresh_memory, ordered_map
 from cirrus_fast.data.storage import (
     TEMPORARY_SUFFIX,
     Storage,
@@ -356,7 +356,7 @@ def read_ahead(
         return
 
     def read(run: tuple[int, ...]) -> tuple[tuple[int, ...], memoryview]:
-        out = memoryview(bytearray(n_bytes(blocks, run)))
+        out = fresh_memory(n_bytes(blocks, run))
         dataset.read_into(blocks[run[0]], out)
         return run, out
 

@@ -70,11 +70,21 @@ def client() -> Any:
     return found
 
 
+def _renew() -> None:
+    """Lets this thread's next client look for credentials anew: files, processes and servers that
+    give them may have others by now."""
+    import boto3
+
+    with _lock:
+        boto3.setup_default_session()
+    _local.__dict__.clear()
+
+
 def getter(bucket: str) -> Getter:
     """Who reads a bucket; shared by all that do, so that connections are."""
     with _lock:
         if bucket not in _getters:
-            _getters[bucket] = Getter(signer(client), bucket)
+            _getters[bucket] = Getter(signer(client, renew=_renew), bucket)
         return _getters[bucket]
 
 

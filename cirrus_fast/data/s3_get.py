@@ -144,6 +144,7 @@ class _Fetch:
         self.etag = etag
         self._counts = [getter.traffic] if traffic is None else [getter.traffic, traffic]
         self._got = 0
+        self._renewed = False
 
     def run(self) -> None:
         fruitless = attempt = 0
@@ -266,6 +267,9 @@ class _Fetch:
         if status in _RETRIED or code in _RETRIED_CODES:
             raise _Broken(f"the server said {said}")
         if code in ("ExpiredToken", "TokenRefreshRequired", "InvalidToken"):
+            if not self._renewed and self._getter._signer.renew():
+                self._renewed = True
+                raise _Broken(f"the credentials have expired ({said})")
             raise StorageError(f"{self._name}: the credentials have expired ({said}); renew them")
         hint = "; may these credentials read it?" if status in (401, 403) else ""
         raise StorageError(f"{self._name}: the server said {said}{hint}")

@@ -6,7 +6,6 @@ learn; over a network it comes once, whatever the number of epochs and workers o
 
 from __future__ import annotations
 
-import mmap
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from pathlib import Path
 from threading import local
 from weakref import finalize
 
+from cirrus_fast.data.parallel import fresh_memory
 from cirrus_fast.data.s3 import getter, split
 from cirrus_fast.data.s3_source import CONNECTIONS, RANGE_BYTES, lineage
 from cirrus_fast.data.traffic import Reads, Traffic
@@ -57,7 +57,7 @@ class FetchedText:
 
         def bring(begin: int) -> None:
             if not hasattr(buffers, "one"):
-                buffers.one = memoryview(mmap.mmap(-1, RANGE_BYTES))
+                buffers.one = fresh_memory(RANGE_BYTES)
             out = buffers.one[: min(RANGE_BYTES, size - begin)]
             reader.read_into(key, begin, out, etag, self._traffic)
             done = 0

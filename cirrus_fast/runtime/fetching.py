@@ -9,7 +9,6 @@ that has no room either is it read again.
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import tempfile
 import time
@@ -27,7 +26,7 @@ from cirrus_fast.data.block_runs import (
     side_by_side,
 )
 from cirrus_fast.data.manifest import Block
-from cirrus_fast.data.parallel import end_pool
+from cirrus_fast.data.parallel import end_pool, fresh_memory
 from cirrus_fast.errors import StorageError
 from cirrus_fast.notices import notice_once
 
@@ -191,9 +190,7 @@ class Fetcher:
 
     def _fetch(self, run: _Run, out: memoryview | None) -> memoryview:
         if out is None:
-            # Mapped, so that it goes back to the system: an allocator would keep much of it, apart
-            # for each thread. Nor is it zeroed here.
-            out = memoryview(mmap.mmap(-1, run.n_bytes))
+            out = fresh_memory(run.n_bytes)
         if run.spilled_at is None:
             self._source.read_into(self._blocks[run.numbers[0]], out)
         else:

@@ -377,6 +377,47 @@ def test_rows_are_accounted_when_every_worker_is_killed_once(
     assert not made[0].pids
 
 
+@pytest.mark.parametrize("consistency", ["async", "bsp"])
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_a_worker_that_gives_no_sign_is_replaced_and_its_rows_are_learnt(
+    clicks: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    consistency: str,
+    n_workers: int,
+) -> None:
+    monkeypatch.setattr("cirrus_fast.backend.workers._LATE_S", 3.0)
+    made = catching_process_executors(monkeypatch)
+    epochs, size = 60, 100
+    wanted = options(clicks, executor="processes", epochs=epochs, minibatch_size=size)
+    run = LogisticRegression(
+        wanted, consistency=consistency, n_workers=n_workers, eval_interval=1.0
+    ).start()
+    _wait_for(run.progress)
+    victim = made[0].pids[-1]
+    os.kill(victim, signal.SIGSTOP)
+    result = run.result(120)
+    assert result.stop_reason == "epochs"
+    assert result.rows_processed == epochs * clicks.n_rows
+    ended = caplog.text.count("another takes its place")  # one, but on a machine that is too busy
+    assert result.rows_repeated <= ended * max(size, CHUNK_ROWS)
+    assert "has given no sign for 3 s; it is ended" in caplog.text
+    _wait_for(lambda: _is_gone(victim))
+
+
+def test_workers_that_wait_while_the_model_is_measured_are_not_late(
+    clicks: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("cirrus_fast.backend.workers._LATE_S", 2.5)
+    pauses = iter([4.0])
+    result = LogisticRegression(
+        options(clicks, executor="processes", consistency="bsp", n_workers=2, eval_interval=1.0),
+        callbacks=[lambda _record: time.sleep(next(pauses, 0.0))],
+    ).run()
+    assert result.rows_processed == 2 * clicks.n_rows
+    assert "no sign" not in caplog.text
+
+
 def test_a_worker_killed_as_the_run_ends_is_not_replaced(
     clicks: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import gzip
 import os
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -14,6 +15,7 @@ from s3_server import Faults
 
 import cirrus_fast
 from cirrus_fast.cli import cli
+from cirrus_fast.data import s3 as s3_module
 from cirrus_fast.data import s3_get, s3_source
 from cirrus_fast.data.s3 import S3Storage
 from cirrus_fast.data.traffic import Reads
@@ -221,3 +223,29 @@ def test_text_in_s3_replaced_while_it_is_brought_is_refused(s3, text, monkeypatc
     folder.write("a.svm", text.upper() + b"\n")
     with pytest.raises(StorageError, match=r"a\.svm: was replaced"):
         _run(dataset="s3://bucket/text/a.svm", model_size=2**19)
+
+
+# Credentials
+
+
+def test_credentials_that_have_expired_are_looked_for_anew(s3, monkeypatch, tmp_path):
+    """Where boto3 finds them in a file, which somebody has written again."""
+    S3Storage("s3://bucket/some").write("a", CONTENT)
+    held = tmp_path / "credentials"
+    held.write_text("[default]\naws_access_key_id = old\naws_secret_access_key = secret\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(held))
+    monkeypatch.setattr(s3_get, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    s3_module.forget()
+    reader = s3_module.getter("bucket")
+    assert reader.read("some/a") == CONTENT
+    held.write_text("[default]\naws_access_key_id = new\naws_secret_access_key = secret\n")
+    s3.faults = Faults.first(1, "403 ExpiredToken")
+    assert reader.read("some/a") == CONTENT
+    assert "new" in reader._signer.get("bucket", "some/a").target
+    s3.faults = Faults(lambda _key: "403 ExpiredToken")
+    with pytest.raises(StorageError, match="s3://bucket/some/a: the credentials have expired"):
+        reader.read("some/a")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)

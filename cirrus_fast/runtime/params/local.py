@@ -247,6 +247,22 @@ class LocalStore:
         """Rows a worker has begun and not reported."""
         return int(self.slots[worker]["granted"])
 
+    def progress(self, worker: int) -> tuple[int, int]:
+        """What changes as a worker gets on."""
+        slot = self.slots[worker]
+        return int(slot["rows"]), int(slot["merged"])
+
+    def holds_up(self, worker: int) -> bool:
+        """Whether a worker that learns could go on, and others wait for it or soon will."""
+        slots, control = self.slots, self.control
+        running = slots["state"] != FINISHED
+        return bool(
+            slots[worker]["state"] == ACTIVE
+            and self.rows < control["allowed_rows"]
+            and slots[worker]["updates"] == slots["updates"][running].min()
+            and slots[worker]["ready"] <= control["round"]  # in bsp: has not handed in
+        )
+
     def wait(self, rows: float, timeout: float) -> int:
         """Waits until this many rows are done or all workers are, at most `timeout` seconds;
         returns the rows done."""
