@@ -26,7 +26,8 @@ from bench import data, ours
 from bench.conftest import SECONDS, told
 from bench.link import Link
 from bench.objects import served, speak_to
-from bench.readers import BUCKET, TEXT, Outcome, Task
+from bench.readers import BUCKET, LONG, SET, TEXT, Outcome, Task
+from bench.reads import multiply
 from cirrus_fast.data.csr import CSR
 
 pytest.importorskip("boto3")
@@ -39,6 +40,8 @@ _BATCH_ROWS, _BATCHES = 1000, 200
 _CHUNK_ROWS = 16_384
 # A worker that learns from no more rows a second than this needs less than the link gives.
 _PACE = 1e6
+# Beginning and ending cost the same however many rows there are: so often over, they are few.
+_TIMES = 5
 
 LADDER = {
     "text objects": f"a text object for each mini-batch of {_BATCH_ROWS} (boto3)",
@@ -47,6 +50,7 @@ LADDER = {
     "npz": f"np.savez_compressed of {_CHUNK_ROWS} rows (boto3)",
     "blocks": "cirrus_fast, blocks one by one",
     "ahead": "cirrus_fast, read ahead",
+    "long": f"cirrus_fast, read ahead, the rows {_TIMES} times over",
     "cached": "cirrus_fast, second epoch",
 }
 
@@ -62,11 +66,12 @@ class Store:
 
     def task(self, reader: str, worker: int, n_workers: int) -> Task:
         places = self.places.get(reader, [])
+        name = LONG if reader == "long" else SET
         if reader == "text stream":
             mine = self._part(worker, n_workers)
         else:
             mine = places[worker::n_workers]
-        return Task(reader, worker, n_workers, mine, self.rows.n_features, self.zero_based)
+        return Task(reader, worker, n_workers, mine, self.rows.n_features, self.zero_based, name)
 
     def _part(self, worker: int, n_workers: int) -> list[int]:
         """Bytes of the text, cut where a row ends."""
@@ -76,9 +81,12 @@ class Store:
         return cuts[worker : worker + 2]
 
     def rows_of(self, reader: str) -> CSR:
-        return (
-            data.first(self.rows, _BATCH_ROWS * _BATCHES) if reader == "text objects" else self.rows
-        )
+        """What it reads, but for how often."""
+        few = _BATCH_ROWS * _BATCHES
+        return data.first(self.rows, few) if reader == "text objects" else self.rows
+
+    def n_rows(self, reader: str) -> int:
+        return self.rows_of(reader).n_rows * (_TIMES if reader == "long" else 1)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +102,9 @@ def store(datasets: tuple[str, str]) -> Iterator[Store]:
         _write_chunks(unfinished)
         unfinished.rename(bucket)
     shutil.rmtree(bucket / "set", ignore_errors=True)
+    shutil.rmtree(bucket / "long", ignore_errors=True)
     shutil.copytree(datasets[0], bucket / "set")
+    multiply(bucket / "set", bucket / "long", _TIMES)
     places = {
         reader: sorted(path.name for path in bucket.glob(f"*{suffix}"))
         for reader, suffix in (("text objects", ".batch"), ("pickles", ".pickle"), ("npz", ".npz"))
@@ -168,14 +178,14 @@ def compared(store: Store) -> Callable[[str], None]:
         if reader in done:
             return
         speak_to(store.address)
-        wanted = store.rows_of(reader)
+        wanted, times = store.rows_of(reader), _TIMES if reader == "long" else 1
         tasks = [replace(store.task(reader, i, 2), checked=True) for i in range(2)]
         found = _run(tasks, lambda: None)
-        assert sum(one.rows for one in found) == wanted.n_rows
-        assert sum(one.entries for one in found) == wanted.nnz
-        assert sum(one.positives for one in found) == int(wanted.labels.sum())
-        assert sum(one.ids for one in found) == int(wanted.indices.sum(dtype=np.int64))
-        values = float(wanted.data.sum(dtype=np.float64))
+        assert sum(one.rows for one in found) == times * wanted.n_rows
+        assert sum(one.entries for one in found) == times * wanted.nnz
+        assert sum(one.positives for one in found) == times * int(wanted.labels.sum())
+        assert sum(one.ids for one in found) == times * int(wanted.indices.sum(dtype=np.int64))
+        values = times * float(wanted.data.sum(dtype=np.float64))
         assert math.isclose(sum(one.values for one in found), values, rel_tol=1e-5)
         done.add(reader)
 
@@ -218,7 +228,7 @@ def _measure(measure, store: Store, reader: str, group: str, n_workers: int, pac
         group,
         LADDER[reader],
         [one.seconds for one in rounds],
-        n_rows=store.rows_of(reader).n_rows,
+        n_rows=store.n_rows(reader),
         n_bytes=middle.n_bytes,
         **middle.notes,
     )
@@ -235,7 +245,7 @@ def bench_reading(measure, store: Store, compared, reader: str, n_workers: int) 
 
 
 @told
-@pytest.mark.parametrize("reader", ["text stream", "npz", "blocks", "ahead", "cached"])
+@pytest.mark.parametrize("reader", ["text stream", "npz", "blocks", "ahead", "long", "cached"])
 def bench_reading_paced(measure, store: Store, compared, reader: str) -> None:
     compared(reader)
     group = f"the same, 1 worker that learns from {_PACE / 1e6:g} M rows/s at most"

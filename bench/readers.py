@@ -27,7 +27,7 @@ from cirrus_fast.runtime.memory import Memory
 from cirrus_fast.runtime.minibatches import MiniBatches
 
 BUCKET = "bucket"
-SET, TEXT = f"s3://{BUCKET}/set", "train.svm"
+SET, LONG, TEXT = f"s3://{BUCKET}/set", f"s3://{BUCKET}/long", "train.svm"
 WORKER_SIZE_MB = 2048
 _STREAM_BYTES = 1 << 20
 # What a worker learns from at once, so that one that is slower than the link reads on meanwhile.
@@ -41,6 +41,7 @@ class Task:
     worker, n_workers : whose share
     places : what its share consists of, for readers that need to be told: keys, or (begin, end) of
         the text
+    zero_based : whether that counts ids from 0; dataset : where ours reads
     rows_a_second : that it learns from at most, or None
     checked : whether it is to add up what its rows have, too
     """
@@ -51,6 +52,7 @@ class Task:
     places: list[Any]
     n_features: int
     zero_based: bool
+    dataset: str
     rows_a_second: float | None = None
     checked: bool = False
 
@@ -90,7 +92,7 @@ class Reader:
 
             self._client = boto3.client("s3")
         if self.task.reader in _OURS:
-            dataset = Dataset(SET)  # training is given the scale; it does not read it
+            dataset = Dataset(self.task.dataset)  # training is given the scale; it does not read it
             self.scale = TrainingScale.of(
                 dataset.columns,
                 dataset.n_rows,
@@ -153,7 +155,7 @@ def _npz(reader: Reader) -> Iterator[CSR]:
 def _blocks(reader: Reader) -> Iterator[CSR]:
     """A request for each block, decoded when it is there; the next is asked for then."""
     began = time.perf_counter()
-    dataset = Dataset(SET)
+    dataset = Dataset(reader.task.dataset)
     _ = dataset.dictionary
     reader.outcome.waited_s += time.perf_counter() - began
     for number in share_of(dataset, reader.task.worker, reader.task.n_workers):
@@ -167,7 +169,7 @@ def _blocks(reader: Reader) -> Iterator[CSR]:
 
 def _stream(reader: Reader, epochs: int) -> tuple[Dataset, MiniBatches]:
     began = time.perf_counter()
-    dataset = Dataset(SET)
+    dataset = Dataset(reader.task.dataset)
     reader.outcome.waited_s += time.perf_counter() - began
     assert reader.scale is not None
     stream = MiniBatches(
@@ -219,10 +221,11 @@ READERS = {
     "npz": _npz,
     "blocks": _blocks,
     "ahead": _ahead,
+    "long": _ahead,
     "cached": _cached,
 }
 _BOTO = ("text objects", "text stream", "pickles", "npz")
-_OURS = ("ahead", "cached")
+_OURS = ("ahead", "long", "cached")
 
 
 def _part(rows: CSR, first: int, end: int) -> CSR:

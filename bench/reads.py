@@ -1,6 +1,6 @@
 """What reading a data set from S3 costs a worker: `python -m bench.reads TRAIN.svm`.
 
-Against a plain HTTP server of its own on this machine. Prints
+Against a server of its own on this machine (bench/objects.py). Prints
 
 * CPU time of the read path for a row: the client alone, with checksum and decoding, and all of it,
   once for each way that workers go on: to localised mini-batches, and to rows shuffled in memory;
@@ -15,6 +15,7 @@ once, in a temporary folder; for `memory` its shards are listed often enough to 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import statistics
@@ -22,92 +23,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
+from bench.objects import served, speak_to
 
 RATE, FIRST_BYTE_S = 75e6, 0.030
 _ROUNDS = 5
 _WORKER_SIZE, _TIMES_LARGER = 128, 10
-
-
-class _Files(BaseHTTPRequestHandler):
-    """GET of files below a folder, whole or a range."""
-
-    protocol_version = "HTTP/1.1"
-
-    def __init__(self, folder: Path, *arguments: object) -> None:
-        self._folder = folder
-        super().__init__(*arguments)  # type: ignore[arg-type]
-
-    def do_GET(self) -> None:
-        self.connection.setsockopt(6, 1, 1)  # TCP_NODELAY
-        path = self._folder / self.path.split("?")[0].lstrip("/")
-        try:
-            file = path.open("rb")
-        except OSError:
-            self.send_response(404)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        with file:
-            size = os.fstat(file.fileno()).st_size
-            asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-            first, last = (int(asked[1]), int(asked[2])) if asked else (0, size - 1)
-            self.send_response(206 if asked else 200)
-            if asked:
-                self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
-            self.send_header("Content-Length", str(last - first + 1))
-            self.send_header("ETag", f'"{size}"')
-            self.end_headers()
-            self.wfile.flush()
-            while first <= last:
-                first += os.sendfile(
-                    self.connection.fileno(), file.fileno(), first, last - first + 1
-                )
-
-    def log_message(self, *_arguments: object) -> None: ...
-
-
-def serve(folder: str) -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, Path(folder)))  # type: ignore[arg-type]
-    server.daemon_threads = True
-    print(server.server_port, flush=True)
-    server.serve_forever()
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[int]:
-    """The port of a server in a process of its own."""
-    command = [sys.executable, "-m", "bench.reads", "--serve", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield int(process.stdout.readline())
-    finally:
-        process.kill()
-        process.wait()
-
-
-def speak_to(port: int) -> None:
-    """S3 is this server from now on."""
-    from cirrus_fast.data import s3
-
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        del os.environ[name]
-    os.environ |= {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": os.devnull + "/none",
-    }
-    s3.forget()
 
 
 def cpu(uri: str) -> None:
@@ -256,7 +179,9 @@ def memory(folder: Path, uri: str) -> None:
     from cirrus_fast.backend.processes import ProcessExecutor
 
     larger = folder / "bucket" / "larger"
-    n_rows = _multiply(folder / "bucket" / "set", larger, _WORKER_SIZE * _TIMES_LARGER)
+    stored = cirrus_fast.Dataset(uri).n_bytes
+    times = math.ceil(_WORKER_SIZE * _TIMES_LARGER * 1e6 / stored)
+    n_rows = multiply(folder / "bucket" / "set", larger, times)
     peaks: dict[int, int] = {}
 
     def watch(_record: object) -> bool:
@@ -299,15 +224,14 @@ def memory(folder: Path, uri: str) -> None:
     print(f"| {n_rows} | {times:.0f} | {read} | {max(peaks.values()) / 1e6:.0f} |")
 
 
-def _multiply(source: Path, target: Path, stored_mb: float) -> int:
-    """The data set with its shards listed again and again until they are so many bytes; rows."""
+def multiply(source: Path, target: Path, times: int) -> int:
+    """The data set with its shards listed so many times; how many rows that is."""
     from cirrus_fast import Dataset
     from cirrus_fast.data.columns import ColumnStatistics
     from cirrus_fast.data.manifest import MANIFEST
 
     once = Dataset(str(source))
     manifest = once.manifest
-    times = int(np.ceil(stored_mb * 1e6 / once.n_bytes))
     target.mkdir(exist_ok=True)
     blocks, sizes, checksums = [], {}, dict(manifest.checksums)
     for i in range(times):
@@ -347,9 +271,6 @@ def _multiply(source: Path, target: Path, stored_mb: float) -> int:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--serve"]:
-        serve(sys.argv[2])
-        return
     if len(sys.argv) < 2:
         raise SystemExit(__doc__)
     import cirrus_fast
@@ -358,18 +279,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         cirrus_fast.load_libsvm(text, str(folder / "bucket" / "set"))
-        with served(folder) as port:
+        with served(folder) as address:
             if "cpu" in parts:
-                speak_to(port)
+                speak_to(address)
                 cpu("s3://bucket/set")
             if "first" in parts:
                 from bench.link import Link
 
-                with Link(f"127.0.0.1:{port}", rate=RATE, round_trip=FIRST_BYTE_S) as link:
-                    speak_to(link.port)
+                with Link(address, rate=RATE, round_trip=FIRST_BYTE_S) as link:
+                    speak_to(link.address)
                     first("s3://bucket/set")
             if "memory" in parts:
-                speak_to(port)
+                speak_to(address)
                 memory(folder, "s3://bucket/set")
 
 

@@ -196,7 +196,7 @@ class Soak:
         if how == "deleted":
             S3Storage(SET).delete(self.shard)
         else:
-            S3Storage(SET).write(self.shard, self.content[:-1] + b"\0")
+            S3Storage(SET).write(self.shard, self.content[:-1] + bytes([self.content[-1] ^ 1]))
 
     def _run(self, options: dict[str, Any], faults: Faults, plan: _Plan, told: str) -> None:
         lasting = plan.lasting
