@@ -10,6 +10,7 @@ import errno
 import os
 import threading
 from functools import partial
+from itertools import count
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from cirrus_fast.notices import notice_once
 from cirrus_fast.runtime import memory
 
 N_ROWS, BLOCK_ROWS, EPOCHS = 3000, 60, 3
-TIMEOUT_S = 2.0
+TIMEOUT_S = 1.0
 SET = "s3://bucket/sets/clicks"
 
 
@@ -113,8 +114,8 @@ QUICK = ["503 SlowDown", "500 InternalError", "silence", "reset", "short"]
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 def test_what_passes_leaves_the_model_as_it_is(clicks, weights, kind):
-    draw = np.random.default_rng(5)
-    plan = after(1, lambda: kind if draw.random() < 0.1 else None)
+    every, number = 20 if kind == "stall" else 8, count()
+    plan = after(1, lambda: kind if next(number) % every == 3 else None)
     clicks.faults = Faults(plan, after=None, stall_s=TIMEOUT_S + 0.5)
     result = train()
     assert clicks.faults.injected[kind] > 0
@@ -283,6 +284,43 @@ def test_text_is_loaded_right_or_not_at_all(clicks, files, monkeypatch):
         assert found.tobytes() == getattr(expected, name).tobytes()
     lengths = np.concatenate([np.diff(part.indptr) for part in parts])
     assert np.array_equal(lengths, np.diff(expected.indptr))
+
+
+def test_text_is_trained_on_as_it_is(clicks, files, monkeypatch):
+    monkeypatch.setattr(s3_source, "RANGE_BYTES", 30_000)
+    S3Storage("s3://bucket/text").write("a.svm", files[0])
+    options = {"dataset": "s3://bucket/text/a.svm", "model_size": 2**20}
+    expected = train(**options)
+    clicks.faults = Faults.some(0.3, QUICK, after=None)
+    found = train(**options)
+    assert clicks.faults.injected.total() > 5
+    assert found.rows_processed == EPOCHS * N_ROWS
+    assert np.array_equal(found.model.weights, expected.model.weights)
+
+
+def test_text_replaced_while_it_is_read_is_refused(clicks, files, monkeypatch):
+    monkeypatch.setattr(s3_source, "RANGE_BYTES", 30_000)
+    storage = S3Storage("s3://bucket/text")
+    storage.write("a.svm", files[0])
+    lock, seen = threading.Lock(), 0
+
+    def plan(path):
+        nonlocal seen
+        with lock:
+            seen += path.endswith("/a.svm")
+            if seen == 8:
+                seen += 1
+                storage.write("a.svm", files[0][::-1])
+
+    for use in (
+        lambda: cirrus_fast.load_libsvm("s3://bucket/text/a.svm", "s3://bucket/sets/loaded"),
+        lambda: train(dataset="s3://bucket/text/a.svm", model_size=2**20),
+    ):
+        seen = 0
+        storage.write("a.svm", files[0])
+        clicks.faults = Faults(plan)
+        with pytest.raises(StorageError, match="text/a.svm: was replaced while it was being read"):
+            use()
 
 
 def test_what_is_written_is_asked_again_too(clicks, files):
