@@ -12,7 +12,7 @@ from cirrus_fast.backend.processes import ProcessExecutor, WorkerDiedError
 from cirrus_fast.data.traffic import Reads
 from cirrus_fast.errors import CirrusFastError, TrainingError
 from cirrus_fast.notices import notice
-from cirrus_fast.runtime.params.local import WAITING, LocalStore
+from cirrus_fast.runtime.params.local import STARTED, WAITING, LocalStore
 from cirrus_fast.runtime.worker import run_worker
 
 # How often a worker's place is taken by another before the run is given up.
@@ -20,8 +20,9 @@ _MOST_DEATHS = 5
 # How long an executor may take to start a worker that the others, or the run, wait for.
 _START_S = 60.0
 # How long a worker may hold the others up without a sign before another takes its place: longer
-# than a read takes to be given up (data/s3_get.py).
-_LATE_S = 180.0
+# than a read takes to be given up (data/s3_get.py). And how long it may look at its data, which it
+# goes through where they are text.
+_LATE_S, _LOOKING_S = 180.0, 1800.0
 # What is counted of the time since it was last looked at, for the supervisor may have been held up
 # itself.
 _MOST_LOOK_S = 1.0
@@ -52,7 +53,7 @@ class Workers:
         self._launched = time.perf_counter()
         self._deaths = 0
         self._looked = time.perf_counter()
-        self._late: dict[int, tuple[tuple[int, int], float]] = {}
+        self._late: dict[int, tuple[tuple[int, int, int], float]] = {}
         self.reports: list[dict[str, Any]] = []
         self.rows_repeated = 0
 
@@ -126,8 +127,9 @@ class Workers:
             if stands != before or not self._store.holds_up(worker):
                 late = -passed
             late += passed
-            if late > _LATE_S:
-                notice(f"worker {worker} has given no sign for {_LATE_S:g} s; it is ended")
+            most = _LOOKING_S if stands[0] == STARTED else _LATE_S
+            if late > most:
+                notice(f"worker {worker} has given no sign for {most:g} s; it is ended")
                 executor.kill(future)
                 late = 0.0
             self._late[worker] = stands, late

@@ -247,20 +247,23 @@ class LocalStore:
         """Rows a worker has begun and not reported."""
         return int(self.slots[worker]["granted"])
 
-    def progress(self, worker: int) -> tuple[int, int]:
-        """What changes as a worker gets on."""
+    def progress(self, worker: int) -> tuple[int, int, int]:
+        """What changes as a worker gets on; the state comes first."""
         slot = self.slots[worker]
-        return int(slot["rows"]), int(slot["merged"])
+        return int(slot["state"]), int(slot["rows"]), int(slot["merged"])
 
     def holds_up(self, worker: int) -> bool:
-        """Whether a worker that learns could go on, and others wait for it or soon will."""
-        slots, control = self.slots, self.control
-        running = slots["state"] != FINISHED
+        """Whether a worker could go on, and others wait for it or soon will."""
+        slots = self.slots
+        if slots[worker]["state"] != ACTIVE:
+            return bool(slots[worker]["state"] != FINISHED)
+        running = np.flatnonzero(slots["state"] != FINISHED)
+        handed_in = slots["ready"] > self.control["round"]  # in bsp, where the first then merges
+        done = handed_in[worker] and not (handed_in[running].all() and running[0] == worker)
         return bool(
-            slots[worker]["state"] == ACTIVE
-            and self.rows < control["allowed_rows"]
+            self.rows < self.control["allowed_rows"]
             and slots[worker]["updates"] == slots["updates"][running].min()
-            and slots[worker]["ready"] <= control["round"]  # in bsp: has not handed in
+            and not done
         )
 
     def wait(self, rows: float, timeout: float) -> int:
