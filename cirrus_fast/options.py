@@ -59,7 +59,8 @@ class Options:
     """Options of one training run, checked. None means "decided from the data", as `help` says."""
 
     dataset: str = _option(
-        "data set to train on: bare name, path or URI; or a LibSVM text file, with model_size",
+        "data set to train on: bare name, path or URI; or LibSVM text, a file or an object in S3, "
+        "with model_size",
         kind=str,
     )
     test_dataset: str | None = _option(
@@ -219,8 +220,8 @@ class Options:
         high=1000,
     )
     worker_size: int = _option(
-        "memory of a worker, which bounds the rows it holds decoded and the blocks of S3 data it "
-        "keeps",
+        "memory of a worker, all counted: 50 MB for Python and its packages, the model, rows "
+        "decoded and held, blocks of S3 data on their way and kept",
         default=2048,
         kind=int,
         unit="MB",

@@ -223,6 +223,20 @@ class RedisRun:
             if now - self._prolonged >= _PROLONG_S:
                 self._prolong()
 
+    def progress(self, worker: int) -> tuple[int, int, int]:
+        """What changes as a worker gets on; the state comes first."""
+        slot = self.slots[worker]
+        return int(slot["state"]), int(slot["rows"]), 0
+
+    def holds_up(self, worker: int) -> bool:
+        """Whether a worker could go on, and others wait for it or soon will."""
+        slots = self.slots
+        if slots[worker]["state"] != ACTIVE:
+            return bool(slots[worker]["state"] != FINISHED)
+        slowest = slots["updates"][slots["state"] != FINISHED].min()
+        may_go_on = slots["rows"].sum() < self._says["allowed_rows"]
+        return bool(may_go_on and slots[worker]["updates"] == slowest)
+
     def silent_s(self, worker: int) -> float:
         """Seconds since a worker last said anything new."""
         return float(time.monotonic() - self._heard[worker])

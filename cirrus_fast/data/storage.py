@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Protocol
 from urllib.parse import unquote, urlsplit
 
+from cirrus_fast.data.traffic import Traffic
 from cirrus_fast.errors import StorageError
 
 ENVIRONMENT_ROOT = "CIRRUS_FAST_STORAGE"
@@ -38,10 +39,12 @@ class Storage(Protocol):
     """A folder of named objects. Every failure is a StorageError that names the object."""
 
     uri: str
+    traffic: Traffic  # what reading through this object has cost
 
     def read(self, name: str) -> bytes: ...
     def read_into(self, name: str, offset: int, out: memoryview) -> None:
-        """Fills `out` with the object's bytes from `offset` on. May be called on many threads."""
+        """Fills `out` with the object's bytes from `offset` on. May be called on many threads; an
+        object of a server must stay the same from the first call to the last."""
         ...
 
     def write(self, name: str, data: bytes) -> None: ...
@@ -163,6 +166,7 @@ class FileStorage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.uri = str(folder)
+        self.traffic = Traffic()  # for servers: a disk is not asked
 
     def read(self, name: str) -> bytes:
         path = self.folder / name

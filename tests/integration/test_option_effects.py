@@ -15,6 +15,7 @@ from cirrus_fast.errors import DatasetError, OptionError
 from cirrus_fast.options import table
 from cirrus_fast.runtime import minibatches, row_sources
 from cirrus_fast.runtime import worker as worker_module
+from cirrus_fast.runtime.memory import Memory
 from cirrus_fast.runtime.worker import run_worker
 
 N_ROWS, WIDTH = 3000, 30
@@ -235,7 +236,7 @@ def test_consistency():
 def test_staleness(monkeypatch):
     """A worker that is slow holds the other up, once that one is as far ahead as it may be."""
     monkeypatch.setattr(worker_module, "CHUNK_ROWS", 1)
-    train_chunk = worker_module._Worker._train
+    train_chunk = worker_module.Worker._train
     leads = {}
     for staleness in (0, 8):
         done, seen = [0, 0], []
@@ -247,7 +248,7 @@ def test_staleness(monkeypatch):
             done[worker] += len(order)
             seen.append(done[0] - done[1])
 
-        monkeypatch.setattr(worker_module._Worker, "_train", slowly)
+        monkeypatch.setattr(worker_module.Worker, "_train", slowly)
         options = {"n_workers": 2, "minibatch_size": 1, "timeout": 0.7}
         train(consistency="ssp", staleness=staleness, **options)
         leads[staleness] = max(seen)
@@ -296,7 +297,11 @@ def test_n_ps():
 
 def test_worker_size(monkeypatch):
     """Too small for all rows: blocks are read again each epoch, and still every row comes once."""
-    monkeypatch.setattr(minibatches, "_SHARE_FOR_ROWS", 5e-4)  # 128 MB stand for 64 kB
+    given = Memory.of
+    small = Memory(64_000, 8000)
+    monkeypatch.setattr(
+        Memory, "of", lambda size, model: small if size == 128 else given(size, model)
+    )
     monkeypatch.setattr(row_sources, "_NEAR_AHEAD_BYTES", 5000)
     reads, rows_seen = [], []
     read_into, read = Dataset.read_into, minibatches.MiniBatches._read

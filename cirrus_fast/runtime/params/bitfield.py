@@ -27,7 +27,6 @@ from cirrus_fast.errors import StoreError
 from cirrus_fast.notices import notice_once
 from cirrus_fast.runtime.params.control import TTL_S, RunHeader
 from cirrus_fast.runtime.params.resp import (
-    GIVE_UP_S,
     Connection,
     Link,
     Lost,
