@@ -262,6 +262,7 @@ class Plan:
                     model_size=self.model_size,
                     n_workers=self.n_workers,
                     n_shards=options.n_ps,
+                    sync_rows=self.sync_rows,
                     intercept=intercept,
                     task=task,
                 )

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from threading import RLock
+from threading import Event, Lock, RLock, Thread
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ from cirrus_fast.runtime.params.control import (
     scale_to_bytes,
 )
 from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, WAITING, LocalStore
+from cirrus_fast.runtime.params.merged import Merger, inbox_of, pays
 from cirrus_fast.runtime.params.resp import key_slot, read_slots
 from cirrus_fast.store_url import StoreUrl
 
@@ -43,6 +44,8 @@ from cirrus_fast.store_url import StoreUrl
 # prolonged.
 _POLL_S, _BEAT_S, _PROLONG_S = 0.01, 1.0, 300.0
 _PIECE_BYTES = 1 << 25
+# Between two looks at what workers have pushed.
+_MERGE_NAP_S = 0.001
 # How long the end of a run tries to delete its keys; else their time to live does.
 _FAREWELL_S = 2.0
 
@@ -65,6 +68,7 @@ class RedisRun:
         model_size: int,
         n_workers: int,
         n_shards: int,
+        sync_rows: int,
         intercept: float,
         task: str,
     ) -> None:
@@ -97,8 +101,10 @@ class RedisRun:
             shards=self._shard_keys(task, n_shards),
             places=tuple(k % len(urls) for k in range(n_shards)),
             mark=1 + secrets.randbelow(2**31 - 1),
+            merged=pays(len(scale.ids), sync_rows),
         )
         self._shards = bitfield.open_shards(urls, self.header)
+        self._merging = Merging(urls, self.header) if self.header.merged else None
         self._records = np.zeros(n_workers, RECORD)
         self.slots: npt.NDArray[np.void] = self._records["slot"]
         self._generations = np.zeros(n_workers, np.int64)
@@ -144,6 +150,8 @@ class RedisRun:
         weights = np.zeros(len(self.scale.ids) + 1, np.float32)
         weights[-1] = intercept
         bitfield.create(self._shards, weights)
+        if self._merging is not None:
+            self._merging.begin(bitfield.to_whole(weights))
         self._say()
         self._prolong()
 
@@ -201,6 +209,8 @@ class RedisRun:
     def _look(self) -> None:
         """Mirrors the workers' records, and does what is due."""
         with self._lock:
+            if self._merging is not None:
+                self._merging.check()
             if not self._launched:
                 return
             (pairs,) = self._ask_all(("HGETALL", self._names.workers))
@@ -285,7 +295,8 @@ class RedisRun:
         n = int(traffic["exchanges"].sum())
         return {
             "exchanges": n,
-            "doubtful": int(traffic["doubtful"].sum()),
+            "doubtful": int(traffic["doubtful"].sum())
+            + (self._merging.lost if self._merging else 0),
             "rollbacks": int(traffic["rollbacks"].sum()),
             "staleness_mean": float(traffic["stale_sum"].sum()) / n if n else 0.0,
             "staleness_max": int(traffic["stale_max"].max()),
@@ -297,7 +308,10 @@ class RedisRun:
 
     def _weights(self) -> Float32Array:
         with self._lock:
-            whole = bitfield.read_weights(self._shards, self._give_up_s)
+            if self._merging is not None:
+                whole = self._merging.weights(self._give_up_s)
+            else:
+                whole = bitfield.read_weights(self._shards, self._give_up_s)
         return (whole.astype(np.float64) / bitfield.SCALE).astype(np.float32)
 
     def snapshot(self) -> tuple[Float32Array, float]:
@@ -336,6 +350,8 @@ class RedisRun:
             whole = bitfield.to_whole(state[::width])
             for shard in self._shards:
                 bitfield.write_weights(shard, whole)
+            if self._merging is not None:
+                self._merging.begin(whole)
             if self.optimizer.kind == "adagrad":
                 bitfield.save_state(self._shards, np.ascontiguousarray(state[1::2]))
             self.slots[:] = slots
@@ -360,7 +376,7 @@ class RedisRun:
     def _prolong(self) -> None:
         self._ask_all(*(("EXPIRE", key, TTL_S) for key in self._names.all()))
         for shard in self._shards:
-            keys = shard.key, shard.state_key
+            keys = shard.key, shard.state_key, inbox_of(shard)
             shard.link.ask_all(*(("EXPIRE", key, TTL_S) for key in keys), give_up_s=self._give_up_s)
         self._prolonged = time.monotonic()
 
@@ -370,14 +386,73 @@ class RedisRun:
             if not self._deleted:
                 self._deleted = True
                 end_here(self._task)
+                if self._merging is not None:
+                    self._merging.end()
                 for shard in self._shards:
                     with suppress(StoreError):  # `welcome` sees to it that they are this run's
-                        shard.link.ask("UNLINK", shard.key, shard.state_key, give_up_s=0)
+                        keys = shard.key, shard.state_key, inbox_of(shard)
+                        shard.link.ask("UNLINK", *keys, give_up_s=0)
                 with suppress(StoreError):
                     self._ask_all(*(("UNLINK", key) for key in self._names.all()), give_up_s=0)
             for shard in self._shards:
                 shard.link.close()
             self._link.close()
+
+
+class Merging:
+    """Merges what workers push (runtime/params/merged.py), in a thread and on connections of its
+    own."""
+
+    def __init__(self, urls: Sequence[StoreUrl], header: RunHeader) -> None:
+        self._over = Event()
+        shards = bitfield.open_shards(urls, header, self._over.is_set)
+        self._links = [shard.link for shard in shards]
+        self._merger = Merger(shards, header.n_workers)
+        self._lock = Lock()
+        self._error: BaseException | None = None
+        self._thread: Thread | None = None
+
+    def begin(self, whole: bitfield.Int32Array) -> None:
+        with self._lock:
+            self._merger.begin(whole)
+        if self._thread is None:
+            self._thread = Thread(target=self._run, name="cirrus-merge", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while not self._over.is_set():
+                with self._lock:
+                    taken = self._merger.merge()
+                if not taken:
+                    self._over.wait(_MERGE_NAP_S)
+        except BaseException as error:
+            self._error = error
+
+    def check(self) -> None:
+        """Raises what ended the merging."""
+        if self._error is not None and not self._over.is_set():
+            raise self._error
+
+    def weights(self, give_up_s: float) -> bitfield.Int32Array:
+        """The model with all that was pushed."""
+        self.check()
+        with self._lock:
+            while self._merger.merge(give_up_s):
+                pass
+            return self._merger.whole
+
+    @property
+    def lost(self) -> int:
+        """Strings that a server lost."""
+        return self._merger.lost
+
+    def end(self) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(_FAREWELL_S)
+        for link in self._links:
+            link.close()
 
 
 # Who holds the model of a run, as the supervisor sees it.

@@ -22,6 +22,11 @@ from cirrus_fast.data.result import Record, TrainResult
 from cirrus_fast.errors import CirrusFastError, StoreError
 from cirrus_fast.runtime.params import resp
 
+# Intervals of a mini-batch, exchanged weight by weight (params/bitfield.py), and longer ones, which
+# the supervisor merges (params/merged.py).
+SINGLY, MERGED = 50, 500
+both_ways = pytest.mark.parametrize("sync_rows", [SINGLY, MERGED], ids=["singly", "merged"])
+
 
 @pytest.fixture
 def clicks(storage_root: Path, tmp_path: Path) -> Dataset:
@@ -42,7 +47,7 @@ def train(dataset: Dataset, url: str, **more: object) -> TrainResult:
         "epochs": 2,
         "test_fraction": 0.1,
     }
-    plain |= {"param_store": url, "n_workers": 2, "minibatch_size": 50, "sync_rows": 200}
+    plain |= {"param_store": url, "n_workers": 2, "minibatch_size": 50, "sync_rows": SINGLY}
     plain |= {"timeout": 60, "eval_interval": 0.1}
     return LogisticRegression(plain | more).run()
 
@@ -70,14 +75,17 @@ def sound(result: TrainResult, dataset: Dataset) -> None:
 # The server
 
 
-def test_a_server_that_comes_back_with_its_data_goes_on(clicks: Dataset, own_redis: Any) -> None:
+@both_ways
+def test_a_server_that_comes_back_with_its_data_goes_on(
+    clicks: Dataset, own_redis: Any, sync_rows: int
+) -> None:
     server = own_redis("--appendonly", "yes", "--appendfsync", "always")
 
     def restart() -> None:
         server.kill()
         server.start()
 
-    result = train(clicks, server.url, callbacks=[at_row(10_000, restart)])
+    result = train(clicks, server.url, sync_rows=sync_rows, callbacks=[at_row(10_000, restart)])
     assert result.stop_reason == "epochs"
     assert result.rows_processed == train(clicks, "memory", sync_rows=None).rows_processed
     assert result.exchanges["doubtful"] <= 2  # one a worker at most
@@ -104,9 +112,10 @@ def test_a_server_that_comes_back_with_an_older_model_is_noticed(
     sound(result, clicks)
 
 
+@both_ways
 @pytest.mark.parametrize("executor", ["local", "processes"])
 def test_a_server_that_comes_back_empty_ends_the_run_and_a_checkpoint_goes_on(
-    clicks: Dataset, own_redis: Any, executor: str, storage_root: Path
+    clicks: Dataset, own_redis: Any, executor: str, storage_root: Path, sync_rows: int
 ) -> None:
     server = own_redis()
 
@@ -118,27 +127,30 @@ def test_a_server_that_comes_back_empty_ends_the_run_and_a_checkpoint_goes_on(
         train(
             clicks,
             server.url,
+            sync_rows=sync_rows,
             executor=executor,
             checkpoint_interval=0.01,
             callbacks=[at_row(16_000, restart)],
         )
     (kept,) = (storage_root / "checkpoints").glob("*.npz")
-    result = train(clicks, server.url, resume_from=str(kept))
+    result = train(clicks, server.url, sync_rows=sync_rows, resume_from=str(kept))
     assert result.stop_reason == "epochs"
     assert result.rows_processed == train(clicks, "memory", sync_rows=None).rows_processed
     sound(result, clicks)
     assert keys_left(server) == []
 
 
+@both_ways
 @pytest.mark.parametrize("executor", ["local", "processes"])
 def test_a_server_that_stays_away_ends_the_run_in_time(
-    clicks: Dataset, own_redis: Any, executor: str, monkeypatch: pytest.MonkeyPatch
+    clicks: Dataset, own_redis: Any, executor: str, monkeypatch: pytest.MonkeyPatch, sync_rows: int
 ) -> None:
     server = own_redis()
     with pytest.raises(StoreError, match=r"cannot be reached.*given up after|closed|broke"):
         train(
             clicks,
             server.url,
+            sync_rows=sync_rows,
             executor=executor,
             epochs=1000,
             timeout=30,
@@ -146,8 +158,9 @@ def test_a_server_that_stays_away_ends_the_run_in_time(
         )
 
 
+@both_ways
 def test_flushing_the_server_is_noticed_while_the_connection_stays(
-    clicks: Dataset, own_redis: Any
+    clicks: Dataset, own_redis: Any, sync_rows: int
 ) -> None:
     server = own_redis()
 
@@ -156,7 +169,7 @@ def test_flushing_the_server_is_noticed_while_the_connection_stays(
             client.flushall()
 
     with pytest.raises(StoreError, match=r"lost|is over"):
-        train(clicks, server.url, epochs=50, callbacks=[at_row(6_000, flush)])
+        train(clicks, server.url, sync_rows=sync_rows, epochs=50, callbacks=[at_row(6_000, flush)])
 
 
 def test_a_lost_model_alone_is_noticed(clicks: Dataset, own_redis: Any) -> None:
@@ -214,7 +227,8 @@ def test_a_server_that_loads_its_data_is_waited_for(clicks: Dataset, own_redis: 
     sound(result, clicks)
 
 
-def test_a_full_server_is_named(clicks: Dataset, own_redis: Any) -> None:
+@both_ways
+def test_a_full_server_is_named(clicks: Dataset, own_redis: Any, sync_rows: int) -> None:
     server = own_redis("--maxmemory-policy", "noeviction")
 
     def fill() -> None:
@@ -222,7 +236,7 @@ def test_a_full_server_is_named(clicks: Dataset, own_redis: Any) -> None:
             client.config_set("maxmemory", "1mb")
 
     with pytest.raises(StoreError, match=r"OOM.*memory is full"):
-        train(clicks, server.url, epochs=50, callbacks=[at_row(6_000, fill)])
+        train(clicks, server.url, sync_rows=sync_rows, epochs=50, callbacks=[at_row(6_000, fill)])
 
 
 def test_a_replica_is_waited_for_to_become_a_master_and_then_named(
@@ -277,44 +291,53 @@ def test_what_is_no_redis_is_named(clicks: Dataset, s3_process: Any) -> None:
 # The way to it
 
 
+@both_ways
 def test_connections_that_are_cut_in_the_middle_of_commands_are_made_again(
-    clicks: Dataset, redis_server: RedisServer, proxy: Callable[[int], Proxy]
+    clicks: Dataset, redis_server: RedisServer, proxy: Callable[[int], Proxy], sync_rows: int
 ) -> None:
     way = proxy(redis_server.port)
     draw = random.Random(1)
     lives: dict[tuple[str, int], int] = {}
 
     def cut(direction: str, connection: int, passed: int, data: bytes) -> bytes | None:
-        """Each way of each connection ends somewhere between 200 kB and 2 MB, in mid-command."""
-        end = lives.setdefault((direction, connection), draw.randint(200_000, 2_000_000))
+        """Each way of each connection ends somewhere, in mid-command."""
+        most = 2_000_000 if sync_rows == SINGLY else 400_000
+        end = lives.setdefault((direction, connection), draw.randint(most // 10, most))
         return data if passed + len(data) <= end else data[: max(0, end - passed)]
 
     way.rule = cut
-    result = train(clicks, way.url, epochs=3)
-    assert way.connections > 8
+    result = train(clicks, way.url, sync_rows=sync_rows, epochs=3)
+    assert way.connections > (8 if sync_rows == SINGLY else 5)
     assert result.stop_reason == "epochs"
     assert result.rows_processed == train(clicks, "memory", sync_rows=None, epochs=3).rows_processed
-    assert 0 < result.exchanges["doubtful"] < way.connections
+    if sync_rows == SINGLY:
+        assert 0 < result.exchanges["doubtful"] < way.connections
+    else:  # pushed again, and taken once
+        assert result.exchanges["doubtful"] == 0
     sound(result, clicks)
 
 
+@both_ways
 def test_connections_that_stall_are_given_up_and_made_again(
-    clicks: Dataset, redis_server: RedisServer, proxy: Callable[[int], Proxy]
+    clicks: Dataset, redis_server: RedisServer, proxy: Callable[[int], Proxy], sync_rows: int
 ) -> None:
     way = proxy(redis_server.port)
     stalled: list[int] = []
 
     def stall(direction: str, connection: int, passed: int, data: bytes) -> bytes | None:
-        if direction == "up" and passed > 300_000 and len(stalled) < 3:
+        if direction == "up" and passed > 50_000 and len(stalled) < 3:
             stalled.append(connection)
             time.sleep(2)
         return data
 
     way.rule = stall
-    result = train(clicks, way.url + "?timeout=0.5")
+    result = train(clicks, way.url + "?timeout=0.5", sync_rows=sync_rows)
     assert len(stalled) == 3
     assert result.stop_reason == "epochs"
-    assert 0 < result.exchanges["doubtful"] <= 3
+    if sync_rows == SINGLY:
+        assert 0 < result.exchanges["doubtful"] <= 3
+    else:
+        assert result.exchanges["doubtful"] == 0
     sound(result, clicks)
 
 

@@ -6,7 +6,7 @@ What this package stores of a run, all of it with a time to live (docs/redis.md)
     {cirrus_fast:TASK}:scale    list: the training scale, compressed, in pieces
     {cirrus_fast:TASK}:control  what the supervisor says, written by it alone
     {cirrus_fast:TASK}:workers  hash: "WORKER.GENERATION" -> what that worker says
-    model and state of the optimiser: params/bitfield.py
+    model and state of the optimiser: params/bitfield.py, params/merged.py
 
 A worker writes its own record only, always as a whole, so that writing it again does no harm, and
 one lost with a server is there again after the next. A twin that was replaced writes under a
@@ -63,7 +63,7 @@ RECORD = np.dtype([("slot", SLOT), ("traffic", TRAFFIC)])
 COMMANDS = (
     *("+auth", "+select", "+cluster|slots", "+expire", "+unlink"),
     *("+get", "+set", "+getrange", "+setrange", "+bitfield"),
-    *("+hset", "+hget", "+hgetall", "+hdel", "+rpush", "+lrange"),
+    *("+hset", "+hget", "+hgetall", "+hdel", "+rpush", "+lrange", "+ltrim", "+llen"),
 )
 
 _ended: set[str] = set()
@@ -78,6 +78,7 @@ class RunHeader:
     shards : keys of the model; coordinate i is at place i // n of the (i mod n)-th
     places : of the shards' servers among the URLs; meaningless in a cluster
     mark : a number in each model, which tells it from another with the same name
+    merged : whether the supervisor merges what workers learn (params/merged.py)
     """
 
     task: str
@@ -92,6 +93,7 @@ class RunHeader:
     shards: tuple[str, ...]
     places: tuple[int, ...]
     mark: int
+    merged: bool
     format: int = FORMAT
 
     def to_json(self) -> str:
