@@ -428,8 +428,9 @@ def _check_together(options: Options, given: Mapping[str, Any]) -> None:
         for name in ("n_ps", "sync_rows", "pipeline_depth"):
             if getattr(options, name) not in (None, 1) or (name != "n_ps" and given.get(name)):
                 raise OptionError(
-                    f"{name}: means nothing with param_store={options.param_store!r}, which is one "
-                    "and answers at once; it is for a redis:// URL"
+                    f"{name}={getattr(options, name)}: means nothing with "
+                    f"param_store={options.param_store!r}, which is one and answers at once; it is "
+                    "for a redis:// URL"
                 )
     if options.staleness is not None and options.consistency != "ssp":
         raise OptionError(f'staleness: means nothing with consistency="{options.consistency}"')

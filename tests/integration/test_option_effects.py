@@ -16,6 +16,7 @@ from cirrus_fast.options import table
 from cirrus_fast.runtime import minibatches, row_sources
 from cirrus_fast.runtime import worker as worker_module
 from cirrus_fast.runtime.memory import Memory
+from cirrus_fast.runtime.params.bitfield import Exchange
 from cirrus_fast.runtime.worker import run_worker
 
 N_ROWS, WIDTH = 3000, 30
@@ -280,16 +281,48 @@ def test_max_cost():
     refused_rather_than_ignored("max_cost")
 
 
-def test_sync_rows():
-    refused_rather_than_ignored("sync_rows")
+def in_redis(server, **options):
+    base = {"param_store": server.url, "n_workers": 1, "consistency": "async"}
+    return train(**base | options)
 
 
-def test_pipeline_depth():
-    refused_rather_than_ignored("pipeline_depth")
+def test_sync_rows(redis_server):
+    often, seldom = (in_redis(redis_server, sync_rows=rows) for rows in (300, 1500))
+    assert often.exchanges["exchanges"] > 2 * seldom.exchanges["exchanges"]
+    with pytest.raises(OptionError, match="sync_rows=300: means nothing with param_store='memory'"):
+        train(sync_rows=300)
 
 
-def test_n_ps():
+def test_pipeline_depth(redis_server, monkeypatch):
+    """So many exchanges are under way at once, and no more."""
+    most = []
+    submit = Exchange.submit
+
+    def watched(self, *arguments, **more):
+        request = submit(self, *arguments, **more)
+        most.append(self.n_under_way)
+        return request
+
+    monkeypatch.setattr(Exchange, "submit", watched)
+    monkeypatch.setattr("cirrus_fast.backend.redis_run.pays", lambda n_ids, sync_rows: False)
+    for depth in (1, 3):
+        most.clear()
+        in_redis(redis_server, sync_rows=100, pipeline_depth=depth)
+        assert max(most) == depth
+    with pytest.raises(OptionError, match="pipeline_depth=2: means nothing with param_store='mem"):
+        train(pipeline_depth=2)
+
+
+def test_n_ps(redis_server):
     """In memory there is one server, so anything else is refused rather than ignored."""
+    found = []
+
+    def look(_record):
+        with redis_server.client() as client:
+            found.append(len(client.keys("*:model")))
+
+    in_redis(redis_server, n_ps=3, callbacks=look, eval_interval=1)
+    assert found[0] == 3
     train(n_ps=1)
     with pytest.raises(OptionError, match="n_ps=2: means nothing with param_store='memory'"):
         train(n_ps=2)
@@ -350,10 +383,11 @@ def test_executor(monkeypatch):
     assert same(here, given)
 
 
-def test_param_store():
+def test_param_store(redis_server):
     assert train(param_store="memory").param_store == "memory"
-    with pytest.raises(OptionError, match="param_store"):
-        train(param_store="redis://localhost")
+    assert in_redis(redis_server).param_store == redis_server.url
+    with pytest.raises(OptionError, match="param_store='elsewhere' is not known"):
+        train(param_store="elsewhere")
 
 
 def test_seed():

@@ -52,7 +52,6 @@ TRAFFIC = np.dtype(
         ("rollbacks", np.int64),  # times the server came back with an older model
         ("stale_sum", np.float64),  # others' exchanges between a read and the write that follows
         ("stale_max", np.int64),
-        ("bounded", np.int64),  # weights that reached the bounds of what the store holds
         ("bytes_sent", np.int64),
         ("bytes_received", np.int64),
     ]

@@ -31,14 +31,18 @@ from cirrus_fast.runtime.params.resp import Connection, Lost, pack
 
 _HEAD = struct.Struct("<iiI")  # worker, number, moves
 # Numbers of a worker's strings begin anew with its generation.
-_A_GENERATION = 1 << 20
+_A_GENERATION = 1 << 18
 # Between two looks whether the supervisor has merged.
 _NAP_S = 0.001
 
 
+# Weights that may be written back at once.
+_MOST_WEIGHTS = 1 << 24
+
+
 def pays(n_ids: int, sync_rows: int) -> bool:
     """Whether reading all weights is little beside what so many rows move."""
-    return 4 * n_ids <= 200 * sync_rows
+    return n_ids <= min(50 * sync_rows, _MOST_WEIGHTS)
 
 
 def inbox_of(shard: Shard) -> bytes:
