@@ -157,10 +157,15 @@ class Dataset:
         self.read_into(block, memoryview(out))
         return bytes(out)
 
-    def read_into(self, block: Block, out: memoryview) -> None:
+    def read_into(
+        self, block: Block, out: memoryview, arrived: Callable[[int], object] | None = None
+    ) -> None:
         """Fills `out` with what is stored from the block's first byte on: it and more of its
-        shard's blocks. May be called on many threads."""
-        self._storage.read_into(block.shard, block.offset, out)
+        shard's blocks. May be called on many threads.
+
+        arrived : is told how many bytes are there, where they come over time
+        """
+        self._storage.read_into(block.shard, block.offset, out, arrived)
 
     def read_block(self, block: Block) -> CSR:
         """One block's rows: labels as written, indices 0-based and increasing within a row."""

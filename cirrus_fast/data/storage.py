@@ -12,7 +12,7 @@ import fcntl
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Protocol
@@ -42,9 +42,18 @@ class Storage(Protocol):
     traffic: Traffic  # what reading through this object has cost
 
     def read(self, name: str) -> bytes: ...
-    def read_into(self, name: str, offset: int, out: memoryview) -> None:
+    def read_into(
+        self,
+        name: str,
+        offset: int,
+        out: memoryview,
+        arrived: Callable[[int], object] | None = None,
+    ) -> None:
         """Fills `out` with the object's bytes from `offset` on. May be called on many threads; an
-        object of a server must stay the same from the first call to the last."""
+        object of a server must stay the same from the first call to the last.
+
+        arrived : is told how many bytes are there, where they come over time
+        """
         ...
 
     def write(self, name: str, data: bytes) -> None: ...
@@ -173,7 +182,13 @@ class FileStorage:
         with _naming(path):
             return path.read_bytes()
 
-    def read_into(self, name: str, offset: int, out: memoryview) -> None:
+    def read_into(
+        self,
+        name: str,
+        offset: int,
+        out: memoryview,
+        arrived: Callable[[int], object] | None = None,
+    ) -> None:
         path, done = self.folder / name, 0
         with _naming(path), path.open("rb", buffering=0) as file:
             while done < len(out):
@@ -181,6 +196,8 @@ class FileStorage:
                 if n == 0:
                     break
                 done += n
+                if arrived is not None:
+                    arrived(done)
         if done != len(out):
             raise StorageError(
                 f"{path}: {len(out)} bytes at {offset} were asked for, {done} are there; "

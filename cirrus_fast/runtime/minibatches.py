@@ -144,21 +144,25 @@ class MiniBatches:
         blocks = [self._dataset.blocks[i] for i in numbers]
         return sum(block.n_rows for block in blocks), sum(block.nnz for block in blocks)
 
-    def _order(self, draw: np.random.Generator) -> list[int]:
-        """The blocks' numbers, drawn from some runs at a time."""
+    def _order(self, draw: np.random.Generator, epoch: int) -> list[int]:
+        """The blocks' numbers, drawn from some runs at a time; in the first epoch those of a run
+        in the order that they arrive in."""
         runs, mixed = self._source.runs, self._source.mixed
         drawn = draw.permutation(len(runs))
         order: list[int] = []
         for i in range(0, len(runs), mixed):
-            together = [number for run in drawn[i : i + mixed] for number in runs[run]]
-            order += draw.permutation(together).tolist()
+            together = [runs[run] for run in drawn[i : i + mixed]]
+            if epoch == 0:
+                order += _interleaved(together, draw)
+            else:
+                order += draw.permutation(np.concatenate(together)).tolist()
         return order
 
     def _groups(self, epoch: int) -> Iterator[tuple[CSR, int]]:
         """Rows made ready, and the number of the first that is new; the next ones are already
         being made meanwhile. What is not held is good until the next is asked for."""
         draw = self._draw(3, epoch)
-        numbers = self._order(draw)
+        numbers = self._order(draw, epoch)
         begins = []
         if epoch == 0 and self._source.first is not None:
             # So that learning begins as soon as one block is there.
@@ -264,6 +268,13 @@ class MiniBatches:
                 break
             row -= n_rows
         return self._source.place(number, row)
+
+
+def _interleaved(runs: Sequence[Sequence[int]], draw: np.random.Generator) -> list[int]:
+    """All numbers, of a run drawn each time its next one."""
+    left = [iter(run) for run in runs]
+    turns = np.repeat(np.arange(len(runs)), [len(run) for run in runs])
+    return [next(left[turn]) for turn in draw.permutation(turns)]
 
 
 def _parts(blocks: Sequence[Block], numbers: Sequence[int], most: int) -> Iterator[list[int]]:

@@ -36,7 +36,7 @@ class Source:
         self.broken: set[int] = set()
         self._lock = threading.Lock()
 
-    def read_into(self, block: Block, out: memoryview) -> None:
+    def read_into(self, block: Block, out: memoryview, arrived=None) -> None:
         with self._lock:
             self.asked.append((block.shard, block.offset, len(out)))
         if self.gate is not None:
