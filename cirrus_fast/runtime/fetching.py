@@ -206,11 +206,14 @@ class Fetcher:
             out, self._spare = self._spare[: run.n_bytes], None
         run.n_arrived = 0
         run.coming = self._pool.submit(self._fetch, run, out)
-        run.coming.add_done_callback(lambda _done: self._note_arrival(run, run.n_arrived))
+        run.coming.add_done_callback(lambda _done: self._wake())
 
     def _note_arrival(self, run: _Run, n_bytes: int) -> None:
+        run.n_arrived = n_bytes
+        self._wake()
+
+    def _wake(self) -> None:
         with self._arrival:
-            run.n_arrived = n_bytes
             self._arrival.notify_all()
 
     def _fetch(self, run: _Run, out: memoryview | None) -> memoryview:
