@@ -152,6 +152,22 @@ def test_commands_read_again_what_was_damaged_on_its_way(
     assert s3.faults.plan("") is None  # it did come to pass
 
 
+@pytest.mark.parametrize("name", ["dictionary", "columns", "manifest"])
+def test_what_lies_beside_the_blocks_is_read_again_too(s3, far, name, caplog):
+    name = "manifest.json" if name == "manifest" else getattr(far.manifest, name)
+    bad = iter(["corrupt"])
+    s3.faults = Faults(lambda key: next(bad, None) if key.endswith(name) else None, after=300)
+    again = cirrus_fast.Dataset(far.uri)
+    assert again.id == far.id
+    assert again.dictionary.identity == far.dictionary.identity
+    assert np.array_equal(again.columns.ids, far.columns.ids)
+    assert next(bad, None) is None
+    assert caplog.text.count("; read again") == 1
+    s3.faults = Faults(lambda key: "corrupt" if key.endswith(name) else None, after=300)
+    with pytest.raises(DatasetError, match=name):
+        _run(dataset=far.uri)
+
+
 # Text in S3 to train on
 
 
