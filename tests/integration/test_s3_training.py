@@ -219,7 +219,7 @@ def test_errors_in_text_in_s3_name_the_object(s3, text, storage_root):
 def _open_files() -> set[str]:
     """But for connections, of which the server, here too, lets go when it gets to it."""
     links = (link for link in Path("/proc/self/fd").iterdir() if link.is_symlink())
-    return {target for link in links if not (target := os.readlink(link)).startswith("socket:")}
+    return {target for link in links if not (target := str(link.readlink())).startswith("socket:")}
 
 
 def test_text_in_s3_that_the_temporary_folder_cannot_keep_is_refused(s3, text, monkeypatch):
