@@ -32,3 +32,4 @@ def test_every_benchmark_runs_and_no_answer_differs(repository, run_python, tmp_
         "S3",
     ):
         assert any(work in group for group in groups), work
+    assert any("reading from S3" in group for group in groups)
