@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# run_emulated.sh CPU... [-- PYTEST ARGUMENT...]: the wheel of dist/ on CPUs that this machine has not, under qemu's user
-# mode, with Debian's Python 3.11. Checks which kernels are chosen, that a training run has the same
-# rows and bytes as here and nearly the same loss, and runs the kernels' and the parsers' tests.
+# run_emulated.sh CPU... [-- PYTEST ARGUMENT...]: the wheel of dist/ on CPUs that this machine has
+# not, under qemu's user mode, with Debian's Python 3.11. Checks which kernels are chosen, that a
+# training run has the same rows and bytes as here and nearly the same loss, and runs the kernels'
+# and the parsers' tests on each table of that CPU.
 #
 #   neoverse-n1   Graviton 2, on which Lambda's arm64 runs        neon, scalar
 #   Haswell       AVX2 without AVX-512                            avx2, scalar
@@ -19,8 +20,16 @@ cpus=() arguments=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do cpus+=("$1"); shift; done
 [ $# -eq 0 ] || arguments=("${@:2}")
 
-# Timings mean nothing here, and what starts compilers or many processes has its own place.
-tests=(tests/unit tests/conformance tests/property)
+# What runs other instructions on another CPU: the kernels, the parsers and what is made right of
+# them. The rest is Python, which make test-wheels tests; here it would take hours.
+tests=(tests/conformance)
+for name in block_reference blocks checks columns criteo dispatch evaluation hot kernel_safety \
+    libsvm localize logistic minibatches number optimizer train; do
+    tests+=("tests/unit/test_$name.py")
+done
+for name in blocks_property columns_properties criteo_properties libsvm_properties; do
+    tests+=("tests/property/test_$name.py")
+done
 for cpu in host "${cpus[@]}"; do
     debian=amd64 architecture=x86_64 features=""
     case $cpu in
@@ -53,7 +62,6 @@ for name, facts in found.items():
     assert abs(difference) < 1e-5, f"the host's loss differs by {difference}"
 PYTHON
     [ "$cpu" = host ] && continue
-    # On each table of that CPU.
     for table in $expected; do
         echo "-- $table"
         CIRRUS_FAST_FORCE_IMPL=$table "${there[@]}" -m pytest -p no:cacheprovider -q \
