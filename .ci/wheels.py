@@ -140,10 +140,11 @@ def find_compiler(architecture: str) -> str | None:
     """A gcc for that architecture, or None where zig's clang is to do it."""
     names = COMPILERS.get(architecture, ())
     for name in filter(shutil.which, names):
-        if run(name, "-dumpmachine").startswith(f"{architecture}-linux-gnu"):
+        if re.match(rf"{architecture}-(\w+-)?linux-gnu$", run(name, "-dumpmachine").strip()):
             return name
     if names:
-        sys.exit(f"no gcc for {architecture} (Debian: apt-get install gcc-{architecture.replace('_', '-')}-linux-gnu)")
+        debian = f"gcc-{architecture.replace('_', '-')}-linux-gnu"
+        sys.exit(f"no gcc for {architecture} (Debian: apt-get install {debian})")
     return None
 
 
@@ -155,14 +156,17 @@ def build_wheel(
         archive.extractall(folder, filter="data")
     (tree,) = folder.iterdir()
     linker = f"{python} -m ziglang cc -target {architecture}-linux-gnu.{GLIBC}"
-    compiler = find_compiler(architecture) or linker
+    gcc = find_compiler(architecture)
+    # What gcc calls is in gcc's library. zig's own has the like, but brings a memcpy and an exp
+    # along that go before libc's.
+    helpers = run(gcc, "-print-libgcc-file-name").strip() if gcc else ""
     environment = {
         **os.environ,
-        "CC": compiler,
+        "CC": gcc or linker,
         "LDSHARED": f"{linker} -shared",
         # No debug information, symbols or path of this machine.
         "CFLAGS": f"-g0 -DNDEBUG -fwrapv -ffile-prefix-map={tree}=.",
-        "LDFLAGS": "-Wl,-s",
+        "LDFLAGS": f"-Wl,-s {helpers}",
         "ZIG_GLOBAL_CACHE_DIR": str(WORK / "zig-cache"),
         "ZIG_LOCAL_CACHE_DIR": str(WORK / "zig-cache"),
         "SOURCE_DATE_EPOCH": str(epoch),
@@ -173,7 +177,7 @@ def build_wheel(
         environment.pop(name, None)
     include = run(python, "-c", "import sysconfig; print(sysconfig.get_path('include'))").strip()
     (folder / "check.c").write_text(PYCONFIG_CHECK)
-    run(*compiler.split(), f"-I{include}", "-c", "check.c", cwd=folder, env=environment)
+    run(*environment["CC"].split(), f"-I{include}", "-c", "check.c", cwd=folder, env=environment)
     backend = (
         "import sys; from setuptools import build_meta; "
         "build_meta.build_wheel(sys.argv[1], {'--build-option': ['--plat-name', sys.argv[2]]})"

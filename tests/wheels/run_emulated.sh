@@ -45,7 +45,8 @@ for cpu in host "${cpus[@]}"; do
     EMULATE=$emulate tests/wheels/debian_python.sh "$here/$cpu" "$debian" bookworm 3.11
     install_for "$here/$cpu/site" "$architecture" 3.11 \
         pytest hypothesis scipy scikit-learn
-    there=(env "PYTHONPATH=$here/$cpu/site" PYTHONDONTWRITEBYTECODE=1 "$here/$cpu/python" -P)
+    there=(env "PYTHONPATH=$here/$cpu/site" "PYTHONPYCACHEPREFIX=$here/$cpu/site/.bytecode"
+        "$here/$cpu/python" -P)
     "${there[@]}" tests/wheels/train_a_little.py > "$here/$cpu.json"
     "$python" - "$expected" "$here/host.json" "$here/$cpu.json" << 'PYTHON'
 import json, sys
