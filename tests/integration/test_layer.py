@@ -231,8 +231,8 @@ def test_a_worker_trains_from_the_layer_with_nothing_else_on_the_path(
     versions = {"numpy": np.__version__}
     for name in ("redis", "hiredis"):
         versions[name] = PUBLISHED_PINS[name] if is_pinned(name) else "0"
-        stand_in = {f"{name}.py": b"__version__ = '0'\n"}
-        write_wheel(wheels, name, PINS[name], installed_files(name) if is_pinned(name) else stand_in)
+        files = {f"{name}.py": b"__version__ = '0'\n"}
+        write_wheel(wheels, name, PINS[name], installed_files(name) if is_pinned(name) else files)
     home = Path(cirrus_fast.__file__).parent
     files = [*home.rglob("*.py"), Path(cirrus_fast._kernels.__file__)]
     ours = {f"cirrus_fast/{path.relative_to(home)}": path.read_bytes() for path in files}
