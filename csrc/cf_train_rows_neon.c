@@ -58,7 +58,8 @@ static inline float32x4_t shrink(float32x4_t x, float32x4_t less) {
 }
 
 typedef struct {
-    float32x4_t rate, inverse_rate, initial, rows_seen;
+    float32x4_t rate, inverse_rate, initial;
+    float rows_seen;
 } constants;
 
 /* Four entries of a row, and their coordinates. */
@@ -79,14 +80,13 @@ static inline lanes lanes_at(cf_walk_shape is, const cf_train_walk *walk, const 
 /* (l1, l2) of four ids, times what they are charged for. */
 static inline pairs load_charges(cf_walk_shape is, const cf_train_model *model,
                                  const uint32_t ids[LANES], const constants *the) {
-    float *at[LANES];
-    for (size_t j = 0; j < LANES; j++)
-        at[j] = (float *)(uintptr_t)(model->penalties + ids[j]); /* only read */
-    const pairs charge = load_pairs(at);
-    if (is.kind != CF_FTRL)
-        return charge;
-    return (pairs){vmulq_f32(charge.first, the->rows_seen),
-                   vmulq_f32(charge.second, the->rows_seen)};
+    float first[LANES], second[LANES];
+    for (size_t j = 0; j < LANES; j++) {
+        const cf_penalty due = cf_row_charge(is, model, ids[j], the->rows_seen);
+        first[j] = due.l1;
+        second[j] = due.l2;
+    }
+    return (pairs){vld1q_f32(first), vld1q_f32(second)};
 }
 
 /* Reads four coordinates to place k of the buffer; returns their weights. */
@@ -220,7 +220,7 @@ static inline __attribute__((always_inline)) cf_status train_rows(cf_walk_shape 
         const uint32_t *ahead = NULL;
         if (i + CF_IDS_AHEAD < known)
             ahead = cf_ids_ahead(rows, order[i + CF_IDS_AHEAD], length);
-        the.rows_seen = vdupq_n_f32(rows_seen);
+        the.rows_seen = rows_seen;
         train_row(is, walk, order[i], begin, length, ahead, &the, &row);
     }
     return cf_ok();
