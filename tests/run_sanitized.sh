@@ -16,7 +16,8 @@ find "$folder/source" \( -name '*.so' -o -name __pycache__ \) -prune -exec rm -r
 
 [ -x "$folder/venv/bin/python" ] || "$python" -m venv "$folder/venv"
 pip=("$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check)
-"${pip[@]}" "$folder/source[test]"
+# With psutil, loky ends processes itself; it would start pgrep, which hangs under the runtime.
+"${pip[@]}" "$folder/source[test]" psutil
 CIRRUS_FAST_SANITIZE=1 "${pip[@]}" --no-deps --force-reinstall "$folder/source"
 
 # Python itself is not instrumented, so the runtime comes first; the C++ library beside it, because
