@@ -8,13 +8,13 @@ sample has wrong is noticed when a piece is parsed.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from threading import Lock, local
-from weakref import WeakValueDictionary, finalize
+from pathlib import Path
+from threading import Lock
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from cirrus_fast.data.manifest import Block
 from cirrus_fast.data.parallel import available_cores, ordered_map
 from cirrus_fast.data.storage import local_path
 from cirrus_fast.data.text import MAX_INDEX, parse_text, rebase
+from cirrus_fast.data.text_file import TextFile
 from cirrus_fast.errors import DatasetError, LibsvmParseError, ParseError, StorageError
 
 # Some hundred rows: many pieces from all over the text make a window, so that text whose rows are
@@ -34,8 +35,6 @@ from cirrus_fast.errors import DatasetError, LibsvmParseError, ParseError, Stora
 PIECE_BYTES = 1 << 17
 MOST_PIECES = 1 << 16
 SAMPLED_PIECES = 32
-# What is read to find the end of a line, and to count lines.
-_LINE_BYTES, _LOOK_BYTES = 1 << 12, 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +78,12 @@ class TextDataset:
     scaling: Scaling | None = None
 
     def __init__(self, name: str, n_features: int) -> None:
-        path = local_path(name)
-        self.name, self.uri, self.n_features = name, str(path), n_features
-        try:
-            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise StorageError(error.errno, error.strerror or str(error), self.uri) from error
-        finalize(self, os.close, self._file)
-        self._version = _version(self._file)
-        if self._version[0] == 0:
+        self.name, self.n_features = name, n_features
+        self._file = TextFile(name)
+        self.uri = self._file.uri
+        if self._file.n_bytes == 0:
             raise DatasetError(f"{name}: the file is empty")
-        identity = f"{path.resolve()} {self._version} {n_features}"
+        identity = f"{Path(self.uri).resolve()} {self._file.version} {n_features}"
         self.id = hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
         self.blocks = self._cut()
         if not self.blocks:
@@ -107,51 +101,18 @@ class TextDataset:
     def n_rows(self) -> int:
         return self.manifest.n_rows
 
-    def _read(self, offset: int, n_bytes: int) -> memoryview:
-        """Bytes of the file, in memory that each thread uses again.
-
-        Read and not mapped: a mapped file that is cut short kills whoever looks at it.
-        """
-        held = getattr(_reused, "bytes", None)
-        if held is None or len(held) < n_bytes:
-            held = _reused.bytes = bytearray(n_bytes)
-        view, done = memoryview(held)[:n_bytes], 0
-        while done < n_bytes:
-            n = os.preadv(self._file, [view[done:]], offset + done)
-            if n == 0:
-                break
-            done += n
-        if done < n_bytes or _version(self._file) != self._version:
-            raise self._changed()
-        return view
-
-    def _changed(self) -> DatasetError:
-        return DatasetError(f"{self.uri}: changed while it was read")
-
-    def _line_start(self, pos: int) -> int:
-        """The first byte of the first line that begins at `pos` or after it."""
-        size = self._version[0]
-        at = max(pos - 1, 0)
-        while pos > 0 and at < size:
-            ahead = self._read(at, min(_LINE_BYTES, size - at))
-            newline = bytes(ahead).find(b"\n")
-            if newline >= 0:
-                return at + newline + 1
-            at += len(ahead)
-        return 0 if pos == 0 else size
-
     def _cut(self) -> tuple[Block, ...]:
-        size = self._version[0]
+        size = self._file.n_bytes
         step = max(PIECE_BYTES, size // MOST_PIECES)
 
         def piece(span: tuple[int, int]) -> Block:
             first, n_bytes = span[0], span[1] - span[0]
-            text = self._read(first, n_bytes)
+            text = self._file.read(first, n_bytes)
             n_rows = _kernels.libsvm_count(text, 0, n_bytes)
             *_, nnz = _kernels.libsvm_range(text, 0, n_bytes)
             return Block(self.uri, first, n_bytes, n_rows, nnz, first)
 
-        cuts = [*map(self._line_start, range(0, size, step)), size]
+        cuts = [*map(self._file.line_start, range(0, size, step)), size]
         pieces = ordered_map(piece, pairwise(cuts), available_cores())
         return tuple(block for block in pieces if block.n_rows)
 
@@ -191,7 +152,7 @@ class TextDataset:
         parts = []
         for block in blocks:
             try:
-                text = parse_text(self._read(block.offset, block.n_bytes))
+                text = parse_text(self._file.read(block.offset, block.n_bytes))
             except LibsvmParseError as error:
                 raise self._placed(error, block) from error
             width = 0 if text.max_index is None else text.max_index + 1
@@ -200,14 +161,8 @@ class TextDataset:
 
     def _placed(self, error: LibsvmParseError, block: Block) -> ParseError:
         """The same error with its place in the file, whose lines are counted only now."""
-        line = self._lines_before(block) + 1
+        line = self._file.lines_before(block.offset) + 1
         return rebase(error, offset=block.offset, line=line, source=self.uri)
-
-    def _lines_before(self, block: Block) -> int:
-        lines = 0
-        for at in range(0, block.offset, _LOOK_BYTES):
-            lines += bytes(self._read(at, min(_LOOK_BYTES, block.offset - at))).count(b"\n")
-        return lines
 
     def read_into(
         self,
@@ -229,7 +184,7 @@ class TextDataset:
         base = self.manifest.index_base
         try:
             n_rows, nnz, *_ = _kernels.libsvm_fill(
-                self._read(block.offset, block.n_bytes),
+                self._file.read(block.offset, block.n_bytes),
                 0,
                 block.n_bytes,
                 labels,
@@ -249,13 +204,13 @@ class TextDataset:
         except LibsvmParseError as error:
             raise self._placed(error, block) from error
         if n_rows != block.n_rows:
-            raise self._changed()
+            raise self._file.changed()
         return nnz
 
     def line_of(self, block: Block, row: int) -> int:
         """The line of a piece's row, from 1."""
-        line = self._lines_before(block)
-        for text in bytes(self._read(block.offset, block.n_bytes)).split(b"\n"):
+        line = self._file.lines_before(block.offset)
+        for text in bytes(self._file.read(block.offset, block.n_bytes)).split(b"\n"):
             line += 1
             row -= _kernels.libsvm_count(text, 0, len(text))
             if row < 0:
@@ -277,13 +232,6 @@ def _labels(parts: Sequence[CSR]) -> Counter[float]:
     return total
 
 
-def _version(file: int) -> tuple[int, int]:
-    """(size, time of change in ns)"""
-    stat = os.fstat(file)
-    return stat.st_size, stat.st_mtime_ns
-
-
-_reused = local()
 _opened: WeakValueDictionary[tuple[object, ...], TextDataset] = WeakValueDictionary()
 _opening = Lock()
 

@@ -142,7 +142,7 @@ def test_a_long_scan_lists_its_table_before_a_counter_can_overflow(monkeypatch):
     ids, data = entries()
     data[::3] = 1
     whole = scan(ids, data, 40)
-    monkeypatch.setattr(columns_module, "_SCANNED_AT_ONCE", 33)
+    monkeypatch.setattr(columns_module, "_COUNTED_AT_ONCE", 33)
     parts = scan(ids, data, 40)
     np.testing.assert_array_equal(parts.ids, whole.ids)
     for field in ("count", "min", "max"):
