@@ -11,7 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from weakref import WeakValueDictionary
@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from cirrus_fast import _kernels
-from cirrus_fast.data.columns import ColumnStatistics, Scaling
+from cirrus_fast.data.columns import ColumnCounter, Scaling
 from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
 from cirrus_fast.data.formats import LIBSVM
 from cirrus_fast.data.labels import LabelMap, count_labels
@@ -35,6 +35,8 @@ from cirrus_fast.errors import DatasetError, LibsvmParseError, ParseError, Stora
 PIECE_BYTES = 1 << 17
 MOST_PIECES = 1 << 16
 SAMPLED_PIECES = 32
+# What is read at once to cut and count: some pieces, which a cache holds.
+COUNTED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +106,25 @@ class TextDataset:
     def _cut(self) -> tuple[Block, ...]:
         size = self._file.n_bytes
         step = max(PIECE_BYTES, size // MOST_PIECES)
+        stride = step * max(1, COUNTED_BYTES // step)
 
-        def piece(span: tuple[int, int]) -> Block:
-            first, n_bytes = span[0], span[1] - span[0]
-            text = self._file.read(first, n_bytes)
-            n_rows = _kernels.libsvm_count(text, 0, n_bytes)
-            *_, nnz = _kernels.libsvm_range(text, 0, n_bytes)
-            return Block(self.uri, first, n_bytes, n_rows, nnz, first)
+        def pieces(mark: int) -> list[Block]:
+            """Of the lines that begin in [mark, mark + stride)."""
+            first = self._file.line_start(mark)
+            last = self._file.line_start(min(mark + stride, size))
+            text = self._file.read(first, last - first)
+            found = []
+            for at in range(mark - first, len(text), step):
+                begin, end = max(at, 0), min(max(at + step, 0), len(text))
+                begin, end, _, nnz = _kernels.libsvm_range(text, begin, end)
+                n_rows = _kernels.libsvm_count(text, begin, end)
+                if n_rows:
+                    offset = first + begin
+                    found.append(Block(self.uri, offset, end - begin, n_rows, nnz, offset))
+            return found
 
-        cuts = [*map(self._file.line_start, range(0, size, step)), size]
-        pieces = ordered_map(piece, pairwise(cuts), available_cores())
-        return tuple(block for block in pieces if block.n_rows)
+        counted = ordered_map(pieces, range(0, size, stride), available_cores())
+        return tuple(chain.from_iterable(counted))
 
     def _sample(self) -> None:
         """Learns from pieces all over the text what a manifest would have said."""
@@ -144,8 +154,11 @@ class TextDataset:
             index_base=base,
             label_map=label_map,
         )
-        scanned = [ColumnStatistics.scan(p.indices, p.data, p.n_features) for p in parts]
-        self.columns = ColumnStatistics.merge_all(scanned).shifted(base)
+        counter = ColumnCounter()
+        for part in parts:
+            counter.add(part.indices, part.data, part.n_features)
+        found = counter.take_part().merge(ColumnCounter.ones([counter]))
+        self.columns = found.shifted(base)
 
     def _parsed(self, blocks: Sequence[Block]) -> list[CSR]:
         """Rows with ids as written."""
@@ -166,34 +179,33 @@ class TextDataset:
 
     def read_into(
         self,
-        block: Block,
+        blocks: Sequence[Block],
         labels: Float32Array,
         row_ends: Int64Array,
         indices: UInt32Array,
         data: Float32Array,
-        first_entry: int,
     ) -> int:
-        """Parses a piece into arrays with room for block.n_rows and block.nnz; 0-based ids.
-
-        row_ends count from first_entry on. Returns the number of entries.
+        """Parses pieces, one behind another, into arrays with room for what they hold; 0-based ids.
+        Returns the number of entries.
 
         Raises
         ------
         LibsvmParseError : with line and byte in the file; also for ids beyond n_features
         """
         base = self.manifest.index_base
+        text = self._file.read_lines([(block.offset, block.n_bytes) for block in blocks])
         try:
             n_rows, nnz, *_ = _kernels.libsvm_fill(
-                self._file.read(block.offset, block.n_bytes),
+                text,
                 0,
-                block.n_bytes,
+                len(text),
                 labels,
                 row_ends,
                 indices,
                 data,
                 None,
                 None,
-                first_entry,
+                0,
                 refuse_zero=base == 1,
                 nonfinite=False,
                 skip=False,
@@ -202,8 +214,12 @@ class TextDataset:
                 max_id=min(self.n_features - 1 + base, MAX_INDEX),
             )
         except LibsvmParseError as error:
-            raise self._placed(error, block) from error
-        if n_rows != block.n_rows:
+            if len(blocks) == 1:
+                raise self._placed(error, blocks[0]) from error
+            for block in blocks:
+                self.read_block(block)
+            raise
+        if n_rows != sum(block.n_rows for block in blocks):
             raise self._file.changed()
         return nnz
 
@@ -221,7 +237,7 @@ class TextDataset:
         """One piece's rows, labels as written, indices 0-based."""
         labels, indptr = np.empty(block.n_rows, np.float32), np.zeros(block.n_rows + 1, np.int64)
         indices, data = np.empty(block.nnz, np.uint32), np.empty(block.nnz, np.float32)
-        nnz = self.read_into(block, labels, indptr[1:], indices, data, 0)
+        nnz = self.read_into([block], labels, indptr[1:], indices, data)
         return CSR(labels, indptr, indices[:nnz], data[:nnz], self.n_features)
 
 

@@ -6,6 +6,7 @@ Read and not mapped: a mapped file that is cut short kills whoever looks at it.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from threading import local
 from weakref import finalize
 
@@ -14,6 +15,7 @@ from cirrus_fast.errors import DatasetError, StorageError
 
 # What is read to find the end of a line, and to count lines.
 _LINE_BYTES, _LOOK_BYTES = 1 << 12, 1 << 16
+_NEWLINE = ord("\n")
 
 _reused = local()
 
@@ -46,18 +48,29 @@ class TextFile:
 
     def read(self, offset: int, n_bytes: int) -> memoryview:
         """Bytes of the file, in memory that each thread uses again at its next call."""
+        return self.read_lines([(offset, n_bytes)])
+
+    def read_lines(self, spans: Sequence[tuple[int, int]]) -> memoryview:
+        """The same of several places, each an offset and a length, behind one another; a last line
+        without a line end gets one where it is not the last."""
+        room = sum(n_bytes for _, n_bytes in spans) + len(spans)
         held = getattr(_reused, "bytes", None)
-        if held is None or len(held) < n_bytes:
-            held = _reused.bytes = bytearray(n_bytes)
-        view, done = memoryview(held)[:n_bytes], 0
-        while done < n_bytes:
-            n = os.preadv(self._file, [view[done:]], offset + done)
-            if n == 0:
-                break
-            done += n
-        if done < n_bytes or self._version() != self.version:
+        if held is None or len(held) < room:
+            held = _reused.bytes = memoryview(bytearray(room))
+        done = 0
+        for offset, n_bytes in spans:
+            if done and held[done - 1] != _NEWLINE:
+                held[done] = _NEWLINE
+                done += 1
+            end, at = done + n_bytes, offset - done
+            while done < end:
+                got = os.preadv(self._file, [held[done:end]], at + done)
+                if got == 0:
+                    raise self.changed()
+                done += got
+        if self._version() != self.version:
             raise self.changed()
-        return view
+        return held[:done]
 
     def changed(self) -> DatasetError:
         return DatasetError(f"{self.uri}: changed while it was read")
