@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,14 +19,14 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from cirrus_fast import _kernels
-from cirrus_fast.data.columns import ColumnCounter, Scaling
+from cirrus_fast.data.columns import ColumnCounter, ColumnStatistics, Scaling
 from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
 from cirrus_fast.data.formats import LIBSVM
 from cirrus_fast.data.labels import LabelMap, count_labels
 from cirrus_fast.data.manifest import Block
 from cirrus_fast.data.parallel import available_cores, ordered_map
 from cirrus_fast.data.storage import local_path
-from cirrus_fast.data.text import MAX_INDEX, parse_text, rebase
+from cirrus_fast.data.text import MAX_INDEX, TextParser, rebase
 from cirrus_fast.data.text_file import TextFile
 from cirrus_fast.errors import DatasetError, LibsvmParseError, ParseError, StorageError
 
@@ -35,8 +35,8 @@ from cirrus_fast.errors import DatasetError, LibsvmParseError, ParseError, Stora
 PIECE_BYTES = 1 << 17
 MOST_PIECES = 1 << 16
 SAMPLED_PIECES = 32
-# What is read at once to cut and count: some pieces, which a cache holds.
-COUNTED_BYTES = 1 << 20
+# What is read at once: some pieces, which a cache holds.
+BATCH_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class TextDataset:
     def _cut(self) -> tuple[Block, ...]:
         size = self._file.n_bytes
         step = max(PIECE_BYTES, size // MOST_PIECES)
-        stride = step * max(1, COUNTED_BYTES // step)
+        stride = step * max(1, BATCH_BYTES // step)
 
         def pieces(mark: int) -> list[Block]:
             """Of the lines that begin in [mark, mark + stride)."""
@@ -129,11 +129,10 @@ class TextDataset:
     def _sample(self) -> None:
         """Learns from pieces all over the text what a manifest would have said."""
         every = max(1, len(self.blocks) // SAMPLED_PIECES)
-        parts = self._parsed(self.blocks[::every])
-        if len(_labels(parts)) < 2:  # sorted by label, it seems
-            parts = self._parsed(self.blocks)
-        labels = _labels(parts)
-        base = 0 if any(p.nnz and p.indices.min() == 0 for p in parts) else 1
+        sample = self._look_at(self.blocks[::every])
+        if len(sample.labels) < 2:  # sorted by label, it seems
+            sample = self._look_at(self.blocks)
+        labels = sample.labels
         try:
             label_map = LabelMap.decide(labels)
         except DatasetError as error:
@@ -145,6 +144,7 @@ class TextDataset:
         n_sampled = sum(labels.values())
         share = sum(labels[label] for label in label_map.positive) / n_sampled
         n_rows = sum(block.n_rows for block in self.blocks)
+        base = 0 if sample.has_zero else 1
         self.manifest = TextManifest(
             n_rows=n_rows,
             n_positive=share * n_rows,
@@ -154,28 +154,39 @@ class TextDataset:
             index_base=base,
             label_map=label_map,
         )
-        counter = ColumnCounter()
-        for part in parts:
-            counter.add(part.indices, part.data, part.n_features)
-        found = counter.take_part().merge(ColumnCounter.ones([counter]))
-        self.columns = found.shifted(base)
+        self.columns = sample.columns.shifted(base)
 
-    def _parsed(self, blocks: Sequence[Block]) -> list[CSR]:
-        """Rows with ids as written."""
-        parts = []
-        for block in blocks:
+    def _look_at(self, blocks: Sequence[Block]) -> _Sample:
+        """Ids as written."""
+        parser, counter = TextParser(), ColumnCounter()
+        labels: Counter[float] = Counter()
+        has_zero = False
+        for batch in _batches(blocks):
             try:
-                text = parse_text(self._file.read(block.offset, block.n_bytes))
+                text = parser.parse(self._text(batch))
             except LibsvmParseError as error:
-                raise self._placed(error, block) from error
-            width = 0 if text.max_index is None else text.max_index + 1
-            parts.append(CSR(text.labels, text.indptr, text.indices, text.data, width))
-        return parts
+                raise self._placed(error, batch) from error
+            labels.update(count_labels(text.labels, None)[0])
+            has_zero |= text.min_index == 0
+            counter.add(text.indices, text.data, (text.max_index or 0) + 1)
+        columns = counter.take_part().merge(ColumnCounter.ones([counter]))
+        return _Sample(labels, has_zero, columns)
 
-    def _placed(self, error: LibsvmParseError, block: Block) -> ParseError:
-        """The same error with its place in the file, whose lines are counted only now."""
-        line = self._file.lines_before(block.offset) + 1
-        return rebase(error, offset=block.offset, line=line, source=self.uri)
+    def _text(self, blocks: Sequence[Block]) -> memoryview:
+        return self._file.read_lines([(block.offset, block.n_bytes) for block in blocks])
+
+    def _placed(self, error: LibsvmParseError, blocks: Sequence[Block]) -> ParseError:
+        """The error of the text of some pieces, with its place in the file, whose lines are counted
+        only now."""
+        begin, first_line = 0, 1
+        for block in blocks:
+            text = bytes(self._file.read(block.offset, block.n_bytes))
+            end = begin + len(text) + (not text.endswith(b"\n"))
+            if error.offset < end:
+                break
+            begin, first_line = end, first_line + text.count(b"\n") + (not text.endswith(b"\n"))
+        line = self._file.lines_before(block.offset) + 2 - first_line
+        return rebase(error, offset=block.offset - begin, line=line, source=self.uri)
 
     def read_into(
         self,
@@ -193,35 +204,34 @@ class TextDataset:
         LibsvmParseError : with line and byte in the file; also for ids beyond n_features
         """
         base = self.manifest.index_base
-        text = self._file.read_lines([(block.offset, block.n_bytes) for block in blocks])
-        try:
-            n_rows, nnz, *_ = _kernels.libsvm_fill(
-                text,
-                0,
-                len(text),
-                labels,
-                row_ends,
-                indices,
-                data,
-                None,
-                None,
-                0,
-                refuse_zero=base == 1,
-                nonfinite=False,
-                skip=False,
-                hash_bits=0,
-                base=base,
-                max_id=min(self.n_features - 1 + base, MAX_INDEX),
-            )
-        except LibsvmParseError as error:
-            if len(blocks) == 1:
-                raise self._placed(error, blocks[0]) from error
-            for block in blocks:
-                self.read_block(block)
-            raise
-        if n_rows != sum(block.n_rows for block in blocks):
-            raise self._file.changed()
-        return nnz
+        row = entry = 0
+        for batch in _batches(blocks):
+            text = self._text(batch)
+            try:
+                n_rows, nnz, *_ = _kernels.libsvm_fill(
+                    text,
+                    0,
+                    len(text),
+                    labels[row:],
+                    row_ends[row:],
+                    indices[entry:],
+                    data[entry:],
+                    None,
+                    None,
+                    entry,
+                    refuse_zero=base == 1,
+                    nonfinite=False,
+                    skip=False,
+                    hash_bits=0,
+                    base=base,
+                    max_id=min(self.n_features - 1 + base, MAX_INDEX),
+                )
+            except LibsvmParseError as error:
+                raise self._placed(error, batch) from error
+            if n_rows != sum(block.n_rows for block in batch):
+                raise self._file.changed()
+            row, entry = row + n_rows, entry + nnz
+        return entry
 
     def line_of(self, block: Block, row: int) -> int:
         """The line of a piece's row, from 1."""
@@ -241,11 +251,25 @@ class TextDataset:
         return CSR(labels, indptr, indices[:nnz], data[:nnz], self.n_features)
 
 
-def _labels(parts: Sequence[CSR]) -> Counter[float]:
-    total: Counter[float] = Counter()
-    for part in parts:
-        total.update(count_labels(part.labels, None)[0])
-    return total
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """What some pieces have: labels with their numbers, an id 0 or not, columns by id as written."""
+
+    labels: Counter[float]
+    has_zero: bool
+    columns: ColumnStatistics
+
+
+def _batches(blocks: Sequence[Block]) -> Iterator[list[Block]]:
+    """The pieces in turn, as many at once as a cache holds."""
+    batch: list[Block] = []
+    for block in blocks:
+        if batch and sum(b.n_bytes for b in batch) + block.n_bytes > BATCH_BYTES:
+            yield batch
+            batch = []
+        batch.append(block)
+    if batch:
+        yield batch
 
 
 _opened: WeakValueDictionary[tuple[object, ...], TextDataset] = WeakValueDictionary()

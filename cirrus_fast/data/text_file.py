@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from threading import local
 from weakref import finalize
 
+import numpy as np
+
 from cirrus_fast.data.storage import local_path
 from cirrus_fast.errors import DatasetError, StorageError
 
@@ -56,7 +58,7 @@ class TextFile:
         room = sum(n_bytes for _, n_bytes in spans) + len(spans)
         held = getattr(_reused, "bytes", None)
         if held is None or len(held) < room:
-            held = _reused.bytes = memoryview(bytearray(room))
+            held = _reused.bytes = np.empty(room, np.uint8).data
         done = 0
         for offset, n_bytes in spans:
             if done and held[done - 1] != _NEWLINE:
