@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "cf_dispatch.h"
+#include "cf_mix.h"
 #include "cf_status.h"
 
 enum {
@@ -92,10 +93,7 @@ void cf_libsvm_locate(const cf_kernels *kernels, const uint8_t *text, size_t off
 
 /* The top `bits` bits (1 to 32) of splitmix64's finaliser. Fixed: stored data depends on it. */
 static inline uint32_t cf_libsvm_hash(uint64_t id, unsigned bits) {
-    id = (id ^ (id >> 30)) * 0xbf58476d1ce4e5b9u;
-    id = (id ^ (id >> 27)) * 0x94d049bb133111ebu;
-    id ^= id >> 31;
-    return (uint32_t)(id >> (64 - bits));
+    return (uint32_t)(cf_mix(id) >> (64 - bits));
 }
 
 /* Bytes that hold any label with its weight and line end, and any entry. */

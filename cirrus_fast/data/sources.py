@@ -88,7 +88,7 @@ class Chunk:
             text = self.read(begin, min(ahead, left))
             end, found = _kernels.libsvm_skip(text, n_lines)
             if found < n_lines and len(text) < left:
-                ahead = ahead * n_lines // max(1, found) * 17 // 16
+                ahead = max(2 * ahead, ahead * n_lines // max(1, found) * 17 // 16)
                 continue
             yield begin, text[:end]
             begin += end

@@ -253,7 +253,7 @@ class TextDataset:
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """What some pieces have: labels with their numbers, an id 0 or not, columns by id as written."""
+    """Of some pieces: labels with their numbers, whether an id is 0, columns by id as written."""
 
     labels: Counter[float]
     has_zero: bool
