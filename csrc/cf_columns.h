@@ -17,10 +17,10 @@ typedef struct {
     double sum_squares;
 } cf_column;
 
-/* Columns as entries are added to them. All arrays have n_columns members; `ones` and `others` start
- * as zero bytes. Entries that are exactly 1 are most of click data, and all there is to say of them
- * is how many: they are counted in `ones` alone, six times smaller than `others`. No column may come
- * to 2^32 of them.
+/* Columns as entries are added to them. All arrays have n_columns members; `ones` and `others`
+ * start as zero bytes. Entries that are exactly 1 are most of click data, and all there is to say
+ * of them is how many: they are counted in `ones` alone, six times smaller than `others`. No column
+ * may come to 2^32 of them.
  *
  * A table is kept for one stretch of rows after another: `met` lists the n_met columns of `others`
  * with entries, as they came up, so that the few that click data have are taken out and made zero

@@ -69,8 +69,8 @@ void cf_libsvm_measure(const cf_kernels *kernels, const uint8_t *text, size_t fi
  * cf_libsvm_fill accepts. As fast as memchr. */
 size_t cf_libsvm_count(const uint8_t *text, size_t n, size_t first, size_t last);
 
-/* The byte behind the *n_lines-th line end of text[0, n); or n if there are fewer, and *n_lines says
- * how many. */
+/* The byte behind the *n_lines-th line end of text[0, n); or n if there are fewer, and *n_lines
+ * says how many. */
 size_t cf_libsvm_skip(const uint8_t *text, size_t n, size_t *n_lines);
 
 /* Parses the lines text[first, last), as cf_libsvm_range found them, appending to `rows`.
