@@ -165,11 +165,11 @@ class _Encoder:
         self._counters: list[ColumnCounter] = []
         self._idle: list[ColumnCounter] = []
 
-    def encode(self, parts: Iterable[Part], *, is_first: bool) -> _Encoded:
-        if not (is_first and not self.dictionary.done()):
-            return self._encode(parts, builds=False)
+    def encode(self, read: Callable[[], Iterable[Part]], *, is_first: bool) -> _Encoded:
+        if not is_first or self.dictionary.done():
+            return self._encode(read(), builds=False)
         try:
-            return self._encode(parts, builds=True)
+            return self._encode(read(), builds=True)
         except BaseException as error:
             if not self.dictionary.done():
                 self.dictionary.set_exception(error)  # the others wait for it
@@ -204,8 +204,9 @@ class _Encoder:
         try:
             return self._idle.pop()
         except IndexError:
-            self._counters.append(ColumnCounter())
-            return self._counters[-1]
+            counter = ColumnCounter()
+            self._counters.append(counter)
+            return counter
 
     def ones(self) -> ColumnStatistics:
         """What the counters have, at the end."""
@@ -274,7 +275,7 @@ def write_dataset(
         first = next(todo, None)
 
         def encode(item: Item) -> tuple[Item, _Encoded]:
-            return item, encoder.encode(read(item), is_first=item is first)
+            return item, encoder.encode(lambda: read(item), is_first=item is first)
 
         total = Total()
         for item, part in ordered_map(

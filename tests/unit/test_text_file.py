@@ -15,7 +15,7 @@ from cirrus_fast.data.labels import LabelMap
 from cirrus_fast.data.sources import Chunk, Source
 from cirrus_fast.data.text_dataset import TextDataset
 from cirrus_fast.data.text_file import TextFile
-from cirrus_fast.errors import DatasetError, LibsvmParseError, StorageError
+from cirrus_fast.errors import DatasetError, LibsvmParseError, ParseError, StorageError
 
 TEXT = b"1 1:1\n\n0 2:2.5\n# none\n1 1:1 3:1\n0"
 
@@ -125,6 +125,17 @@ def test_a_text_cut_short_while_it_is_scored_is_an_error_and_no_crash(
     shrink(path)
     with pytest.raises(DatasetError, match=r"long\.svm: changed while it was read"):
         list(pieces)
+
+
+@pytest.mark.parametrize("load", [cirrus_fast.load_libsvm, cirrus_fast.load_criteo])
+def test_an_error_in_the_first_chunk_ends_the_others_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load
+) -> None:
+    path = tmp_path / "bad.txt"
+    path.write_bytes(b"neither label nor number\n" * 10_000)
+    monkeypatch.setattr(Source.chunks, "__defaults__", (5_000,))
+    with pytest.raises(ParseError):
+        load(path, str(tmp_path / "set"), n_threads=3)
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
