@@ -244,10 +244,10 @@ class MiniBatches:
 
     def _read(self, numbers: Sequence[int], into: RowArrays) -> tuple[CSR, UInt32Array]:
         """The rows of some blocks as stored but for labels 1 and 0, and which are training rows."""
-        training, row, entry = [], 0, 0
+        training, row = [], 0
+        entry = self._source.read(numbers, into)
         for number in numbers:
             block = self._dataset.blocks[number]
-            entry += self._source.read(number, into, row, entry)
             training.append(np.flatnonzero(~self._holdout.mask(number, block)) + row)
             row += block.n_rows
         rows = into.rows(row, entry, self._dataset.n_features)
