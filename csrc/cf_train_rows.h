@@ -27,6 +27,8 @@ typedef struct cf_train_walk {
 cf_status cf_train_rows_scalar(cf_train_walk *walk, const uint32_t *order, size_t n);
 #if defined(__x86_64__)
 cf_status cf_train_rows_avx2(cf_train_walk *walk, const uint32_t *order, size_t n);
+#elif defined(__aarch64__)
+cf_status cf_train_rows_neon(cf_train_walk *walk, const uint32_t *order, size_t n);
 #endif
 
 /* How far ahead memory is asked for: a row's entries, then the coordinates they name. */

@@ -193,11 +193,11 @@ class MiniBatches:
                         done.exception(_POLL_S)
                     if self._stopping():
                         return
-                rows, first, waited = done.result()
+                rows, first, waiting = done.result()
                 self._ready = None
                 took = time.perf_counter() - started
-                self.times.storage_read += min(took, waited)
-                self.times.decode += max(0.0, took - waited)
+                self.times.storage_read += took * waiting
+                self.times.decode += took * (1 - waiting)
                 row, entry = (rows.n_rows, rows.nnz) if self._holds else (0, 0)
             if self._stopping():
                 return
@@ -220,8 +220,9 @@ class MiniBatches:
         entry: int,
     ) -> tuple[CSR, int, float]:
         """The training rows of some blocks, ready to learn from, in an order drawn, behind those
-        that are there: (all of them, where the new ones begin, seconds spent waiting)."""
-        waited = self._source.wait_s
+        that are there: (all of them, where the new ones begin, what share of the time was spent
+        waiting for storage)."""
+        started, waited = time.perf_counter(), self._source.wait_s
         rows, training = self._read(numbers, raw)
         order = training[_runs(len(training), self._run(_SHUFFLED_RUN), draw)]
         last = row + len(order)
@@ -242,14 +243,15 @@ class MiniBatches:
             None if into.weights is None else into.weights[row:last],
         )
         made = into.rows(last, ended, len(self._scale.divisor))
-        return made, row, self._source.wait_s - waited
+        took, waited = time.perf_counter() - started, self._source.wait_s - waited
+        return made, row, min(1.0, waited / took) if took > 0 else 0.0
 
     def _read(self, numbers: Sequence[int], into: RowArrays) -> tuple[CSR, UInt32Array]:
         """The rows of some blocks as stored but for labels 1 and 0, and which are training rows."""
-        training, row, entry = [], 0, 0
+        training, row = [], 0
+        entry = self._source.read(numbers, into)
         for number in numbers:
             block = self._dataset.blocks[number]
-            entry += self._source.read(number, into, row, entry)
             training.append(np.flatnonzero(~self._holdout.mask(number, block)) + row)
             row += block.n_rows
         rows = into.rows(row, entry, self._dataset.n_features)

@@ -60,6 +60,7 @@ MOST_HOT = 1024
 MOST_COPIES = 16 * MOST_HOT
 # Long enough to leave the core to who works, short enough to be nothing beside a chunk of rows.
 NAP_S = 0.0002
+LONGEST_NAP_S = 0.003
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,13 +270,15 @@ class LocalStore:
     def wait(self, rows: float, timeout: float) -> int:
         """Waits until this many rows are done or all workers are, at most `timeout` seconds;
         returns the rows done."""
-        until = time.monotonic() + timeout
+        began, before = time.monotonic(), self.rows
         while True:
             finished = (self.slots["state"] == FINISHED).all()  # before its rows are looked at
-            done = self.rows
-            if done >= rows or time.monotonic() >= until:
+            done, took = self.rows, time.monotonic() - began
+            if done >= rows or took >= timeout:
                 return done
-            time.sleep(NAP_S)
+            # Looked at ever more often as the end comes near: each look costs workers some time.
+            left = took * (rows - done) / (done - before) if done > before else 0.0
+            time.sleep(min(max(left / 4, NAP_S), LONGEST_NAP_S))
             if finished:
                 return done
 
