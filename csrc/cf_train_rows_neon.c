@@ -111,6 +111,18 @@ static inline float32x4_t read_lanes(cf_walk_shape is, const cf_train_model *mod
     return weight;
 }
 
+/* cf_proximal_step of four. */
+static inline float32x4_t step_charged(float32x4_t w, float32x4_t rate, float32x4_t g, pairs due) {
+    const uint32x4_t sign = vdupq_n_u32(UINT32_C(1) << 31);
+    const float32x4_t u = vsubq_f32(w, vmulq_f32(rate, g));
+    const uint32x4_t none = vcleq_f32(vabsq_f32(u), vmulq_f32(rate, due.first));
+    const float32x4_t toward = vbslq_f32(sign, u, due.first);
+    const float32x4_t pull = vaddq_f32(vaddq_f32(g, toward), vmulq_f32(due.second, w));
+    const float32x4_t under = vaddq_f32(vdupq_n_f32(1.0f), vmulq_f32(rate, due.second));
+    const float32x4_t next = vsubq_f32(w, vdivq_f32(vmulq_f32(rate, pull), under));
+    return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(next), none));
+}
+
 /* Their step. */
 static inline void write_lanes(cf_walk_shape is, const cf_train_model *model, const lanes *of,
                                const constants *the, const row_buffer *row, size_t k,
@@ -121,12 +133,9 @@ static inline void write_lanes(cf_walk_shape is, const cf_train_model *model, co
     const float32x4_t root = vsqrtq_f32(grown);
     if (is.kind == CF_ADAGRAD) {
         const float32x4_t rate = vdivq_f32(the->rate, root);
-        float32x4_t w = vsubq_f32(first, vmulq_f32(rate, g));
-        if (is.charged) {
-            const pairs charge = load_charges(is, model, of->ids, the);
-            const float32x4_t under = vaddq_f32(vdupq_n_f32(1.0f), vmulq_f32(rate, charge.second));
-            w = vdivq_f32(shrink(w, vmulq_f32(rate, charge.first)), under);
-        }
+        const float32x4_t w =
+            is.charged ? step_charged(first, rate, g, load_charges(is, model, of->ids, the))
+                       : vsubq_f32(first, vmulq_f32(rate, g));
         store_pairs(of->at, (pairs){w, grown});
         return;
     }
@@ -230,7 +239,7 @@ static inline __attribute__((always_inline)) cf_status train_kind(cf_optimizer_k
                                                                   cf_train_walk *walk,
                                                                   const uint32_t *order, size_t n) {
     const bool hot = walk->n_hot > 0;
-    if (walk->model->penalties)
+    if (walk->model->penalties.n)
         return hot ? train_rows((cf_walk_shape){kind, true, true}, walk, order, n)
                    : train_rows((cf_walk_shape){kind, true, false}, walk, order, n);
     return hot ? train_rows((cf_walk_shape){kind, false, true}, walk, order, n)

@@ -300,9 +300,10 @@ static void check_training(byte_source *in, const cf_csr *rows, size_t n_ids, co
         .rows_seen = SEEN[flags >> 3 & 3],
     };
     const size_t width = cf_optimizer_width(model.optimizer.kind);
-    float *penalties = flags & 32 ? take_floats(in, 2 * n_ids) : NULL;
-    cf_penalty *pairs = copy_exactly(penalties, penalties ? 8 * n_ids : 0);
-    model.penalties = penalties ? pairs : NULL;
+    const size_t n_penalties = flags & 32 && n_ids ? 1 + take_byte(in) % n_ids : 0;
+    float *penalties = take_floats(in, 2 * n_penalties);
+    cf_penalty *pairs = copy_exactly(penalties, 8 * n_penalties);
+    model.penalties = (cf_penalties){pairs, n_penalties};
     float *state = exactly(4 * (n_ids + 1) * width), *weights = exactly(4 * n_ids);
     cf_optimizer_clear(model.optimizer, state, n_ids + 1);
     cf_optimizer_set(model.optimizer, state + n_ids * width, take_float(in));

@@ -501,6 +501,21 @@ def test_ftrl_is_charged_by_rows():
     np.testing.assert_allclose(scale.penalties, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("optimizer", ["ftrl", "adagrad"])
+def test_the_penalties_that_all_last_columns_share_are_kept_once(optimizer):
+    ids, values = [3, 3, 3, 9, 9, 1, 7, 8], [5.0, 5, 5, 1, 1, 1, 1, 1]
+    statistics = scan(ids, values, 10)
+    scale = TrainingScale.of(statistics, 3, optimizer=optimizer, l1=0.1, l2=0.2, mean_weight=1.0)
+    assert scale.ids.tolist() == [3, 9, 1, 7, 8]
+    touches = np.array([1, 1] if optimizer == "ftrl" else [1, 3 / 2, 3])
+    divisor = np.array([5, 1, 1])[: len(touches)]
+    expected = np.stack([0.1 * touches / divisor, 0.2 * touches / divisor**2], 1)
+    np.testing.assert_allclose(scale.penalties, expected, rtol=1e-6)
+    alike = scan([1, 2], [1.0, 1], 4)
+    scale = TrainingScale.of(alike, 2, optimizer="ftrl", l1=0.1, l2=0.0, mean_weight=1.0)
+    assert scale.penalties.tolist() == [[F32(0.1), 0]]
+
+
 def test_sgds_large_steps_are_smaller_for_columns_that_many_of_their_rows_have():
     """Column 2 is in 2 of 10 rows, so in 80 of 400: five times as many as are taken as they are."""
     statistics = scan([0, 2, 2, 4], [1e-3, 3, 4, 2], 5)
