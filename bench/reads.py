@@ -65,7 +65,7 @@ def cpu(uri: str) -> None:
         source = StoredBlocks(dataset, numbers, memory, keep=False)
         source.expect(numbers)
         for number in numbers:
-            source.read(number, into, 0, 0)
+            source.read([number], into)
         source.close()
 
     def localised() -> None:

@@ -12,7 +12,7 @@ import errno
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from cirrus_fast import _kernels
 from cirrus_fast.data.block_runs import RUN_BYTES, connections_for, n_bytes, side_by_side
@@ -51,6 +51,9 @@ _OURS = re.compile(
     rf"|({re.escape(MANIFEST)}|{re.escape(LOCK)})(?=\.))"
     rf"(\..+{re.escape(TEMPORARY_SUFFIX)})?"
 )
+
+
+Checked = TypeVar("Checked")
 
 
 class Dataset:
@@ -139,13 +142,16 @@ class Dataset:
 
     def _read(self, name: str) -> bytes:
         """A whole object, as it was written."""
-        raw = self._storage.read(name)
-        if _kernels.crc32c(raw) != self.manifest.checksums[name]:
-            raise DatasetError(
-                f"{self.uri}/{name}: damaged, its checksum is not the manifest's; load the data "
-                "again with overwrite=True"
-            )
-        return raw
+
+        def checked(raw: bytes) -> bytes:
+            if _kernels.crc32c(raw) != self.manifest.checksums[name]:
+                raise DatasetError(
+                    f"{self.uri}/{name}: damaged, its checksum is not the manifest's; load the "
+                    "data again with overwrite=True"
+                )
+            return raw
+
+        return _twice(self._storage, name, checked)
 
     def size_of(self, shard: str) -> int:
         """Bytes of a shard in storage."""
@@ -157,10 +163,15 @@ class Dataset:
         self.read_into(block, memoryview(out))
         return bytes(out)
 
-    def read_into(self, block: Block, out: memoryview) -> None:
+    def read_into(
+        self, block: Block, out: memoryview, arrived: Callable[[int], object] | None = None
+    ) -> None:
         """Fills `out` with what is stored from the block's first byte on: it and more of its
-        shard's blocks. May be called on many threads."""
-        self._storage.read_into(block.shard, block.offset, out)
+        shard's blocks. May be called on many threads.
+
+        arrived : is told how many bytes are there, where they come over time
+        """
+        self._storage.read_into(block.shard, block.offset, out, arrived)
 
     def read_block(self, block: Block) -> CSR:
         """One block's rows: labels as written, indices 0-based and increasing within a row."""
@@ -311,13 +322,29 @@ def _missing(storage: Storage, name: str) -> DatasetError:
 
 
 def read_manifest(storage: Storage, name: str) -> Manifest:
+    where = f"{storage.uri}/{MANIFEST}"
     try:
-        raw = storage.read(MANIFEST)
+        return _twice(storage, MANIFEST, lambda raw: Manifest.from_json(raw, where))
     except StorageError as error:
         if error.errno != errno.ENOENT:
             raise
         raise _missing(storage, name) from error
-    return Manifest.from_json(raw, f"{storage.uri}/{MANIFEST}")
+
+
+def _twice(storage: Storage, name: str, checked: Callable[[bytes], Checked]) -> Checked:
+    """An object that says whether it is whole. From a server it is read once more if it is not: a
+    bit may have turned over on its way here."""
+    raw = storage.read(name)
+    try:
+        return checked(raw)
+    except DatasetError as error:
+        if not is_s3(storage.uri):
+            raise
+        again = storage.read(name)
+        if again == raw:
+            raise
+        notice(f"{error}; read again")
+        return checked(again)
 
 
 def scaling_to_arrays(scaling: Scaling) -> dict[str, Any]:

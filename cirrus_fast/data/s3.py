@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from cirrus_fast.data.s3_get import Getter, replaced
+from cirrus_fast.data.s3_get import Arrived, Getter, replaced
 from cirrus_fast.data.s3_signing import request_payer, signer
 from cirrus_fast.data.traffic import Traffic
 from cirrus_fast.errors import StorageError
@@ -125,9 +125,13 @@ class S3Storage:
     def read(self, name: str) -> bytes:
         return getter(self.bucket).read(self.key(name), self.traffic)
 
-    def read_into(self, name: str, offset: int, out: memoryview) -> None:
+    def read_into(
+        self, name: str, offset: int, out: memoryview, arrived: Arrived | None = None
+    ) -> None:
         known = self._etags.get(name)
-        etag = getter(self.bucket).read_into(self.key(name), offset, out, known, self.traffic)
+        etag = getter(self.bucket).read_into(
+            self.key(name), offset, out, known, self.traffic, arrived
+        )
         # The first pieces may be under way together: then all but one of them are checked here.
         if etag is not None and self._etags.setdefault(name, etag) != etag:
             raise replaced(f"{self.uri}/{name}")

@@ -32,6 +32,9 @@ _RETRIED = {408, 429, 500, 502, 503, 504}
 _RETRIED_CODES = {"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable"}
 
 
+Arrived = Callable[[int], object]
+
+
 class _Broken(Exception):
     """An attempt failed in a way that another may not; the message says how."""
 
@@ -70,10 +73,12 @@ class Getter:
         out: memoryview,
         etag: str | None = None,
         traffic: Traffic | None = None,
+        arrived: Arrived | None = None,
     ) -> str | None:
         """Fills `out` with the bytes from `offset` on; returns the object's ETag.
 
         etag : of the object as it was, which it must still be; traffic : counts this reading too
+        arrived : is told how many bytes are there, as they come
 
         Raises
         ------
@@ -82,7 +87,7 @@ class Getter:
         """
         if len(out) == 0:
             return etag
-        fetch = _Fetch(self, key, offset, out, etag, traffic)
+        fetch = _Fetch(self, key, offset, out, etag, traffic, arrived)
         fetch.run()
         return fetch.etag
 
@@ -136,6 +141,7 @@ class _Fetch:
         out: memoryview | None,
         etag: str | None,
         traffic: Traffic | None,
+        arrived: Arrived | None = None,
     ) -> None:
         self._getter = getter
         self._key = key
@@ -143,6 +149,7 @@ class _Fetch:
         self.view = out  # None: the whole object, whose size the first answer tells
         self.etag = etag
         self._counts = [getter.traffic] if traffic is None else [getter.traffic, traffic]
+        self._arrived = arrived
         self._got = 0
         self._renewed = False
 
@@ -285,6 +292,8 @@ class _Fetch:
                 if n == 0:
                     raise _Broken(f"the answer ended after {self._got} of {len(view)} bytes")
                 self._got += n
+                if self._arrived is not None:
+                    self._arrived(self._got)
         finally:
             self._count(n_bytes=self._got - before)
         if answer.length:  # a server that ignores ranges sends more than was asked for

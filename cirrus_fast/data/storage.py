@@ -12,7 +12,8 @@ import fcntl
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Protocol
@@ -42,9 +43,18 @@ class Storage(Protocol):
     traffic: Traffic  # what reading through this object has cost
 
     def read(self, name: str) -> bytes: ...
-    def read_into(self, name: str, offset: int, out: memoryview) -> None:
+    def read_into(
+        self,
+        name: str,
+        offset: int,
+        out: memoryview,
+        arrived: Callable[[int], object] | None = None,
+    ) -> None:
         """Fills `out` with the object's bytes from `offset` on. May be called on many threads; an
-        object of a server must stay the same from the first call to the last."""
+        object of a server must stay the same from the first call to the last.
+
+        arrived : is told how many bytes are there, where they come over time
+        """
         ...
 
     def write(self, name: str, data: bytes) -> None: ...
@@ -173,7 +183,13 @@ class FileStorage:
         with _naming(path):
             return path.read_bytes()
 
-    def read_into(self, name: str, offset: int, out: memoryview) -> None:
+    def read_into(
+        self,
+        name: str,
+        offset: int,
+        out: memoryview,
+        arrived: Callable[[int], object] | None = None,
+    ) -> None:
         path, done = self.folder / name, 0
         with _naming(path), path.open("rb", buffering=0) as file:
             while done < len(out):
@@ -181,6 +197,8 @@ class FileStorage:
                 if n == 0:
                     break
                 done += n
+                if arrived is not None:
+                    arrived(done)
         if done != len(out):
             raise StorageError(
                 f"{path}: {len(out)} bytes at {offset} were asked for, {done} are there; "
@@ -268,8 +286,13 @@ class FileStorage:
 
 
 class _FileWriter:
+    """Bytes go to the disk while later ones are being made, so that not all wait for the end."""
+
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._unsynced = 0
+        self._pool: ThreadPoolExecutor | None = None
+        self._syncing: Future[None] | None = None
         with _naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor, self._temporary = tempfile.mkstemp(
@@ -282,10 +305,29 @@ class _FileWriter:
     def write(self, data: bytes) -> None:
         with _naming(self._path):
             self._file.write(data)
+            self._unsynced += len(data)
+            if self._unsynced >= _SYNC_BYTES and (self._syncing is None or self._syncing.done()):
+                self._file.flush()
+                self._wait()
+                self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="cirrus-sync")
+                self._syncing = self._pool.submit(os.fsync, self._file.fileno())
+                self._unsynced = 0
+
+    def _wait(self) -> None:
+        """Until nothing is on its way; a failure is told once."""
+        syncing, self._syncing = self._syncing, None
+        if syncing is not None:
+            syncing.result()
 
     def _finish(self) -> None:
+        self._wait()
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._close()
+
+    def _close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
         self._file.close()
 
     def commit(self) -> None:
@@ -322,12 +364,14 @@ class _FileWriter:
 
     def abort(self) -> None:
         with suppress(OSError):
-            self._file.close()
+            self._close()
         with suppress(OSError):
             Path(self._temporary).unlink(missing_ok=True)
 
 
 TEMPORARY_SUFFIX = ".tmp"
+# So much is sent to the disk at once while a file is written.
+_SYNC_BYTES = 8 << 20
 _TRIES = 5
 
 

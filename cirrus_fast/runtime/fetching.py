@@ -1,9 +1,9 @@
 """A worker's blocks out of storage: read ahead in large pieces, and once only.
 
-Blocks that lie side by side are read by one request. Requests run on threads of their own, a
-bounded number of bytes before whoever decodes. What was read is kept, as the compact bytes it came
-in, for the epochs to come: in memory up to a budget, beyond it in a temporary file, and only where
-that has no room either is it read again.
+Blocks that lie side by side are read by one request, and handed out as they arrive. Requests run
+on threads of their own, a bounded number of bytes before whoever decodes. What was read is kept, as
+the compact bytes it came in, for the epochs to come: in memory up to a budget, beyond it in a
+temporary file, and only where that has no room either is it read again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -38,8 +39,8 @@ class BlockSource(Protocol):
 
     @property
     def blocks(self) -> Sequence[Block]: ...
-    def read_into(self, block: Block, out: memoryview) -> None:
-        """Fills `out` with the bytes from the block's first on."""
+    def read_into(self, block: Block, out: memoryview, arrived: Callable[[int], object]) -> None:
+        """Fills `out` with the bytes from the block's first on, and may say how many are there."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +51,8 @@ class _Run:
     n_bytes: int
     memory: memoryview | None = None
     coming: Future[memoryview] | None = None
+    arriving: memoryview | None = None  # what will be `memory`, so many bytes of it good already
+    n_arrived: int = 0
     spilled_at: int | None = None  # in the temporary file
     untaken: int = 0  # of its blocks, since they were last expected
 
@@ -99,6 +102,7 @@ class Fetcher:
         self._pool = ThreadPoolExecutor(
             connections or connections_for(self._blocks, runs), thread_name_prefix="cirrus-fetch"
         )
+        self._arrival = threading.Condition()
         self._spill: _SpillFile | None = _SpillFile() if keep else None
         # Memory of runs let go of, for the next: fresh pages cost as much as receiving into them.
         self._spare: memoryview | None = None
@@ -134,22 +138,18 @@ class Fetcher:
         if self._to_spare is not None:
             self._spare, self._to_spare = self._to_spare, None
         run = self._run_of[number]
+        first = self._blocks[number].offset - self._blocks[run.numbers[0]].offset
+        end = first + self._blocks[number].n_bytes
         if run.memory is None:
             started = time.perf_counter()
             if run.coming is None:  # expected later, or not at all
                 self._make_room(run.n_bytes)
                 self._order(run)
-            assert run.coming is not None
-            try:
-                run.memory = run.coming.result()
-            except BaseException:
-                self._held -= run.n_bytes
-                raise
-            finally:
-                run.coming = None
+            self._wait_for(run, end if run.untaken > 1 else run.n_bytes)
             self.wait_s += time.perf_counter() - started
-        first = self._blocks[number].offset - self._blocks[run.numbers[0]].offset
-        view = run.memory[first : first + self._blocks[number].n_bytes]
+        memory = run.arriving if run.memory is None else run.memory
+        assert memory is not None
+        view = memory[first:end]
         run.untaken -= 1
         if run.untaken <= 0:
             self._used.append(run)
@@ -157,12 +157,30 @@ class Fetcher:
         self._read_ahead()
         return view
 
+    def _wait_for(self, run: _Run, n_bytes: int) -> None:
+        """Until the run's first bytes are there; until all is well where that is all of them."""
+        coming = run.coming
+        assert coming is not None
+        with self._arrival:
+            while run.n_arrived < n_bytes and not coming.done():
+                self._arrival.wait()
+        if n_bytes < run.n_bytes and not coming.done():
+            return
+        try:
+            run.memory = coming.result()
+        except BaseException:
+            self._held -= run.n_bytes
+            raise
+        finally:
+            run.coming = run.arriving = None
+
     def repair(self, number: int, data: bytes | memoryview) -> None:
         """Puts other bytes in the place of a block that was taken, for whoever takes it again."""
         run = self._run_of[number]
-        if run.memory is not None:
+        memory = run.arriving if run.memory is None else run.memory
+        if memory is not None:
             first = self._blocks[number].offset - self._blocks[run.numbers[0]].offset
-            run.memory[first : first + len(data)] = data
+            memory[first : first + len(data)] = data
         run.spilled_at = None  # what is in the file is what had to be mended
 
     def close(self) -> None:
@@ -186,13 +204,26 @@ class Fetcher:
         out = None
         if self._spare is not None and self._spare.nbytes >= run.n_bytes:
             out, self._spare = self._spare[: run.n_bytes], None
+        run.n_arrived = 0
         run.coming = self._pool.submit(self._fetch, run, out)
+        run.coming.add_done_callback(lambda _done: self._wake())
+
+    def _note_arrival(self, run: _Run, n_bytes: int) -> None:
+        run.n_arrived = n_bytes
+        self._wake()
+
+    def _wake(self) -> None:
+        with self._arrival:
+            self._arrival.notify_all()
 
     def _fetch(self, run: _Run, out: memoryview | None) -> memoryview:
         if out is None:
             out = fresh_memory(run.n_bytes)
+        run.arriving = out
         if run.spilled_at is None:
-            self._source.read_into(self._blocks[run.numbers[0]], out)
+            self._source.read_into(
+                self._blocks[run.numbers[0]], out, lambda n: self._note_arrival(run, n)
+            )
         else:
             spill = self._spill
             assert spill is not None, "closed"

@@ -144,21 +144,25 @@ class MiniBatches:
         blocks = [self._dataset.blocks[i] for i in numbers]
         return sum(block.n_rows for block in blocks), sum(block.nnz for block in blocks)
 
-    def _order(self, draw: np.random.Generator) -> list[int]:
-        """The blocks' numbers, drawn from some runs at a time."""
+    def _order(self, draw: np.random.Generator, epoch: int) -> list[int]:
+        """The blocks' numbers, drawn from some runs at a time; in the first epoch those of a run
+        in the order that they arrive in."""
         runs, mixed = self._source.runs, self._source.mixed
         drawn = draw.permutation(len(runs))
         order: list[int] = []
         for i in range(0, len(runs), mixed):
-            together = [number for run in drawn[i : i + mixed] for number in runs[run]]
-            order += draw.permutation(together).tolist()
+            together = [runs[run] for run in drawn[i : i + mixed]]
+            if epoch == 0:
+                order += _interleaved(together, draw)
+            else:
+                order += draw.permutation(np.concatenate(together)).tolist()
         return order
 
     def _groups(self, epoch: int) -> Iterator[tuple[CSR, int]]:
         """Rows made ready, and the number of the first that is new; the next ones are already
         being made meanwhile. What is not held is good until the next is asked for."""
         draw = self._draw(3, epoch)
-        numbers = self._order(draw)
+        numbers = self._order(draw, epoch)
         begins = []
         if epoch == 0 and self._source.first is not None:
             # So that learning begins as soon as one block is there.
@@ -189,11 +193,11 @@ class MiniBatches:
                         done.exception(_POLL_S)
                     if self._stopping():
                         return
-                rows, first, waited = done.result()
+                rows, first, waiting = done.result()
                 self._ready = None
                 took = time.perf_counter() - started
-                self.times.storage_read += min(took, waited)
-                self.times.decode += max(0.0, took - waited)
+                self.times.storage_read += took * waiting
+                self.times.decode += took * (1 - waiting)
                 row, entry = (rows.n_rows, rows.nnz) if self._holds else (0, 0)
             if self._stopping():
                 return
@@ -216,8 +220,9 @@ class MiniBatches:
         entry: int,
     ) -> tuple[CSR, int, float]:
         """The training rows of some blocks, ready to learn from, in an order drawn, behind those
-        that are there: (all of them, where the new ones begin, seconds spent waiting)."""
-        waited = self._source.wait_s
+        that are there: (all of them, where the new ones begin, what share of the time was spent
+        waiting for storage)."""
+        started, waited = time.perf_counter(), self._source.wait_s
         rows, training = self._read(numbers, raw)
         order = training[_runs(len(training), self._run(_SHUFFLED_RUN), draw)]
         last = row + len(order)
@@ -238,14 +243,15 @@ class MiniBatches:
             None if into.weights is None else into.weights[row:last],
         )
         made = into.rows(last, ended, len(self._scale.divisor))
-        return made, row, self._source.wait_s - waited
+        took, waited = time.perf_counter() - started, self._source.wait_s - waited
+        return made, row, min(1.0, waited / took) if took > 0 else 0.0
 
     def _read(self, numbers: Sequence[int], into: RowArrays) -> tuple[CSR, UInt32Array]:
         """The rows of some blocks as stored but for labels 1 and 0, and which are training rows."""
-        training, row, entry = [], 0, 0
+        training, row = [], 0
+        entry = self._source.read(numbers, into)
         for number in numbers:
             block = self._dataset.blocks[number]
-            entry += self._source.read(number, into, row, entry)
             training.append(np.flatnonzero(~self._holdout.mask(number, block)) + row)
             row += block.n_rows
         rows = into.rows(row, entry, self._dataset.n_features)
@@ -264,6 +270,13 @@ class MiniBatches:
                 break
             row -= n_rows
         return self._source.place(number, row)
+
+
+def _interleaved(runs: Sequence[Sequence[int]], draw: np.random.Generator) -> list[int]:
+    """All numbers, of a run drawn each time its next one."""
+    left = [iter(run) for run in runs]
+    turns = np.repeat(np.arange(len(runs)), [len(run) for run in runs])
+    return [next(left[turn]) for turn in draw.permutation(turns)]
 
 
 def _parts(blocks: Sequence[Block], numbers: Sequence[int], most: int) -> Iterator[list[int]]:

@@ -339,9 +339,9 @@ def test_worker_size(monkeypatch):
     reads, rows_seen = [], []
     read_into, read = Dataset.read_into, minibatches.MiniBatches._read
 
-    def counted(self, block, out):
+    def counted(self, block, out, arrived):
         reads.append(block)
-        read_into(self, block, out)
+        read_into(self, block, out, arrived)
 
     def watched(self, *arguments):
         rows, training = read(self, *arguments)

@@ -106,8 +106,8 @@ def test_two_first_reads_at_once_of_two_versions_are_noticed(s3, monkeypatch):
     folder.write("a", CONTENT)
     real = s3_get.Getter.read_into
 
-    def replaced_meanwhile(self, key, offset, out, etag=None, traffic=None):
-        found = real(self, key, offset, out, etag, traffic)
+    def replaced_meanwhile(self, key, offset, out, *more):
+        found = real(self, key, offset, out, *more)
         monkeypatch.setattr(s3_get.Getter, "read_into", real)
         S3Storage(folder.uri).write("a", CONTENT[::-1])
         folder.read_into("a", 5, memoryview(bytearray(10)))
@@ -150,6 +150,22 @@ def test_commands_read_again_what_was_damaged_on_its_way(
         export_libsvm(far, tmp_path / "out.svm")
         assert (tmp_path / "out.svm").read_bytes() == text
     assert s3.faults.plan("") is None  # it did come to pass
+
+
+@pytest.mark.parametrize("name", ["dictionary", "columns", "manifest"])
+def test_what_lies_beside_the_blocks_is_read_again_too(s3, far, name, caplog):
+    name = "manifest.json" if name == "manifest" else getattr(far.manifest, name)
+    bad = iter(["corrupt"])
+    s3.faults = Faults(lambda key: next(bad, None) if key.endswith(name) else None, after=300)
+    again = cirrus_fast.Dataset(far.uri)
+    assert again.id == far.id
+    assert again.dictionary.identity == far.dictionary.identity
+    assert np.array_equal(again.columns.ids, far.columns.ids)
+    assert next(bad, None) is None
+    assert caplog.text.count("; read again") == 1
+    s3.faults = Faults(lambda key: "corrupt" if key.endswith(name) else None, after=300)
+    with pytest.raises(DatasetError, match=name):
+        _run(dataset=far.uri)
 
 
 # Text in S3 to train on
@@ -200,6 +216,12 @@ def test_errors_in_text_in_s3_name_the_object(s3, text, storage_root):
             _run(dataset=f"s3://bucket/text/{name}", model_size=2**19)
 
 
+def _open_files() -> set[str]:
+    """But for connections, of which the server, here too, lets go when it gets to it."""
+    links = (link for link in Path("/proc/self/fd").iterdir() if link.is_symlink())
+    return {target for link in links if not (target := str(link.readlink())).startswith("socket:")}
+
+
 def test_text_in_s3_that_the_temporary_folder_cannot_keep_is_refused(s3, text, monkeypatch):
     S3Storage("s3://bucket/text").write("a.svm", text)
 
@@ -207,11 +229,11 @@ def test_text_in_s3_that_the_temporary_folder_cannot_keep_is_refused(s3, text, m
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = _open_files()
     says = r"s3://bucket/text/a\.svm: its \d+ bytes cannot be kept in .*No space left.*TMPDIR"
     with pytest.raises(StorageError, match=says):
         _run(dataset="s3://bucket/text/a.svm", model_size=2**19)
-    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+    assert _open_files() <= before
 
 
 def test_text_in_s3_replaced_while_it_is_brought_is_refused(s3, text, monkeypatch):

@@ -1,4 +1,4 @@
-"""Training from S3 while requests fail, until so many have: `make soak S3_FAULTS=10000`.
+"""Training from S3 while requests fail, until so many have: `make soak-s3 S3_FAULTS=10000`.
 
 Each round trains with random options, on a data set behind a real HTTP server that fails a random
 share of requests in random ways: refusals (500, 503, SlowDown), connections closed, cut or stalled

@@ -36,7 +36,7 @@ class Source:
         self.broken: set[int] = set()
         self._lock = threading.Lock()
 
-    def read_into(self, block: Block, out: memoryview) -> None:
+    def read_into(self, block: Block, out: memoryview, arrived=None) -> None:
         with self._lock:
             self.asked.append((block.shard, block.offset, len(out)))
         if self.gate is not None:
@@ -44,6 +44,25 @@ class Source:
         if block.offset in self.broken:
             raise StorageError(f"{block.shard}: gone")
         out[:] = self.content[block.shard][block.offset : block.offset + len(out)]
+
+    def halt_in_the_middle(self) -> None:
+        """Half of each answer comes at once, and the rest when the gate is opened."""
+        whole, self.gate = self.read_into, threading.Event()
+
+        def read_into(block, out, arrived):
+            half, gate = len(out) // 2, self.gate
+            self.gate = None
+            whole(block, out)
+            kept, out[half:] = bytes(out[half:]), bytes(len(out) - half)
+            arrived(half)
+            gate.wait(10)
+            if (block.shard, block.offset) in self.broken_later:
+                raise StorageError(f"{block.shard}: gone")
+            out[half:] = kept
+            arrived(len(out))
+
+        self.read_into = read_into
+        self.broken_later = set()
 
     def bytes_of(self, number: int) -> bytes:
         block = self.blocks[number]
@@ -251,6 +270,39 @@ def test_the_first_block_has_a_request_of_its_own(source):
     assert taken(fetcher, order) == [source.bytes_of(n) for n in order]
     assert ("shard-0", 700, 100) in source.asked
     assert sum(n for _, _, n in source.asked) == 2000
+    fetcher.close()
+
+
+def test_blocks_are_handed_out_as_they_arrive(source):
+    source.halt_in_the_middle()
+    gate = source.gate
+    fetcher = Fetcher(source, range(10), 10_000, run_bytes=1000, connections=1)
+    fetcher.expect(range(10))
+    assert [bytes(fetcher.take(n)) for n in range(5)] == [source.bytes_of(n) for n in range(5)]
+    fetcher.repair(1, b"x" * 100)
+    assert not gate.is_set()
+    threading.Timer(0.05, gate.set).start()
+    assert [bytes(fetcher.take(n)) for n in range(5, 10)] == [
+        source.bytes_of(n) for n in range(5, 10)
+    ]
+    again = taken(fetcher, range(10))
+    assert again[1] == b"x" * 100
+    assert again[2:] == [source.bytes_of(n) for n in range(2, 10)]
+    assert len(source.asked) == 1
+    fetcher.close()
+
+
+def test_a_read_that_fails_in_the_middle_is_raised_with_the_first_block_that_is_not_there(source):
+    source.halt_in_the_middle()
+    gate = source.gate
+    source.broken_later.add(("shard-0", 0))
+    fetcher = Fetcher(source, range(10), 10_000, run_bytes=1000, connections=1)
+    fetcher.expect(range(10))
+    assert [bytes(fetcher.take(n)) for n in range(5)] == [source.bytes_of(n) for n in range(5)]
+    gate.set()
+    with pytest.raises(StorageError, match="shard-0: gone"):
+        fetcher.take(5)
+    assert fetcher._held == 0
     fetcher.close()
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cirrus_fast import CSR, load_csr
+from cirrus_fast import CSR, Dataset, load_csr
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.labels import LabelMap
 from cirrus_fast.data.training_scale import TrainingScale
@@ -86,11 +86,19 @@ def allow(monkeypatch, dataset, share, group=0.1):
     return Memory(int(share * all_rows + beside) + 1, int(group * all_rows))
 
 
+def put_far(monkeypatch):
+    """Data sets are read as from a server."""
+    monkeypatch.setattr(Dataset, "is_remote", property(lambda _: True))
+
+
+@pytest.mark.parametrize("far", [False, True])
 @pytest.mark.parametrize("share", [1.1, 0.3])
 def test_every_training_row_comes_once_an_epoch_in_an_order_of_its_own(
-    dataset, stream, monkeypatch, share
+    dataset, stream, monkeypatch, share, far
 ):
     memory = allow(monkeypatch, dataset, share)
+    if far:
+        put_far(monkeypatch)
     holdout = HoldOut.plan(dataset.blocks, 0.1, 3)
     kept = np.concatenate([~holdout.mask(i, b) for i, b in enumerate(dataset.blocks)])
     rows = stream(dataset, memory=memory, holdout=holdout)
@@ -112,6 +120,22 @@ def test_rows_sorted_by_class_come_mixed(dataset, stream, monkeypatch, share):
     order = taken(stream(dataset, memory=memory).epoch(0))
     positive = (order < N_ROWS // 2).reshape(-1, 500).mean(axis=1)
     assert 0.2 < positive.min() < positive.max() < 0.8
+
+
+def test_from_a_server_one_block_comes_first_and_runs_are_mixed(dataset, stream, monkeypatch):
+    memory = allow(monkeypatch, dataset, 0.5, group=0.25)
+    put_far(monkeypatch)
+    rows = stream(dataset, memory=memory)
+    assert rows._source.mixed == 2
+    windows = rows.epoch(0)
+    first = next(windows)
+    assert len(first.order) == 100
+    assert len({int(row) // 100 for row in first.rows.weights[first.order]}) == 1
+    assert len(next(windows).order) > 1000
+    assert len(next(iter(rows.epoch(1))).order) > 1000
+    whole = taken(stream(dataset, memory=memory).epoch(0))
+    again = stream(dataset, memory=memory, epochs=5)  # how long it will go on is of no account
+    np.testing.assert_array_equal(taken(again.epoch(0)), whole)
 
 
 def test_rows_are_what_was_stored_in_the_scales_terms(dataset, stream):
