@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -241,12 +242,13 @@ def test_a_worker_trains_from_the_layer_with_nothing_else_on_the_path(
     with zipfile.ZipFile(tmp_path / "layer.zip") as archive:
         archive.extractall(tmp_path / "opt")
     script = repository / "tests/wheels/train_from_layer.py"
+    sanitizer = ("LD_PRELOAD", "ASAN_OPTIONS", "UBSAN_OPTIONS")
     done = subprocess.run(
         [sys.executable, "-I", "-S", script, tmp_path / "opt"],
         capture_output=True,
         text=True,
         check=False,
-        env={},
+        env={name: os.environ[name] for name in sanitizer if name in os.environ},
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
