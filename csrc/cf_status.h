@@ -44,7 +44,9 @@
     X(CF_E_INDPTR, "indptr must start at 0, never decrease and end at nnz")                        \
     X(CF_E_ROW, "row number is outside the data")                                                  \
     X(CF_E_ID, "feature id is outside the model")                                                  \
-    X(CF_E_DISTINCT, "mini-batch has too many distinct features")
+    X(CF_E_DISTINCT, "mini-batch has too many distinct features")                                  \
+    /* messages of a parameter store */                                                            \
+    X(CF_E_MESSAGE, "message is malformed")
 
 typedef enum {
 #define CF_STATUS_ENUM(code, text) code,
