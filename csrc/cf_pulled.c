@@ -6,9 +6,7 @@ enum { WORD_BITS = 64 };
  * model is passed over quickly. */
 static size_t id_words(size_t n_ids) { return n_ids / WORD_BITS + 1; }
 
-size_t cf_pulled_words(size_t n_ids) {
-    return id_words(n_ids) + id_words(n_ids) / WORD_BITS + 1;
-}
+size_t cf_pulled_words(size_t n_ids) { return id_words(n_ids) + id_words(n_ids) / WORD_BITS + 1; }
 
 static cf_status gather(const cf_csr *rows, const uint32_t *order, size_t n, size_t n_ids,
                         uint32_t *ids, size_t room, size_t *n_entries) {

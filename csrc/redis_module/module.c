@@ -218,11 +218,10 @@ static int refuse_push(open_key *open, push_verdict verdict, uint32_t worker) {
                   (unsigned)worker);
         return answer_diverged(open->ctx);
     }
-    return answer_error(open->ctx,
-                        "CIRRUSGAP the last push known of worker %u is %llu of generation %u",
-                        (unsigned)worker,
-                        (unsigned long long)get_worker(&open->model, worker).number,
-                        (unsigned)get_worker(&open->model, worker).generation);
+    return answer_error(
+        open->ctx, "CIRRUSGAP the last push known of worker %u is %llu of generation %u",
+        (unsigned)worker, (unsigned long long)get_worker(&open->model, worker).number,
+        (unsigned)get_worker(&open->model, worker).generation);
 }
 
 /* Takes a push that is next. False: it was refused, and that was answered. */
@@ -273,9 +272,8 @@ static int step_in_key(open_key *open, redis_string *argument, step_kind kind) {
     }
     module.n_pulls += kind != ONLY_PUSH;
     if (kind == PUSH_AND_PULL && !may_pull(&open->model, head->worker)) {
-        const int no_blocking =
-            REDIS_IN_LUA | REDIS_IN_MULTI | REDIS_MAY_NOT_BLOCK | REDIS_FROM_MASTER |
-            REDIS_IS_LOADING;
+        const int no_blocking = REDIS_IN_LUA | REDIS_IN_MULTI | REDIS_MAY_NOT_BLOCK |
+                                REDIS_FROM_MASTER | REDIS_IS_LOADING;
         if (redis.GetContextFlags(open->ctx) & no_blocking)
             return answer_with_weights(open->ctx, &open->model, head->worker, CF_ANSWER_WAIT, NULL,
                                        0);
@@ -283,8 +281,8 @@ static int step_in_key(open_key *open, redis_string *argument, step_kind kind) {
             return REDIS_OK;
         wake_pulls(open);
         if (!may_pull(&open->model, head->worker))
-            return block_pull(open, &(waiting_pull){head->worker, status, request.pull_ids,
-                                                    head->n_pull});
+            return block_pull(
+                open, &(waiting_pull){head->worker, status, request.pull_ids, head->n_pull});
     }
     return answer_with_weights(open->ctx, &open->model, head->worker, status, request.pull_ids,
                                head->n_pull);
@@ -554,18 +552,58 @@ typedef struct {
     const char *name;
     redis_call call;
     const char *flags;
+    const char *categories; /* of ACL rules */
+    int arity;              /* of the name and its arguments; negative: or more */
+    uint64_t key_flags;
+    const char *summary;
 } command;
 
 static const command COMMANDS[] = {
-    {"CIRRUS.CREATE", create_command, "write deny-oom"},
-    {"CIRRUS.PULL", pull_command, "readonly"},
-    {"CIRRUS.PUSH", push_command, "write"},
-    {"CIRRUS.STEP", push_and_pull_command, "write"},
-    {"CIRRUS.SNAPSHOT", snapshot_command, "readonly"},
-    {"CIRRUS.INFO", info_command, "readonly fast"},
-    {"CIRRUS.JOIN", join_command, "write fast"},
-    {"CIRRUS.LEAVE", leave_command, "write fast"},
+    {"CIRRUS.CREATE", create_command, "write deny-oom", "write slow cirrus", -2, REDIS_KEY_IS_MADE,
+     "Makes a model at weight 0."},
+    {"CIRRUS.PULL", pull_command, "readonly", "read slow cirrus", 3, REDIS_KEY_IS_READ,
+     "Weights of some ids."},
+    {"CIRRUS.PUSH", push_command, "write", "write slow cirrus", 3, REDIS_KEY_IS_CHANGED,
+     "An optimiser's step with a mini-batch's gradient."},
+    {"CIRRUS.STEP", push_and_pull_command, "write", "write slow cirrus", 3, REDIS_KEY_IS_CHANGED,
+     "A push, then a pull, which may have to wait for other workers."},
+    {"CIRRUS.SNAPSHOT", snapshot_command, "readonly", "read slow cirrus", -2, REDIS_KEY_IS_READ,
+     "All weights, or those of a run of ids."},
+    {"CIRRUS.INFO", info_command, "readonly fast", "read fast cirrus", -1, REDIS_KEY_IS_READ,
+     "Tells of the module, or of a model and its workers."},
+    {"CIRRUS.JOIN", join_command, "write fast", "write fast cirrus", -4, REDIS_KEY_IS_CHANGED,
+     "Gives a worker its place, which older generations lose."},
+    {"CIRRUS.LEAVE", leave_command, "write fast", "write fast cirrus", 4, REDIS_KEY_IS_CHANGED,
+     "Nobody waits for a worker any more."},
 };
+
+static bool describe_command(redis_ctx *ctx, const command *one) {
+    const redis_key_rule rules[] = {{.flags = one->key_flags,
+                                     .begin_kind = REDIS_BEGIN_AT_INDEX,
+                                     .begin.index = 1,
+                                     .find_kind = REDIS_FIND_BY_RANGE,
+                                     .find_last = 0,
+                                     .find_step = 1},
+                                    {0}};
+    const redis_command_sizes sizes = {1, 2 * sizeof(char *), sizeof *rules, 10 * sizeof(char *)};
+    const redis_command_info info = {.sizes = &sizes,
+                                     .summary = one->summary,
+                                     .since = "0.1.0",
+                                     .arity = one->arity,
+                                     .key_rules = rules};
+    if (!redis.GetCommand || !redis.SetCommandInfo)
+        return true;
+    void *const made = redis.GetCommand(ctx, one->name);
+    if (!made || redis.SetCommandInfo(made, &info) != REDIS_OK)
+        return false;
+    return !redis.AddACLCategory || !redis.SetCommandACLCategories ||
+           redis.SetCommandACLCategories(made, one->categories) == REDIS_OK;
+}
+
+static bool make_command(redis_ctx *ctx, const command *one) {
+    return redis.CreateCommand(ctx, one->name, one->call, one->flags, 1, 1, 1) == REDIS_OK &&
+           describe_command(ctx, one);
+}
 
 /* 10203 for "1.2.3", as servers show modules' versions. */
 static int version_number(void) {
@@ -584,9 +622,10 @@ int RedisModule_OnLoad(redis_ctx *ctx, redis_string **argv, int argc) {
     module = (module_state){.replication = REPLICATE_VERBATIM};
     if (!read_load_arguments(ctx, argv, argc))
         return REDIS_ERROR;
+    if (redis.AddACLCategory && redis.AddACLCategory(ctx, "cirrus") != REDIS_OK)
+        return REDIS_ERROR;
     for (size_t i = 0; i < sizeof COMMANDS / sizeof *COMMANDS; i++)
-        if (redis.CreateCommand(ctx, COMMANDS[i].name, COMMANDS[i].call, COMMANDS[i].flags, 1, 1,
-                                1) != REDIS_OK)
+        if (!make_command(ctx, &COMMANDS[i]))
             return REDIS_ERROR;
     const redis_event replicas = {REDIS_EVENT_REPLICA_CHANGE, 1};
     redis.SubscribeToServerEvent(ctx, replicas, on_replica_change);
@@ -598,8 +637,7 @@ int RedisModule_OnLoad(redis_ctx *ctx, redis_string **argv, int argc) {
 /* Redis asks before it unloads; an error keeps the module. */
 EXPORTED int RedisModule_OnUnload(redis_ctx *ctx);
 int RedisModule_OnUnload(redis_ctx *ctx) {
-    const bool used =
-        module.last_used_ms && redis.Milliseconds() - module.last_used_ms < IN_USE_MS;
+    const bool used = module.last_used_ms && redis.Milliseconds() - module.last_used_ms < IN_USE_MS;
     if (used || waiting_clients())
         redis.Log(ctx, "warning", "cirrus stays loaded: a model was used less than a minute ago");
     return used || waiting_clients() ? REDIS_ERROR : REDIS_OK;

@@ -13,5 +13,8 @@ bool find_redis_api(redis_ctx *ctx) {
 #define FIND(type, name, arguments) all &= get("RedisModule_" #name, &redis.name) == REDIS_OK;
     REDIS_API_TABLE(FIND)
 #undef FIND
+#define FIND_LATER(type, name, arguments) (void)get("RedisModule_" #name, &redis.name);
+    REDIS_LATER_API_TABLE(FIND_LATER)
+#undef FIND_LATER
     return all;
 }

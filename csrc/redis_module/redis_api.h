@@ -20,6 +20,38 @@ typedef struct {
     uint64_t id, version;
 } redis_event;
 
+/* What a command is, for COMMAND INFO and for ACL rules by key; from Redis 7.0 on. Lists end with
+ * an entry of zeros. */
+typedef struct {
+    const char *notes;
+    uint64_t flags;
+    int begin_kind;
+    union {
+        int index;
+        struct {
+            const char *word;
+            int from;
+        } keyword;
+    } begin;
+    int find_kind;
+    int find_last, find_step, find_limit;
+} redis_key_rule;
+
+typedef struct {
+    int version;
+    size_t size_of_change, size_of_key_rule, size_of_argument;
+} redis_command_sizes;
+
+typedef struct {
+    const redis_command_sizes *sizes;
+    const char *summary, *complexity, *since;
+    void *changes;
+    const char *tips;
+    int arity;
+    const redis_key_rule *key_rules;
+    void *arguments;
+} redis_command_info;
+
 typedef int (*redis_call)(redis_ctx *, redis_string **, int);
 typedef void (*redis_free)(redis_ctx *, void *);
 typedef void (*redis_gone)(redis_ctx *, redis_blocked *);
@@ -43,7 +75,13 @@ enum {
     /* A server event */
     REDIS_EVENT_REPLICA_CHANGE = 6,
     REDIS_REPLICA_ONLINE = 0,
-    REDIS_REPLICA_OFFLINE = 1
+    REDIS_REPLICA_OFFLINE = 1,
+    /* Key rules */
+    REDIS_KEY_IS_READ = 1 << 0 | 1 << 4,             /* RO, access */
+    REDIS_KEY_IS_CHANGED = 1 << 1 | 1 << 4 | 1 << 5, /* RW, access, update */
+    REDIS_KEY_IS_MADE = 1 << 1 | 1 << 6,             /* RW, insert */
+    REDIS_BEGIN_AT_INDEX = 2,
+    REDIS_FIND_BY_RANGE = 2
 };
 
 #define REDIS_API_TABLE(X)                                                                         \
@@ -77,8 +115,7 @@ enum {
     X(int, ReplicateVerbatim, (redis_ctx *))                                                       \
     X(long long, Milliseconds, (void))                                                             \
     X(void, Log, (redis_ctx *, const char *, const char *, ...))                                   \
-    X(redis_blocked *, BlockClient,                                                                \
-      (redis_ctx *, redis_call, redis_call, redis_free, long long))                                \
+    X(redis_blocked *, BlockClient, (redis_ctx *, redis_call, redis_call, redis_free, long long))  \
     X(int, UnblockClient, (redis_blocked *, void *))                                               \
     X(void, SetDisconnectCallback, (redis_blocked *, redis_gone))                                  \
     X(void *, GetBlockedClientPrivateData, (redis_ctx *))                                          \
@@ -89,16 +126,24 @@ enum {
     X(int, InfoAddFieldCString, (redis_info *, const char *, const char *))                        \
     X(int, InfoAddFieldULongLong, (redis_info *, const char *, unsigned long long))
 
+/* What older servers may lack: NULL then. */
+#define REDIS_LATER_API_TABLE(X)                                                                   \
+    X(void *, GetCommand, (redis_ctx *, const char *))                                             \
+    X(int, SetCommandInfo, (void *, const redis_command_info *))                                   \
+    X(int, AddACLCategory, (redis_ctx *, const char *))                                            \
+    X(int, SetCommandACLCategories, (void *, const char *))
+
 typedef struct {
 #define REDIS_API_FIELD(type, name, arguments) type(*name) arguments;
     REDIS_API_TABLE(REDIS_API_FIELD)
+    REDIS_LATER_API_TABLE(REDIS_API_FIELD)
 #undef REDIS_API_FIELD
 } redis_api;
 
 /* Filled when the module is loaded. */
 extern redis_api redis;
 
-/* False: the server lacks a function. */
+/* False: the server lacks a function it needs. */
 bool find_redis_api(redis_ctx *ctx);
 
 #endif

@@ -273,9 +273,9 @@ uint32_t find_silent(const server_model *model, uint32_t waiting, uint64_t now_m
     const uint64_t slowest = slowest_updates(model);
     for (uint32_t worker = 0; worker < config->n_workers; worker++) {
         const worker_slot slot = get_worker(model, worker);
-        const bool awaited = is_awaited(slot) && worker != waiting &&
-                             (config->consistency == MODEL_BSP ? !slot.held
-                                                               : slot.n_updates == slowest);
+        const bool awaited =
+            is_awaited(slot) && worker != waiting &&
+            (config->consistency == MODEL_BSP ? !slot.held : slot.n_updates == slowest);
         if (awaited && now_ms > slot.seen_ms && now_ms - slot.seen_ms > config->expiry_ms)
             return worker;
     }
@@ -411,8 +411,7 @@ static void update(server_model *model, const uint32_t *ids, const uint8_t *valu
             uint8_t *const at = model->state + model->config.n_ids * width * 4;
             float state[2];
             load_state(at, width, state);
-            cf_optimizer_update(optimizer, state,
-                                intercept_gradient * model->config.intercept_rate,
+            cf_optimizer_update(optimizer, state, intercept_gradient * model->config.intercept_rate,
                                 (cf_penalty){0, 0});
             store_state(at, width, state);
         }
@@ -544,7 +543,8 @@ cf_status merge_round(server_model *model, void *scratch) {
     const size_t room = (((merge_head *)scratch)->room = held_ids(model));
     sum_list sum = list_at(scratch, room, 0), next = list_at(scratch, room, 1);
     sum_list own = list_at(scratch, room, 2);
-    float intercept = 0, rate = 0;
+    double intercept = 0; /* as in memory (runtime/bsp.py) */
+    float rate = 0;
     bool any = false;
     cf_step step;
     cf_status status = cf_ok();
@@ -572,7 +572,7 @@ cf_status merge_round(server_model *model, void *scratch) {
     }
     if (any)
         update(model, sum.ids, (const uint8_t *)sum.gradient,
-               charges_touches(model) ? sum.touches : NULL, sum.n, intercept, rate);
+               charges_touches(model) ? sum.touches : NULL, sum.n, (float)intercept, rate);
     for (uint32_t worker = 0; worker < model->config.n_workers; worker++) {
         if (get_worker(model, worker).held && find_held(model, worker, &step))
             count_push(model, &step.head);

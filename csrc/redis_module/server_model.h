@@ -43,12 +43,12 @@ typedef enum { WORKER_AWAITED, WORKER_ACTIVE, WORKER_FINISHED } worker_state;
 typedef struct {
     uint32_t generation;
     worker_state state;
-    uint64_t number;         /* of its last push */
-    uint64_t n_updates;      /* pushes that are in the model */
-    uint64_t n_rows;         /* of those */
+    uint64_t number;    /* of its last push */
+    uint64_t n_updates; /* pushes that are in the model */
+    uint64_t n_rows;    /* of those */
     double loss_sum, weight_sum;
-    uint64_t seen_ms;        /* when it last pushed or joined, by this server's clock */
-    bool held;               /* its push waits for the round to be complete */
+    uint64_t seen_ms; /* when it last pushed or joined, by this server's clock */
+    bool held;        /* its push waits for the round to be complete */
 } worker_slot;
 
 /* The length of a model's string, or 0 if it is over `most`. */
@@ -71,7 +71,7 @@ void mark_diverged(server_model *model);
 /* Workers; `worker` is below n_workers. */
 worker_slot get_worker(const server_model *model, uint32_t worker);
 bool join_worker(server_model *model, uint32_t worker, uint32_t generation, worker_state state,
-                 uint64_t now_ms);                              /* false: a later one is there */
+                 uint64_t now_ms); /* false: a later one is there */
 bool leave_worker(server_model *model, uint32_t worker, uint32_t generation);
 
 typedef enum {
@@ -87,8 +87,8 @@ void note_worker_seen(server_model *model, uint32_t worker, uint64_t now_ms);
 
 /* Scratch of the calls below: arrays for the ids of a request, and for merging rounds. */
 typedef struct {
-    uint32_t *ids;             /* [most(n_push, n_pull)] */
-    float *touches;            /* [n_push] where penalties are charged by them */
+    uint32_t *ids;  /* [most(n_push, n_pull)] */
+    float *touches; /* [n_push] where penalties are charged by them */
 } push_scratch;
 
 /* Checks all of a push, then makes the optimiser's step with it; on failure nothing is changed. */

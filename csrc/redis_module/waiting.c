@@ -87,8 +87,8 @@ int block_pull(const open_key *open, const waiting_pull *pull) {
     waiter *const w = redis.Alloc(sizeof *w + pull->n * sizeof *w->ids);
     *w = (waiter){
         .next = waiters,
-        .client = redis.BlockClient(open->ctx, answer_pull, answer_wait, free_waiter,
-                                    LONGEST_WAIT_MS),
+        .client =
+            redis.BlockClient(open->ctx, answer_pull, answer_wait, free_waiter, LONGEST_WAIT_MS),
         .key = redis.CreateStringFromString(NULL, open->name),
         .db = redis.GetSelectedDb(open->ctx),
         .worker = pull->worker,
