@@ -129,9 +129,11 @@ class Server:
         until = time.monotonic() + 20
         while True:
             try:
-                wire = self.connect()
-                wire("PING")
-                wire.close()
+                wire = Wire(self.port)
+                try:
+                    wire("PING")
+                finally:
+                    wire.close()
                 return
             except (OSError, ReplyError):
                 if self._process.poll() is not None or time.monotonic() > until:

@@ -665,7 +665,7 @@ def test_an_append_only_file_is_refused_without_the_module(make):
 
 
 def follow(make, leader: Server, *options: str, module: bool = True) -> Server:
-    follower = make("--replicaof", f"127.0.0.1 {leader.port}", *options, module=module)
+    follower = make("--replicaof", "127.0.0.1", str(leader.port), *options, module=module)
     wire = follower.connect()
     wait_for(lambda: b"master_link_status:up" in wire("INFO", "replication"))
     return follower
