@@ -10,6 +10,7 @@ from cirrus_fast.errors import CriteoParseError, LibsvmParseError
 
 _Bytes = bytes | bytearray | memoryview | mmap | npt.NDArray[np.uint8]
 _F32 = npt.NDArray[np.float32]
+_I32 = npt.NDArray[np.int32]
 _I64 = npt.NDArray[np.int64]
 _U8 = npt.NDArray[np.uint8]
 _U32 = npt.NDArray[np.uint32]
@@ -297,6 +298,59 @@ def step_request(
     pull_ids: _U32 | None = None,
 ) -> memoryview: ...
 def step_answer(answer: _Bytes, weights: _F32) -> tuple[int, float, float, int, int]: ...
+
+# bitfield.pxi, replica.pxi
+
+BITFIELD_MOST: int
+
+def bitfield_room(key_bytes: int, n_add: int, n_get: int) -> int: ...
+def bitfield_pack(
+    key: _Bytes, add_places: _U32, amounts: _I32, get_places: _U32, out: bytearray | _U8
+) -> int: ...
+def bitfield_decode(data: _Bytes, values: _I32) -> None: ...
+def bitfield_encode(values: _I32, out: bytearray | _U8) -> None: ...
+
+class BitfieldReply:
+    values: _I32
+    def __init__(self, values: _I32) -> None: ...
+    @property
+    def complete(self) -> bool: ...
+    def read(self, buffer: _Bytes, begin: int, end: int) -> int: ...
+
+class Replica:
+    state: _F32
+    held: _I32
+    sent: _U32
+    residual: _F32
+    count: _U32
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        state: _F32,
+        held: _I32,
+        sent: _U32,
+        residual: _F32,
+        count: _U32,
+        n_workers: int,
+    ) -> None: ...
+    def touch(
+        self,
+        labels: _F32,
+        indptr: _I64,
+        indices: _U32,
+        data: _F32,
+        order: _U32,
+        ids: _U32,
+        counts: _U32,
+    ) -> int: ...
+    def keep(self, ids: _U32, before: _F32) -> None: ...
+    def take(
+        self, ids: _U32, counts: _U32, before: _F32, places: _U32, amounts: _I32
+    ) -> tuple[int, int]: ...
+    def settle(self, ids: _U32, values: _I32, sent_then: _U32 | None) -> None: ...
+    def settle_run(self, first: int, stride: int, values: _I32, sent_then: _U32 | None) -> None: ...
+    def missing(self, ids: _U32, known: _U32, below: int, out: _U32) -> int: ...
+    def dense(self, ids: _U32, bytes_alone: int) -> int: ...
 
 # block.pxi
 

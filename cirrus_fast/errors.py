@@ -107,5 +107,9 @@ class TrainingError(CirrusFastError, RuntimeError):
     """A run that cannot go on."""
 
 
+class StoreError(TrainingError):
+    """A parameter store that cannot be reached, lost the run, or refuses what is asked of it."""
+
+
 class LayerError(CirrusFastError, RuntimeError):
     """A Lambda layer that cannot be built from the wheels and interpreters at hand."""

@@ -15,6 +15,7 @@ from numbers import Integral, Real
 from typing import Any, Literal
 
 from cirrus_fast.errors import OptionError
+from cirrus_fast.store_url import SCHEMES, is_store_url, parse_urls
 
 
 def _option(
@@ -185,22 +186,21 @@ class Options:
         low=0,
     )
     sync_rows: int | None = _option(
-        "rows a worker learns from between exchanges with the parameter store",
+        "rows a worker learns from between exchanges with a parameter store over a network, at "
+        "most; by default 20,000, or a fifth of its rows where that is less",
         default=None,
         kind=int,
         unit="rows",
         low=1,
-        absent="workers share the model in memory and exchange every step; this is for parameter "
-        "stores over a network, and this version has none",
     )
     pipeline_depth: int | None = _option(
-        "steps a worker has under way to the parameter store at once",
+        "exchanges a worker has under way to a parameter store over a network at once; by default "
+        "1: what it learns from is as fresh as can be",
         default=None,
         kind=int,
-        unit="steps",
+        unit="exchanges",
         low=1,
-        absent="the model in memory answers at once; this is for parameter stores over a network, "
-        "and this version has none",
+        high=64,
     )
     n_workers: int | None = _option(
         "workers; by default one per core, fewer for small data",
@@ -210,7 +210,13 @@ class Options:
         high=10_000,
     )
     n_ps: int = _option(
-        "parameter servers; the model in memory is one, so only 1", default=1, kind=int, low=1
+        "parts the model is in, spread over the servers that param_store names, or over its "
+        "cluster's; at least as many as servers are named, which is what it is unless given. The "
+        "model in memory is one",
+        default=1,
+        kind=int,
+        low=1,
+        high=1000,
     )
     worker_size: int = _option(
         "memory of a worker, which bounds the rows it holds decoded and the blocks of S3 data it "
@@ -230,13 +236,10 @@ class Options:
         absent_values={"lambda": "workers run on one machine so far"},
     )
     param_store: str = _option(
-        "who holds the model: this machine's memory",
+        "who holds the model: this machine's memory, or a Redis or Valkey at a redis://, rediss:// "
+        "(TLS) or unix:// URL; several with commas between them, in Python also a list",
         default="memory",
         kind=str,
-        choices=("memory",),
-        absent_values=dict.fromkeys(
-            ("redis://", "rediss://", "unix://"), "the model is held in memory so far"
-        ),
     )
     seed: int = _option(
         "decides hold-out and shuffling", default=0, kind=int, low=0, high=2**63 - 1
@@ -291,6 +294,7 @@ def parse_options(given: Mapping[str, Any]) -> Options:
         checked[name] = _check(rows[name], value)
     if "dataset" not in checked:
         raise OptionError("dataset: missing; name the data set to train on")
+    checked.setdefault("n_ps", checked.get("param_store", "").count(",") + 1)
     options = Options(**checked)
     _check_together(options, checked)
     return options
@@ -304,6 +308,8 @@ def _check(row: Field[Any], value: Any) -> Any:
         return _callbacks(value)
     if name == "executor" and not isinstance(value, str):
         return _executor(value)
+    if name == "param_store":
+        value = _param_store(value)
     if value is None:
         if row.default is None:
             return None
@@ -373,6 +379,19 @@ def _class_weight(value: Any) -> Literal["balanced"] | tuple[float, float] | Non
     )
 
 
+def _param_store(value: Any) -> Any:
+    """URLs as they may be shown: a password is kept elsewhere."""
+    if isinstance(value, list | tuple) and value and all(isinstance(one, str) for one in value):
+        value = ",".join(value)
+    if not isinstance(value, str) or value == "memory":
+        return value
+    if not is_store_url(value):
+        near = "memory" if difflib.get_close_matches(value, ["memory"]) else ""
+        hint = f"did you mean {near}?" if near else f"memory, or a URL with {', '.join(SCHEMES)}"
+        raise OptionError(f"param_store={value.rpartition('@')[2]!r} is not known: {hint}")
+    return ",".join(url.shown for url in parse_urls(value))
+
+
 def _executor(value: Any) -> Executor:
     if isinstance(value, Executor):
         return value
@@ -402,15 +421,40 @@ def _check_together(options: Options, given: Mapping[str, Any]) -> None:
         )
     if given.get("patience") is not None and options.epsilon == 0:
         raise OptionError("patience: means nothing with epsilon=0, which trains all epochs")
-    if options.n_ps > 1:
-        raise OptionError(
-            f"n_ps={options.n_ps}: means nothing with param_store={options.param_store!r}, "
-            "which is one server"
-        )
+    if is_store_url(options.param_store):
+        _check_redis(options)
+    else:
+        for name in ("n_ps", "sync_rows", "pipeline_depth"):
+            if getattr(options, name) not in (None, 1) or (name != "n_ps" and given.get(name)):
+                raise OptionError(
+                    f"{name}: means nothing with param_store={options.param_store!r}, which is one "
+                    "and answers at once; it is for a redis:// URL"
+                )
     if options.staleness is not None and options.consistency != "ssp":
         raise OptionError(f'staleness: means nothing with consistency="{options.consistency}"')
     if options.staleness is not None and options.n_workers == 1:
         raise OptionError("staleness: means nothing with n_workers=1, who has nobody to wait for")
+
+
+def _check_redis(options: Options) -> None:
+    if options.optimizer == "ftrl":
+        raise OptionError(
+            "optimizer=ftrl: its state does not add up as weights do, so a plain Redis cannot hold "
+            "it; take adagrad or sgd, or param_store=memory"
+        )
+    if options.consistency == "bsp":
+        raise OptionError(
+            "consistency=bsp: a plain Redis cannot average gradients; take ssp or async, or "
+            "param_store=memory"
+        )
+    if options.sync_rows is not None and options.sync_rows < options.minibatch_size:
+        raise OptionError(
+            f"sync_rows={options.sync_rows}: is less than one mini-batch of "
+            f"{options.minibatch_size} rows"
+        )
+    servers = len(parse_urls(options.param_store))
+    if options.n_ps < servers:
+        raise OptionError(f"n_ps={options.n_ps}: is less than the {servers} servers of param_store")
 
 
 def options_markdown() -> str:

@@ -45,7 +45,9 @@
     X(CF_E_ROW, "row number is outside the data")                                                  \
     X(CF_E_ID, "feature id is outside the model")                                                  \
     X(CF_E_DISTINCT, "mini-batch has too many distinct features")                                  \
-    /* messages of a parameter store */                                                            \
+    /* replies of a parameter store */                                                             \
+    X(CF_E_REPLY, "not the reply of such a command")                                               \
+    X(CF_E_REPLY_ERROR, "the server refuses the command")                                          \
     X(CF_E_MESSAGE, "message is malformed")
 
 typedef enum {

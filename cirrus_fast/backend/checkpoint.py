@@ -41,6 +41,10 @@ _FREE = {
     "checkpoint_interval",
     "resume_from",
     "executor",
+    "param_store",
+    "n_ps",
+    "sync_rows",
+    "pipeline_depth",
     "progress",
 }
 
@@ -184,7 +188,7 @@ class Checkpoint:
             raise OptionError(f"resume_from={path}: that run had {was}; give the same")
 
     def check_fits(
-        self, state: Float32Array, slots: npt.NDArray[np.void], n_features: int, path: str
+        self, n_state: int, slots: npt.NDArray[np.void], n_features: int, path: str
     ) -> None:
         """Refuses arrays that are not those of such a run, whatever their checksum says."""
         found, wanted = self.slots, slots
@@ -197,7 +201,7 @@ class Checkpoint:
             raise ModelError(f"{path}: damaged, or of another version (its slots do not fit)")
         if (found["rows"] < 0).any() or (found["updates"] < 0).any():
             raise ModelError(f"{path}: damaged (a worker's place is negative)")
-        if self.state.shape != state.shape:
+        if self.state.shape != (n_state,):
             raise ModelError(f"{path}: damaged (its state does not fit the model)")
         if self.best is not None and self.best.weights.shape != (n_features,):
             raise ModelError(f"{path}: damaged (its best weights do not fit the model)")

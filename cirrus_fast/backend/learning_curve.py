@@ -6,9 +6,9 @@ import time
 
 from cirrus_fast.backend.checkpoint import Best
 from cirrus_fast.backend.plan import Plan
+from cirrus_fast.backend.redis_run import Store
 from cirrus_fast.data.model import LinearModel
 from cirrus_fast.data.result import Record
-from cirrus_fast.runtime.params.local import LocalStore
 
 
 class LearningCurve:
@@ -21,7 +21,7 @@ class LearningCurve:
     reference, stale : the loss to beat by `epsilon`, and for how many evaluations it was not
     """
 
-    def __init__(self, plan: Plan, store: LocalStore) -> None:
+    def __init__(self, plan: Plan, store: Store) -> None:
         self._plan = plan
         self._store = store
         self.history: list[Record] = []

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cirrus_fast import _kernels
+from cirrus_fast.backend.redis_run import RedisRun
 from cirrus_fast.data.csr import CSR, Float32Array
 from cirrus_fast.data.dataset import Dataset, is_text_file
 from cirrus_fast.data.evaluation import exact_auc
@@ -25,12 +26,19 @@ from cirrus_fast.options import Options
 from cirrus_fast.runtime.minibatches import held_out_rows, share_of
 from cirrus_fast.runtime.params.local import LocalStore
 from cirrus_fast.runtime.worker import CHUNK_ROWS, WorkerSpec, most_entries
+from cirrus_fast.store_url import is_store_url, parse_urls
 
 # Below this many rows more than one worker costs quality: a mini-batch in flight is then a
 # noticeable part of the data.
 FEW_ROWS = 100_000
 MOST_IN_FLIGHT = 0.01
 DEFAULT_STALENESS = 100
+# Rows between exchanges with a store over a network, and their share of a worker's rows, at most;
+# how fast they grow to that from the first few rows on, in large data and in small.
+SYNC_ROWS, SYNC_SHARE = 20_000, 0.2
+GROWTH, GROWTH_OF_FEW = 0.1, 0.03
+# How often workers leave the state of their optimiser in such a store.
+STATE_INTERVAL_S = 30.0
 # Of popular columns a worker knows what the others learnt up to so many rows ago.
 MOST_BETWEEN_EXCHANGES = 500
 # How far ahead a worker may be with async, as a share of its epoch.
@@ -147,11 +155,13 @@ class Plan:
     @property
     def params(self) -> dict[str, Any]:
         """The options, with what was decided from the data in the place of None."""
-        decided = {
+        decided: dict[str, Any] = {
             "learning_rate": self.learning_rate,
             "model_size": self.model_size,
             "n_workers": self.n_workers,
         }
+        if is_store_url(self.options.param_store):
+            decided |= {"sync_rows": self.sync_rows, "pipeline_depth": self.pipeline_depth}
         return self.options.to_json() | decided
 
     @property
@@ -170,7 +180,21 @@ class Plan:
         # Rows learnt from twice before others are learnt from once make a worse model, so even
         # free workers keep level, roughly.
         rows = max(CHUNK_ROWS, round(FREE_LEAD * self.n_train / self.n_workers))
+        if is_store_url(options.param_store):
+            rows = max(rows, 2 * self.sync_rows * self.pipeline_depth)
         return -(-rows // options.minibatch_size)
+
+    @property
+    def sync_rows(self) -> int:
+        """Rows of a worker between exchanges with a store over a network, at most."""
+        if self.options.sync_rows is not None:
+            return self.options.sync_rows
+        share = -(-SYNC_SHARE * self.n_train // self.n_workers)
+        return max(self.options.minibatch_size, int(min(SYNC_ROWS, share)))
+
+    @property
+    def pipeline_depth(self) -> int:
+        return self.options.pipeline_depth or 1
 
     @property
     def _step_rows(self) -> int:
@@ -195,7 +219,7 @@ class Plan:
         in_flight = int(MOST_IN_FLIGHT * self.n_train) // self.n_workers
         return max(1, min(MOST_BETWEEN_EXCHANGES, in_flight))
 
-    def create_store(self, task: str) -> LocalStore:
+    def create_store(self, task: str) -> LocalStore | RedisRun:
         options, manifest = self.options, self.dataset.manifest
         negative, positive = self.class_weight
         positive_mass = positive * manifest.positive_weight
@@ -219,6 +243,18 @@ class Plan:
                 n_features=self.model_size if isinstance(self.dataset, TextDataset) else None,
                 step_rows=self._step_rows,
             )
+            if is_store_url(options.param_store):
+                return RedisRun(
+                    parse_urls(options.param_store),
+                    options.optimizer,
+                    self.learning_rate,
+                    scale,
+                    model_size=self.model_size,
+                    n_workers=self.n_workers,
+                    n_shards=options.n_ps,
+                    intercept=intercept,
+                    task=task,
+                )
             return LocalStore.create(
                 options.optimizer,
                 self.learning_rate,
@@ -237,8 +273,11 @@ class Plan:
                 "hash_bits to have fewer"
             ) from error
 
-    def spec(self, task: str, worker: int, generation: int, param_store: str) -> WorkerSpec:
+    def spec(
+        self, task: str, worker: int, generation: int, param_store: str, *, clustered: bool
+    ) -> WorkerSpec:
         options = self.options
+        few = self.n_train < FEW_ROWS
         return WorkerSpec(
             task=task,
             worker=worker,
@@ -259,6 +298,11 @@ class Plan:
             rows_per_epoch=self.n_train,
             consistency=options.consistency,
             staleness=self.staleness,
+            sync_rows=self.sync_rows,
+            growth=GROWTH_OF_FEW if few else GROWTH,
+            pipeline_depth=self.pipeline_depth,
+            state_interval=min(STATE_INTERVAL_S, options.checkpoint_interval or STATE_INTERVAL_S),
+            clustered=clustered,
         )
 
     def model(self, weights: Float32Array, intercept: float) -> LinearModel:

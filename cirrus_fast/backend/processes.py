@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from pathlib import Path
@@ -38,8 +38,13 @@ class WorkerDiedError(TrainingError):
 class ProcessExecutor(Executor):
     """Runs `run_worker`, and nothing else, one process a call."""
 
-    def __init__(self, inherited: Sequence[int] = ()) -> None:
-        """inherited : file descriptors that workers shall have under the same numbers"""
+    def __init__(
+        self, inherited: Sequence[int] = (), environment: Mapping[str, str] | None = None
+    ) -> None:
+        """inherited : file descriptors that workers shall have under the same numbers
+        environment : variables that they shall have beside ours
+        """
+        self._more = dict(environment or {})
         self._inherited = tuple(inherited)
         self._processes: set[subprocess.Popen[str]] = set()
         self._threads: list[threading.Thread] = []
@@ -61,7 +66,7 @@ class ProcessExecutor(Executor):
                 text=True,
                 pass_fds=self._inherited,
                 start_new_session=True,
-                env=_environment(),
+                env=_environment() | self._more,
             )
             self._processes.add(process)
         future: Future[str] = Future()

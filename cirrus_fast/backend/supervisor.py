@@ -14,6 +14,7 @@ from cirrus_fast.backend.learning_curve import LearningCurve
 from cirrus_fast.backend.plan import Plan
 from cirrus_fast.backend.processes import ProcessExecutor
 from cirrus_fast.backend.progress import Reporter, reporter
+from cirrus_fast.backend.redis_run import Store
 from cirrus_fast.backend.threads import ThreadExecutor
 from cirrus_fast.backend.workers import Workers
 from cirrus_fast.data.result import PHASES, Record, TrainResult
@@ -22,7 +23,9 @@ from cirrus_fast.errors import CirrusFastError
 from cirrus_fast.notices import notice
 from cirrus_fast.options import Options
 from cirrus_fast.runtime.params import local
-from cirrus_fast.runtime.params.local import ACTIVE, LocalStore
+from cirrus_fast.runtime.params.control import end_here
+from cirrus_fast.runtime.params.local import LocalStore
+from cirrus_fast.store_url import secrets
 
 # How soon a stop asked for, a timeout or a dead worker is seen.
 _POLL_S = 0.05
@@ -67,28 +70,36 @@ class Supervisor:
 
 
 @contextmanager
-def _executor(plan: Plan, task: str, store: LocalStore) -> Iterator[tuple[Executor, str]]:
+def _executor(plan: Plan, task: str, store: Store) -> Iterator[tuple[Executor, str]]:
     """Where workers run, and the store's URL for workers there."""
     chosen = plan.options.executor
+    url = plan.options.param_store
     if chosen == "local":
         threads = ThreadExecutor(plan.n_workers)
         try:
-            yield threads, local.publish(task, store)
+            yield threads, local.publish(task, store) if isinstance(store, LocalStore) else url
         finally:
             store.stop()
+            end_here(task)
             threads.end()
             local.withdraw(task)
     elif chosen == "processes":
-        processes = ProcessExecutor(inherited=[store.descriptor])
+        if isinstance(store, LocalStore):
+            processes = ProcessExecutor(inherited=[store.descriptor])
+            url = local.shared_url(store, inherited=True)
+        else:
+            processes = ProcessExecutor(environment=secrets(store.urls))
         try:
-            yield processes, local.shared_url(store, inherited=True)
+            yield processes, url
         finally:
             store.stop()
             processes.shutdown(cancel_futures=True)
     else:  # the user's own, which stays open
         assert isinstance(chosen, Executor)
+        if isinstance(store, LocalStore):
+            url = local.shared_url(store, inherited=False)
         try:
-            yield chosen, local.shared_url(store, inherited=False)
+            yield chosen, url
         finally:
             store.stop()
 
@@ -100,7 +111,7 @@ class _Course:
         self,
         supervisor: Supervisor,
         plan: Plan,
-        store: LocalStore,
+        store: Store,
         workers: Workers,
         checkpoints: Checkpoints,
         shown: Reporter,
@@ -126,8 +137,10 @@ class _Course:
         if options.resume_from is not None:
             self._resume(options.resume_from)
         launched = time.perf_counter()
+        deadline = began + (options.timeout or float("inf"))
+        store.expect_end(deadline)
         try:
-            reason = self._watch(began + (options.timeout or float("inf")))
+            reason = self._watch(deadline)
         except KeyboardInterrupt:
             reason = "interrupted"
         except CirrusFastError:
@@ -159,6 +172,7 @@ class _Course:
             n_workers=self._plan.n_workers,
             executor=options.executor_name,
             param_store=options.param_store,
+            exchanges=store.exchanges,
             checkpoint=self._checkpoints.path,
             checkpoint_error=self._checkpoints.error,
             params=self._plan.params,
@@ -223,7 +237,7 @@ class _Course:
             remote=self._plan.dataset.is_remote,
             state=state,
             slots=slots,
-            round=int(store.control["round"]),
+            round=store.rounds,
             seconds=curve.seconds,
             history=curve.history,
             best=curve.best,
@@ -236,12 +250,7 @@ class _Course:
         kept, store, plan = Checkpoint.load(path), self._store, self._plan
         test, remote = self._test_dataset_id, plan.dataset.is_remote
         kept.check_same_run(plan.params, plan.dataset.id, test, remote, path)
-        kept.check_fits(store.state, store.slots, plan.model_size, path)
-        store.state[:] = kept.state
-        store.slots[:] = kept.slots
-        store.slots["state"] = ACTIVE
-        store.slots["granted"] = 0
-        store.slots["first_step"] = 0
-        store.control["round"] = kept.round
+        kept.check_fits(store.n_state, store.slots, plan.model_size, path)
+        store.restore(kept.state, kept.slots, kept.round)
         self._repeated_before = kept.rows_repeated
         self._curve.go_on(list(kept.history), kept.best, kept.reference, kept.stale, kept.seconds)

@@ -8,9 +8,10 @@ from concurrent.futures import BrokenExecutor, Executor, Future, wait
 
 from cirrus_fast.backend.plan import Plan
 from cirrus_fast.backend.processes import WorkerDiedError
+from cirrus_fast.backend.redis_run import RedisRun, Store
 from cirrus_fast.errors import CirrusFastError, TrainingError
 from cirrus_fast.notices import notice
-from cirrus_fast.runtime.params.local import WAITING, LocalStore
+from cirrus_fast.runtime.params.local import WAITING
 from cirrus_fast.runtime.worker import run_worker
 
 # How often a worker's place is taken by another before the run is given up.
@@ -32,9 +33,7 @@ class Workers:
         workers that died
     """
 
-    def __init__(
-        self, plan: Plan, task: str, store: LocalStore, url: str, executor: Executor
-    ) -> None:
+    def __init__(self, plan: Plan, task: str, store: Store, url: str, executor: Executor) -> None:
         self._plan = plan
         self._task = task
         self._store = store
@@ -52,7 +51,8 @@ class Workers:
 
     def _launch(self, worker: int) -> None:
         generation = self._store.admit(worker)
-        spec = self._plan.spec(self._task, worker, generation, self._url)
+        clustered = isinstance(self._store, RedisRun) and self._store.clustered
+        spec = self._plan.spec(self._task, worker, generation, self._url, clustered=clustered)
         self._launched = time.perf_counter()
         try:
             self._futures[worker] = self._executor.submit(run_worker, spec.to_json())
@@ -128,7 +128,7 @@ class Workers:
     def _forfeit(self, worker: int) -> None:
         """A worker is gone: what it had begun may be in the model, and is not counted."""
         self.rows_repeated += self._store.begun(worker)
-        self._store.slots[worker]["granted"] = 0
+        self._store.forfeit(worker)
 
 
 def _broken(error: BrokenExecutor) -> TrainingError:

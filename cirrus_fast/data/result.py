@@ -59,6 +59,8 @@ class TrainResult:
     stop_reason : "epochs", "converged", "timeout", "threshold_loss", "callback", "stopped" or
         "interrupted"
     n_workers, executor, param_store : what it ran on
+    exchanges : with a parameter store over a network (docs/redis.md): how many, how many of them
+        are in doubt, how stale what was learnt from was; empty for the model in memory
     checkpoint : file to give as resume_from, or None if none was asked for or written
     checkpoint_error : why the last checkpoint could not be written, or None; `checkpoint` is then
         that of an earlier moment
@@ -79,6 +81,7 @@ class TrainResult:
     param_store: str
     checkpoint: str | None = None
     checkpoint_error: str | None = None
+    exchanges: Mapping[str, float] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike[str]) -> None:

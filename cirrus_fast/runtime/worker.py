@@ -27,6 +27,7 @@ from cirrus_fast.runtime.bsp import Rounds, make_scratch
 from cirrus_fast.runtime.minibatches import MiniBatches, share_of
 from cirrus_fast.runtime.params.local import Port, connect
 from cirrus_fast.runtime.row_sources import open_rows
+from cirrus_fast.store_url import is_store_url
 
 if TYPE_CHECKING:
     from cirrus_fast.data.text_dataset import TextDataset
@@ -65,6 +66,12 @@ class WorkerSpec:
     rows_per_epoch: int
     consistency: str
     staleness: int
+    # Where the model is in a store over a network:
+    sync_rows: int  # between exchanges with it, at most
+    growth: float  # an interval is at most this share of the rows a worker has learnt from
+    pipeline_depth: int  # intervals under way at once
+    state_interval: float  # seconds after which a worker leaves its state of the optimiser there
+    clustered: bool
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -96,7 +103,7 @@ def run_worker(spec_json: str) -> str:
     """Trains on the spec's blocks until its epochs are done or the store says stop."""
     spec = WorkerSpec.from_json(spec_json)
     try:
-        return json.dumps(asdict(_Worker(spec).run()))
+        return json.dumps(asdict(_kind(spec)(spec).run()))
     except MemoryError as error:
         why = f" ({error})" if str(error) else ""
         raise TrainingError(
@@ -104,19 +111,24 @@ def run_worker(spec_json: str) -> str:
         ) from error
 
 
-class _Worker:
+def _kind(spec: WorkerSpec) -> type[Worker]:
+    if not is_store_url(spec.param_store):
+        return Worker
+    from cirrus_fast.runtime.remote import RemoteWorker
+
+    return RemoteWorker
+
+
+class Worker:
+    """One whose model is in this machine's memory."""
+
     def __init__(self, spec: WorkerSpec) -> None:
         self._started = time.perf_counter()
         self._spec = spec
-        self._store = connect(spec.param_store, spec.task)
-        port = self._port = Port(  # `port`: a cycle would keep all rows until they are collected
-            self._store,
-            spec.worker,
-            spec.generation,
-            spec.staleness,
-            strict=spec.consistency != "async",
-        )
+        self._connect()
+        port = self._port  # a cycle would keep all rows until they are collected
         dataset = open_rows(spec.dataset, self._store.layout.model_size)
+        self._longest_row = dataset.manifest.longest_row
         if dataset.id != spec.dataset_id:
             raise TrainingError(f"{spec.dataset}: was replaced after the run began")
         holdout = HoldOut.plan(dataset.blocks, spec.holdout_fraction, spec.holdout_seed)
@@ -150,6 +162,17 @@ class _Worker:
             self._rounds = Rounds(self._port, self._model)
         self._report = WorkerReport(spec.worker)
         self._report.start_up = time.perf_counter() - self._started
+
+    def _connect(self) -> None:
+        spec = self._spec
+        self._store = connect(spec.param_store, spec.task)
+        self._port = Port(
+            self._store,
+            spec.worker,
+            spec.generation,
+            spec.staleness,
+            strict=spec.consistency != "async",
+        )
 
     def run(self) -> WorkerReport:
         try:

@@ -25,7 +25,7 @@ from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.errors import TrainingError
 
 # What a worker tells. `rows` is the truth of where it stands: its epoch and its place in it follow.
-_SLOT = np.dtype(
+SLOT = np.dtype(
     [
         ("generation", np.int64),  # of the worker that may write here; older ones are twins
         ("state", np.int64),  # WAITING, STARTED, ACTIVE or FINISHED
@@ -85,7 +85,7 @@ class Layout:
         width = _kernels.Optimizer(self.optimizer, self.learning_rate).width
         shapes: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
             "control": (_CONTROL, (1,)),
-            "slots": (_SLOT, (self.n_workers,)),
+            "slots": (SLOT, (self.n_workers,)),
             "state": (np.dtype(np.float32), ((self.n_ids + 1) * width,)),
             "ids": (np.dtype(np.uint32), (self.n_ids,)),
             "place": (np.dtype(np.uint32), (self.n_places,)),
@@ -241,6 +241,37 @@ class LocalStore:
     def begun(self, worker: int) -> int:
         """Rows a worker has begun and not reported."""
         return int(self.slots[worker]["granted"])
+
+    def expect_end(self, deadline: float) -> None:
+        """Memory keeps nobody waiting."""
+
+    def forfeit(self, worker: int) -> None:
+        """A worker is gone, with what it had begun."""
+        self.slots[worker]["granted"] = 0
+
+    def restore(self, state: Float32Array, slots: npt.NDArray[np.void], rounds: int) -> None:
+        """The model and the workers' places of a run that went before; before they are started."""
+        self.state[:] = state
+        self.slots[:] = slots
+        self.slots["state"] = ACTIVE
+        self.slots["granted"] = 0
+        self.slots["first_step"] = 0
+        self.control["round"] = rounds
+
+    @property
+    def n_state(self) -> int:
+        """Numbers of `merged_state`."""
+        return len(self.state)
+
+    @property
+    def rounds(self) -> int:
+        """Of bsp, so far."""
+        return int(self.control["round"])
+
+    @property
+    def exchanges(self) -> dict[str, float]:
+        """There are none: workers learn on the model itself."""
+        return {}
 
     def wait(self, rows: float, timeout: float) -> int:
         """Waits until this many rows are done or all workers are, at most `timeout` seconds;

@@ -1,0 +1,370 @@
+"""The supervisor's side of a run whose model is in a Redis: what `LocalStore` is to one in memory.
+
+What workers say is mirrored here each time it is asked for, a hundredth of a second old at most;
+what the supervisor decides is written at once.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from threading import RLock
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cirrus_fast import _kernels
+from cirrus_fast.data.csr import Float32Array
+from cirrus_fast.data.training_scale import TrainingScale
+from cirrus_fast.errors import StoreError, TrainingError
+from cirrus_fast.runtime.params import bitfield
+from cirrus_fast.runtime.params.control import (
+    RECORD,
+    SAYS,
+    TTL_S,
+    Names,
+    RunHeader,
+    control_link,
+    current_records,
+    end_here,
+    ended_here,
+    is_clustered,
+    scale_to_bytes,
+)
+from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, WAITING, LocalStore
+from cirrus_fast.runtime.params.resp import GIVE_UP_S, key_slot, read_slots
+from cirrus_fast.store_url import StoreUrl
+
+# How often the workers' records are read, the supervisor shows that it lives, and keys are
+# prolonged.
+_POLL_S, _BEAT_S, _PROLONG_S = 0.01, 1.0, 300.0
+_PIECE_BYTES = 1 << 25
+# How long the end of a run tries to delete its keys; else their time to live does.
+_FAREWELL_S = 2.0
+
+
+class RedisRun:
+    """Model and control of one run.
+
+    Attributes
+    ----------
+    slots : what workers say, record of `local.SLOT` each
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[StoreUrl],
+        optimizer: str,
+        learning_rate: float,
+        scale: TrainingScale,
+        *,
+        model_size: int,
+        n_workers: int,
+        n_shards: int,
+        intercept: float,
+        task: str,
+    ) -> None:
+        """Makes the run in the store, at weights 0 but for the intercept."""
+        self.urls = tuple(urls)
+        self.optimizer = _kernels.Optimizer(optimizer, learning_rate)
+        self.scale = scale
+        self.clustered = is_clustered(urls)
+        self._deadline = math.inf
+        n = len(scale.ids) + 1
+        if -(-n // n_shards) > bitfield.MOST_WEIGHTS:
+            raise TrainingError(
+                f"a Redis string holds {bitfield.MOST_WEIGHTS} weights, and {n} are wanted: raise "
+                f"n_ps to {-(-n // bitfield.MOST_WEIGHTS)} at least"
+            )
+        self._task, self._names = task, Names(task)
+        self._lock = RLock()
+        self._link = control_link(urls, task, self.clustered, lambda: ended_here(task))
+        self._deleted = self._launched = False
+        self.header = RunHeader(
+            task=task,
+            model_size=model_size,
+            n_ids=len(scale.ids),
+            n_places=len(scale.place),
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            penalized=scale.penalties is not None,
+            n_workers=n_workers,
+            clustered=self.clustered,
+            shards=self._shard_keys(task, n_shards),
+            places=tuple(k % len(urls) for k in range(n_shards)),
+            mark=1 + secrets.randbelow(2**31 - 1),
+        )
+        self._shards = bitfield.open_shards(urls, self.header)
+        self._records = np.zeros(n_workers, RECORD)
+        self.slots: npt.NDArray[np.void] = self._records["slot"]
+        self._generations = np.zeros(n_workers, np.int64)
+        self._says = np.zeros(1, SAYS)[0]
+        self._says["allowed_rows"] = math.inf
+        self._first_step: float | None = None
+        self._beat_at = self._prolonged = -math.inf
+        self._heard = np.full(n_workers, time.monotonic())
+        try:
+            self._create(intercept)
+        except BaseException:
+            self.close()
+            raise
+
+    def _shard_keys(self, task: str, n: int) -> tuple[str, ...]:
+        """In a cluster, with tags that put them on its servers in turn."""
+        if not self.clustered:
+            return tuple(f"{{cirrus_fast:{task}:{k}}}:model" for k in range(n))
+        masters = read_slots(self._link.ask("CLUSTER", "SLOTS"), self.urls[0].host)
+        nodes = sorted({node for _, _, node in masters})
+        keys: list[str] = []
+        for k in range(n):
+            for salt in range(10_000):
+                key = f"{{cirrus_fast:{task}:{k}.{salt}}}:model"
+                slot = key_slot(key.encode())
+                if any(a <= slot <= b and node == nodes[k % len(nodes)] for a, b, node in masters):
+                    break
+            keys.append(key)
+        return tuple(keys)
+
+    def _create(self, intercept: float) -> None:
+        names, header = self._names, self.header.to_json()
+
+        if self._link.ask("SET", names.run, header, "NX", "EX", TTL_S) is None:
+            self._deleted = True  # it is not ours to delete
+            raise StoreError(
+                f"{self._link.place}: a run {self._task} is there already, or was left behind; it "
+                f"goes away by itself within {TTL_S} s"
+            )
+        data = scale_to_bytes(self.scale)
+        for first in range(0, len(data), _PIECE_BYTES):
+            self._link.ask("RPUSH", names.scale, data[first : first + _PIECE_BYTES])
+        weights = np.zeros(len(self.scale.ids) + 1, np.float32)
+        weights[-1] = intercept
+        bitfield.create(self._shards, weights)
+        self._say()
+        self._prolong()
+
+    def expect_end(self, deadline: float) -> None:
+        """A store that is away is not waited for beyond this, by time.perf_counter."""
+        self._deadline = deadline
+
+    # What the supervisor says
+
+    def allow(self, rows: float) -> None:
+        """A worker alone pauses once this many rows are done."""
+        with self._lock:
+            self._says["allowed_rows"] = rows
+            self._say()
+
+    def stop(self) -> None:
+        """Workers end at their next look."""
+        with self._lock:
+            if self._deleted or self._says["stop"]:
+                return
+            self._says["stop"] = 1
+            end = self._give_up_s
+            with suppress(StoreError):
+                self._say(min(end, _FAREWELL_S))
+
+    def admit(self, worker: int) -> int:
+        """A new generation for a worker about to be started, which fences any older one; returns
+        it. What the older one had begun may be learnt from twice: see `begun`."""
+        with self._lock:
+            slot = self.slots[worker]
+            slot["state"] = WAITING
+            slot["granted"] = 0
+            self._generations[worker] += 1
+            generation = slot["generation"] = int(self._generations[worker])
+            old = f"{worker}.{generation - 1}"
+            record = self._records[worker].tobytes()
+            self._ask_all(
+                ("HSET", self._names.workers, f"{worker}.{generation}", record),
+                ("EXPIRE", self._names.workers, TTL_S),
+            )
+            self._say()
+            self._ask_all(("HDEL", self._names.workers, old))
+            self._heard[worker] = time.monotonic()
+            self._launched = True
+            return int(generation)
+
+    def _say(self, give_up_s: float | None = None) -> None:
+        self._says["beat"] += 1
+        said = self._says.tobytes() + self._generations.tobytes()
+        self._ask_all(("SET", self._names.control, said, "EX", TTL_S), give_up_s=give_up_s)
+        self._beat_at = time.monotonic()
+
+    # What the workers say
+
+    def _look(self) -> None:
+        """Mirrors the workers' records, and does what is due."""
+        with self._lock:
+            if not self._launched:
+                return
+            (pairs,) = self._ask_all(("HGETALL", self._names.workers))
+            if not pairs:
+                raise StoreError(f"{self._link.place}: the store has lost run {self._task}")
+            now = time.monotonic()
+            for worker, record in current_records(pairs, self._generations).items():
+                if record != self._records[worker]:
+                    self._records[worker] = record
+                    self._heard[worker] = now
+            began = self.slots["granted"].any() or self.slots["rows"].any()
+            if self._first_step is None and began:
+                self._first_step = now
+            learning = self.slots["state"] == ACTIVE
+            slowest = int(self.slots["updates"][learning].min()) if learning.any() else 0
+            slower = slowest != self._says["slowest"]
+            self._says["slowest"] = slowest
+            if slower or now - self._beat_at >= _BEAT_S:
+                self._say()
+            if now - self._prolonged >= _PROLONG_S:
+                self._prolong()
+
+    def silent_s(self, worker: int) -> float:
+        """Seconds since a worker last said anything new."""
+        return float(time.monotonic() - self._heard[worker])
+
+    @property
+    def rows(self) -> int:
+        """Rows learnt from, by all workers."""
+        self._look()
+        return int(self.slots["rows"].sum())
+
+    @property
+    def updates(self) -> int:
+        return int(self.slots["updates"].sum())
+
+    def losses(self) -> tuple[float, float]:
+        """(loss sum, weight sum) of all rows so far, each measured before it was learnt from."""
+        return float(self.slots["loss_sum"].sum()), float(self.slots["weight_sum"].sum())
+
+    @property
+    def first_step(self) -> float | None:
+        """When a worker was first seen to learn, by the monotonic clock; None before that."""
+        return self._first_step
+
+    def begun(self, worker: int) -> int:
+        """Rows a worker has begun and not reported."""
+        return int(self.slots[worker]["granted"])
+
+    def forfeit(self, worker: int) -> None:
+        self.slots[worker]["granted"] = 0
+
+    def wait(self, rows: float, timeout: float) -> int:
+        """Waits until this many rows are done or all workers are, at most `timeout` seconds;
+        returns the rows done."""
+        until = time.monotonic() + timeout
+        while True:
+            done = self.rows
+            finished = (self.slots["state"] == FINISHED).all()
+            if done >= rows or finished or time.monotonic() >= until:
+                return done
+            time.sleep(_POLL_S)
+
+    @property
+    def exchanges(self) -> dict[str, float]:
+        """What the workers say of their exchanges with the model (docs/redis.md)."""
+        traffic = self._records["traffic"]
+        n = int(traffic["exchanges"].sum())
+        return {
+            "exchanges": n,
+            "doubtful": int(traffic["doubtful"].sum()),
+            "rollbacks": int(traffic["rollbacks"].sum()),
+            "staleness_mean": float(traffic["stale_sum"].sum()) / n if n else 0.0,
+            "staleness_max": int(traffic["stale_max"].max()),
+            "bytes_sent": int(traffic["bytes_sent"].sum()),
+            "bytes_received": int(traffic["bytes_received"].sum()),
+        }
+
+    # The model
+
+    def _weights(self) -> Float32Array:
+        with self._lock:
+            whole = bitfield.read_weights(self._shards, self._give_up_s)
+        return (whole.astype(np.float64) / bitfield.SCALE).astype(np.float32)
+
+    def snapshot(self) -> tuple[Float32Array, float]:
+        """Weights for the data as given, float32[model_size], and the intercept."""
+        found = self._weights()
+        weights = np.zeros(self.header.model_size, np.float32)
+        weights[self.scale.ids] = found[:-1] / self.scale.divisor
+        return weights, float(found[-1])
+
+    def merged_state(self) -> Float32Array:
+        """The state of the optimiser: weights, and what workers have told of their accumulators."""
+        width = self.optimizer.width
+        state = np.empty((len(self.scale.ids) + 1) * width, np.float32)
+        self.optimizer.clear(state)
+        state[::width] = self._weights()
+        if self.optimizer.kind == "adagrad":
+            with self._lock:
+                told = bitfield.read_state(self._shards)
+            if told is not None:
+                np.maximum(state[1::2], told, out=state[1::2])
+        return state
+
+    @property
+    def n_state(self) -> int:
+        return (len(self.scale.ids) + 1) * self.optimizer.width
+
+    @property
+    def rounds(self) -> int:
+        """There are no rounds of bsp."""
+        return 0
+
+    def restore(self, state: Float32Array, slots: npt.NDArray[np.void], rounds: int) -> None:  # noqa: ARG002
+        """The model and the workers' places of a run that went before; before they are started."""
+        width = self.optimizer.width
+        with self._lock:
+            whole = bitfield.to_whole(state[::width])
+            for shard in self._shards:
+                bitfield.write_weights(shard, whole)
+            if self.optimizer.kind == "adagrad":
+                bitfield.save_state(self._shards, np.ascontiguousarray(state[1::2]))
+            self.slots[:] = slots
+            self._generations[:] = self.slots["generation"]
+            self.slots["state"] = ACTIVE
+            self.slots["granted"] = 0
+            self.slots["first_step"] = 0
+
+    # Keys and connections
+
+    @property
+    def _give_up_s(self) -> float:
+        return max(1.0, min(GIVE_UP_S, self._deadline - time.perf_counter()))
+
+    def _ask_all(
+        self, *commands: tuple[bytes | str | int | float, ...], give_up_s: float | None = None
+    ) -> list[Any]:
+        return self._link.ask_all(
+            *commands, give_up_s=self._give_up_s if give_up_s is None else give_up_s
+        )
+
+    def _prolong(self) -> None:
+        self._ask_all(*(("EXPIRE", key, TTL_S) for key in self._names.all()))
+        for shard in self._shards:
+            keys = shard.key, shard.state_key
+            shard.link.ask_all(*(("EXPIRE", key, TTL_S) for key in keys), give_up_s=self._give_up_s)
+        self._prolonged = time.monotonic()
+
+    def close(self) -> None:
+        """Deletes what the run has in the store, if the store is there."""
+        with self._lock:
+            if not self._deleted:
+                self._deleted = True
+                end_here(self._task)
+                for shard in self._shards:
+                    with suppress(StoreError):  # `welcome` sees to it that they are this run's
+                        shard.link.ask("UNLINK", shard.key, shard.state_key, give_up_s=0)
+                with suppress(StoreError):
+                    self._ask_all(*(("UNLINK", key) for key in self._names.all()), give_up_s=0)
+            for shard in self._shards:
+                shard.link.close()
+            self._link.close()
+
+
+# Who holds the model of a run, as the supervisor sees it.
+Store = LocalStore | RedisRun

@@ -1,0 +1,464 @@
+"""The model in plain strings of any Redis or Valkey.
+
+Weight i is a whole number at place i // n of the (i mod n)-th string, 4 big-endian bytes, in units
+of 2^-24 (csrc/cf_bitfield.h). Behind the weights of each string lie two numbers more: a mark, which
+is the run's own, so that a string that was lost, or is another run's, is never taken for the model;
+and how many exchanges have added to it, which tells how old what a worker read is when it writes,
+and whether a server came back with an earlier model.
+
+The state of the optimiser is in the workers (csrc/cf_replica.h). What they have of it, they put
+beside the model now and then, for those who take their place.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from cirrus_fast import _kernels
+from cirrus_fast.data.csr import Float32Array, UInt32Array
+from cirrus_fast.errors import StoreError
+from cirrus_fast.notices import notice_once
+from cirrus_fast.runtime.params.control import TTL_S, RunHeader
+from cirrus_fast.runtime.params.resp import (
+    GIVE_UP_S,
+    Connection,
+    Link,
+    Lost,
+    Refused,
+    nothing,
+    pack,
+)
+from cirrus_fast.store_url import StoreUrl
+
+Int32Array = npt.NDArray[np.int32]
+
+SCALE = 2.0**24
+MOST_WEIGHTS = 2**27 - 2  # of a string: 512 MB with what lies behind them
+_MARK, _COUNT, _BEHIND = 0, 1, 2
+_PIECE_BYTES = 1 << 24
+# What reading one weight costs on the wire, asked for alone: some 31 bytes there and 12 back.
+_BYTES_ALONE = 43
+_NO_IDS = np.empty(0, np.uint32)
+_NO_AMOUNTS = np.empty(0, np.int32)
+
+
+@dataclass(eq=False)
+class Shard:
+    """One string of the model."""
+
+    number: int
+    n_shards: int
+    key: bytes
+    n: int  # weights
+    mark: int
+    link: Link
+    count: int = -1  # exchanges that have added to it, as last seen
+    rollbacks: int = 0
+
+    @property
+    def state_key(self) -> bytes:
+        return self.key.removesuffix(b"model") + b"state"
+
+    def mine(self, ids: UInt32Array) -> npt.NDArray[np.bool_]:
+        """Which of some ids are here."""
+        here: npt.NDArray[np.bool_] = ids % np.uint32(self.n_shards) == self.number
+        return here
+
+    def welcome(self, connection: Connection) -> None:
+        """Refuses a server that does not have this model; sees whether it has an earlier one."""
+        behind = connection.ask("GETRANGE", self.key, 4 * self.n, 4 * (self.n + _BEHIND) - 1)
+        mark, count = struct.unpack(">ii", behind) if len(behind) == 8 else (0, 0)
+        if mark != self.mark:
+            raise self.lost()
+        if count < self.count:
+            self.rollbacks += 1
+            notice_once(
+                f"{connection.place}: came back with an older model: {self.count - count} "
+                "exchanges with it are lost, and the run goes on"
+            )
+        self.count = count
+
+    def lost(self) -> StoreError:
+        return StoreError(
+            f"{self.link.place}: has no model of this run under {self.key.decode()}: the server "
+            "lost it (restarted without its data, evicted or deleted it), or another run has its "
+            "place"
+        )
+
+
+def open_shards(
+    urls: Sequence[StoreUrl], header: RunHeader, stopping: Callable[[], bool] = lambda: False
+) -> list[Shard]:
+    """The strings of a run's model; connections are made when they are needed."""
+    n_shards, shards = len(header.shards), []
+    for number, (key, place) in enumerate(zip(header.shards, header.places, strict=True)):
+        n = -(-(header.n_ids + 1 - number) // n_shards)
+        at = tuple(urls) if header.clustered else (urls[place],)
+        link = Link(at, key.encode(), clustered=header.clustered, stopping=stopping)
+        shard = Shard(number, n_shards, key.encode(), n, header.mark, link)
+        link.welcome = shard.welcome
+        shards.append(shard)
+    return shards
+
+
+@dataclass(eq=False)
+class _Command:
+    """One BITFIELD command under way, or the reading of a run of places.
+
+    ids : added to, then read; values come back in that order, with those behind the model among
+        them: see `Exchange._commands`
+    """
+
+    ids: UInt32Array
+    amounts: Int32Array
+    values: Int32Array
+    counted: bool
+    sent_then: UInt32Array | None = None
+    refused: bool = False
+    done: bool = False
+
+    @property
+    def n_add(self) -> int:
+        return len(self.amounts)
+
+
+@dataclass(eq=False)
+class Request:
+    """One exchange under way.
+
+    count : exchanges that have added to the first shard, when it was answered
+    own : how many of those were this worker's, as far as it knows
+    doubtful : whether its additions may have been done or not
+    """
+
+    adds: bool
+    own: int
+    commands: dict[int, list[_Command]] = field(default_factory=dict)
+    runs: dict[int, _Command] = field(default_factory=dict)
+    count: int = 0
+    doubtful: bool = False
+    settled: bool = False
+
+
+class Exchange:
+    """A worker's traffic with the model, several requests under way at once.
+
+    Attributes
+    ----------
+    doubtful : requests that broke off after they were sent, so that what they were to add may be
+        in the model or not. They are not sent again
+    """
+
+    def __init__(self, replica: _kernels.Replica, shards: list[Shard]) -> None:
+        self._replica, self._shards = replica, shards
+        self._sent: UInt32Array = np.asarray(replica.sent)
+        self._under_way: deque[Request] = deque()
+        self._own = 0
+        self.doubtful = 0
+        self.bounded = 0
+
+    @property
+    def n_under_way(self) -> int:
+        return len(self._under_way)
+
+    @property
+    def rollbacks(self) -> int:
+        return sum(shard.rollbacks for shard in self._shards)
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes sent and received."""
+        both = [shard.link.traffic for shard in self._shards]
+        return sum(sent for sent, _ in both), sum(received for _, received in both)
+
+    def submit(
+        self, add: UInt32Array, amounts: Int32Array, read: UInt32Array, *, ahead: bool
+    ) -> Request:
+        """Sends what is to be added, and asks for the weights of `read`; does not wait.
+
+        ahead : whether more may be sent before this is answered
+        """
+        self._own += len(add) > 0
+        request = Request(adds=len(add) > 0, own=self._own)
+        below = self._replica.dense(read, _BYTES_ALONE) if len(read) else 0
+        missing = np.empty(len(read), np.uint32)
+        missing = missing[: self._replica.missing(read, add, below, missing)]
+        for shard in self._shards:
+            commands, run = self._plan(shard, add, amounts, missing, below, ahead)
+            request.commands[shard.number] = commands
+            if run is not None:
+                request.runs[shard.number] = run
+        self._under_way.append(request)
+        for shard in self._shards:  # all are sent before any is waited for
+            try:
+                self._send(shard, request)
+            except Lost:
+                self._recover(shard)
+        return request
+
+    def _plan(
+        self,
+        shard: Shard,
+        add: UInt32Array,
+        amounts: Int32Array,
+        read: UInt32Array,
+        below: int,
+        ahead: bool,
+    ) -> tuple[list[_Command], _Command | None]:
+        if shard.n_shards > 1:
+            here = shard.mine(add)
+            add, amounts = add[here], amounts[here]
+            read = read[shard.mine(read)]
+        commands, n_most = [], _kernels.BITFIELD_MOST - 3
+        cuts = range(0, max(1, len(add) + len(read)), n_most) if len(add) + len(read) else ()
+        for first in cuts:
+            adds = add[first : first + n_most]
+            reads = read[max(0, first - len(add)) : max(0, first + n_most - len(add))]
+            counted = first == 0 and len(adds) > 0
+            command = _Command(
+                np.concatenate([adds, reads]),
+                amounts[first : first + n_most],
+                np.empty(len(adds) + len(reads) + counted + (not counted) + 1, np.int32),
+                counted,
+            )
+            if ahead:
+                command.sent_then = self._sent[command.ids]
+            commands.append(command)
+        n = -(-(below - shard.number) // shard.n_shards) if below > shard.number else 0
+        if n <= 0:
+            return commands, None
+        run = _Command(_NO_IDS, _NO_AMOUNTS, np.empty(n, np.int32), False)
+        if ahead:
+            run.sent_then = self._sent[shard.number : below : shard.n_shards].copy()
+        return commands, run
+
+    def _pack(self, shard: Shard, command: _Command) -> memoryview:
+        """Adds, and one to the count; reads, then the mark, and the count if it was not added to:
+        so the last two of the values are always about the model as a whole, in some order."""
+        n_add = command.n_add
+        places = command.ids // np.uint32(shard.n_shards)
+        behind = np.array([shard.n + _MARK, shard.n + _COUNT], np.uint32)
+        add, amounts, read = places[:n_add], command.amounts, places[n_add:]
+        if command.counted:
+            add = np.append(add, behind[_COUNT:])
+            amounts = np.append(amounts, np.int32(1))
+            read = np.append(read, behind[:_COUNT])
+        else:
+            read = np.append(read, behind)
+        out = np.empty(_kernels.bitfield_room(len(shard.key), len(add), len(read)), np.uint8)
+        return out.data[: _kernels.bitfield_pack(shard.key, add, amounts, read, out)]
+
+    def _send(self, shard: Shard, request: Request) -> None:
+        link = shard.link
+        if link.is_closed:
+            raise Lost("not connected")
+        connection = link.connection()
+        for command in request.commands[shard.number]:
+            connection.send(self._pack(shard, command))
+        run = request.runs.get(shard.number)
+        if run is not None:
+            connection.send(pack("GETRANGE", shard.key, 0, 4 * len(run.values) - 1))
+
+    def settle(self) -> Request:
+        """Waits for the oldest request under way, and takes over what the store has."""
+        request = self._under_way[0]
+        for shard in self._shards:
+            try:
+                self._receive(shard, shard.link.connection(), request)
+            except (Lost, Refused) as error:
+                if isinstance(error, Refused) and not error.passes:
+                    raise
+                self._recover(shard)
+        self._under_way.popleft()
+        self.doubtful += request.doubtful
+        request.settled = True
+        return request
+
+    def _receive(self, shard: Shard, connection: Connection, request: Request) -> None:
+        for command in request.commands[shard.number]:
+            if command.done:
+                continue
+            try:
+                connection.read_bitfield(_kernels.BitfieldReply(command.values))
+            except Refused:
+                command.refused = True
+                raise
+            self._take(shard, request, command)
+        run = request.runs.get(shard.number)
+        if run is not None and not run.done:
+            self._receive_run(shard, connection, run)
+
+    def _receive_run(self, shard: Shard, connection: Connection, run: _Command) -> None:
+        raw = bytearray(4 * len(run.values))
+        if not connection.read_string_into(memoryview(raw)):
+            raise shard.lost()
+        _kernels.bitfield_decode(raw, run.values)
+        self._replica.settle_run(shard.number, shard.n_shards, run.values, run.sent_then)
+        run.done = True
+
+    def _take(self, shard: Shard, request: Request, command: _Command) -> None:
+        """A command was answered."""
+        n_add, n = command.n_add, len(command.ids)
+        values = command.values
+        if command.counted:  # adds, count, reads, mark
+            mark, count = int(values[-1]), int(values[n_add])
+            values = np.delete(values, n_add)
+        else:
+            mark, count = int(values[-2]), int(values[-1])
+        if mark != shard.mark:
+            shard.link.connection().send(pack("EXPIRE", shard.key, 60))  # whatever it is
+            shard.link.close()
+            raise shard.lost()
+        shard.count = count
+        if shard.number == 0:
+            request.count = count
+        self._replica.settle(command.ids, values[:n], command.sent_then)
+        self.bounded += int(np.count_nonzero((values[:n] == 2**31 - 1) | (values[:n] == -(2**31))))
+        command.done = True
+
+    def _recover(self, shard: Shard) -> None:
+        """The connection to a shard is no good any more. What was sent and not answered is in
+        doubt, but for what was refused, which is sent again; the weights are read anew."""
+        for request in self._under_way:
+            for command in request.commands[shard.number]:
+                if command.done:
+                    continue
+                if command.n_add and not command.refused:
+                    request.doubtful = True
+        shard.link.close()
+        shard.link.again(lambda connection: self._redo(shard, connection))
+
+    def _redo(self, shard: Shard, connection: Connection) -> None:
+        for request in self._under_way:
+            for command in request.commands[shard.number]:
+                if command.done:
+                    continue
+                if command.n_add and not command.refused:
+                    # Reads only.
+                    command.amounts, command.counted = _NO_AMOUNTS, False
+                command.values = np.empty(len(command.ids) + 2, np.int32)
+                command.sent_then = None
+                command.refused = False
+                connection.send(self._pack(shard, command))
+                try:
+                    connection.read_bitfield(_kernels.BitfieldReply(command.values))
+                except Refused:
+                    command.refused = True
+                    raise
+                except Lost:
+                    request.doubtful |= command.n_add > 0
+                    raise
+                self._take(shard, request, command)
+            run = request.runs.get(shard.number)
+            if run is not None and not run.done:
+                run.sent_then = None
+                connection.send(pack("GETRANGE", shard.key, 0, 4 * len(run.values) - 1))
+                self._receive_run(shard, connection, run)
+
+
+def create(shards: Sequence[Shard], weights: Float32Array) -> None:
+    """Makes the strings, with these weights, the intercept's last. What is there already under
+    their names is refused."""
+    whole = to_whole(weights)
+    for shard in shards:
+        shard.link.welcome = nothing  # there is no model to look for yet
+        made = shard.link.ask("SET", shard.key, b"", "NX", "EX", TTL_S)
+        if made is None:
+            shard.link.close()
+            shard.link.welcome = shard.welcome  # so that nobody deletes what is not this run's
+            raise StoreError(
+                f"{shard.link.place}: {shard.key.decode()} is there already: another run has that "
+                f"name, or left it behind; it goes away by itself within {TTL_S} s"
+            )
+        write_weights(shard, whole)
+        shard.link.welcome = shard.welcome
+
+
+def to_whole(weights: Float32Array) -> Int32Array:
+    """The store's numbers; beyond its bounds there are none."""
+    units = np.nan_to_num(np.rint(weights.astype(np.float64) * SCALE))
+    whole: Int32Array = np.clip(units, -(2**31), 2**31 - 1).astype(np.int32)
+    return whole
+
+
+def write_weights(shard: Shard, whole: Int32Array) -> None:
+    """All weights of a string, and what lies behind them; those that are 0 in a new string are not
+    sent."""
+    mine = whole[shard.number :: shard.n_shards]
+    behind = struct.pack(">ii", shard.mark, 0)
+    shard.link.ask("SETRANGE", shard.key, 4 * shard.n, behind)
+    per_piece = _PIECE_BYTES // 4
+    for first in range(0, len(mine), per_piece):
+        piece = mine[first : first + per_piece]
+        used = np.flatnonzero(piece)
+        if len(used) == 0:
+            continue
+        begin, end = int(used[0]), int(used[-1]) + 1
+        raw = bytearray(4 * (end - begin))
+        _kernels.bitfield_encode(np.ascontiguousarray(piece[begin:end]), raw)
+        shard.link.ask("SETRANGE", shard.key, 4 * (first + begin), bytes(raw))
+
+
+def read_weights(shards: Sequence[Shard], give_up_s: float = GIVE_UP_S) -> Int32Array:
+    """All weights, as the store's numbers. They are read in pieces, while workers go on."""
+    n = sum(shard.n for shard in shards)
+    out = np.empty(n, np.int32)
+    for shard in shards:
+        mine = np.empty(shard.n, np.int32)
+        for first in range(0, shard.n, _PIECE_BYTES // 4):
+            part = mine[first : first + _PIECE_BYTES // 4]
+            shard.link.again(partial(_read_piece, shard, first, part), give_up_s=give_up_s)
+        out[shard.number :: shard.n_shards] = mine
+    return out
+
+
+def _read_piece(shard: Shard, first: int, out: Int32Array, connection: Connection) -> None:
+    last = first + len(out)
+    connection.send(
+        pack("GETRANGE", shard.key, 4 * first, 4 * last - 1)
+        + pack("GETRANGE", shard.key, 4 * (shard.n + _MARK), 4 * (shard.n + _MARK) + 3)
+    )
+    raw = bytearray(4 * len(out))
+    whole = connection.read_string_into(memoryview(raw))
+    mark = connection.read()
+    if not whole or mark != struct.pack(">i", shard.mark):
+        raise shard.lost()
+    _kernels.bitfield_decode(raw, out)
+
+
+def save_state(shards: Sequence[Shard], state: Float32Array) -> None:
+    """Puts accumulators beside the model, where they are larger than those that are there: each is
+    about what a single worker that learns from all rows would have, so any worker's will do for
+    another's, and a coordinate that few touch has the accumulator of who did."""
+    for shard in shards:
+        mine = np.ascontiguousarray(state[shard.number :: shard.n_shards])
+        there = _read_state(shard)
+        merged = mine if there is None else np.maximum(mine, there)
+        shard.link.ask("SET", shard.state_key, merged.astype("<f4").tobytes(), "EX", TTL_S)
+
+
+def read_state(shards: Sequence[Shard]) -> Float32Array | None:
+    """The accumulators that workers have put beside the model; None if none has yet."""
+    parts = [_read_state(shard) for shard in shards]
+    if any(part is None for part in parts):
+        return None
+    out = np.empty(sum(shard.n for shard in shards), np.float32)
+    for shard, part in zip(shards, parts, strict=True):
+        out[shard.number :: shard.n_shards] = part
+    return out
+
+
+def _read_state(shard: Shard) -> Float32Array | None:
+    data = shard.link.ask("GET", shard.state_key)
+    if data is None:
+        return None
+    if len(data) != 4 * shard.n:
+        raise shard.lost()
+    return np.frombuffer(data, "<f4").astype(np.float32)

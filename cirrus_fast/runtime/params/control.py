@@ -1,0 +1,353 @@
+"""The control of a run that is kept in a Redis: who works, how far each is, whether to go on.
+
+What this package stores of a run, all of it with a time to live (docs/redis.md):
+
+    {cirrus_fast:TASK}:run      JSON of what was decided; made first, so a name is taken once
+    {cirrus_fast:TASK}:scale    list: the training scale, compressed, in pieces
+    {cirrus_fast:TASK}:control  what the supervisor says, written by it alone
+    {cirrus_fast:TASK}:workers  hash: "WORKER.GENERATION" -> what that worker says
+    model and state of the optimiser: params/bitfield.py
+
+A worker writes its own record only, always as a whole, so that writing it again does no harm, and
+one lost with a server is there again after the next. A twin that was replaced writes under a
+generation that nobody reads any more.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cirrus_fast.data.training_scale import NOWHERE, TrainingScale
+from cirrus_fast.errors import StoreError, TrainingError
+from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, SLOT, STARTED
+from cirrus_fast.runtime.params.resp import GIVE_UP_S, Connection, Link, Refused
+from cirrus_fast.store_url import StoreUrl
+
+FORMAT = 1
+# Keys outlive their last user by so long; the supervisor prolongs them.
+TTL_S = 3600
+# How old a worker's view of the run may be, how often it looks while it has to wait, at first and
+# at most.
+_REFRESH_S, _NAP_S, _LONGEST_NAP_S = 0.1, 0.001, 0.02
+# Workers end when their supervisor has shown no sign of life for so long.
+_ORPHANED_S = 120.0
+# How long a worker that ends tries to say so.
+_FAREWELL_S = 2.0
+
+# Beside what a worker tells of its place (local.SLOT): the exchange with the model.
+TRAFFIC = np.dtype(
+    [
+        ("exchanges", np.int64),
+        ("doubtful", np.int64),  # exchanges whose additions may have been done or not
+        ("rollbacks", np.int64),  # times the server came back with an older model
+        ("stale_sum", np.float64),  # others' exchanges between a read and the write that follows
+        ("stale_max", np.int64),
+        ("bounded", np.int64),  # weights that reached the bounds of what the store holds
+        ("bytes_sent", np.int64),
+        ("bytes_received", np.int64),
+    ]
+)
+RECORD = np.dtype([("slot", SLOT), ("traffic", TRAFFIC)])
+
+# The rights a run needs, as ACL SETUSER takes them, on keys that begin with "{cirrus_fast:".
+COMMANDS = (
+    *("+auth", "+select", "+cluster|slots", "+expire", "+unlink"),
+    *("+get", "+set", "+getrange", "+setrange", "+bitfield"),
+    *("+hset", "+hget", "+hgetall", "+hdel", "+rpush", "+lrange"),
+)
+
+_ended: set[str] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class RunHeader:
+    """What every worker of a run is told by the store.
+
+    Attributes
+    ----------
+    shards : keys of the model; coordinate i is at place i // n of the (i mod n)-th
+    places : of the shards' servers among the URLs; meaningless in a cluster
+    mark : a number in each model, which tells it from another with the same name
+    """
+
+    task: str
+    model_size: int
+    n_ids: int
+    n_places: int
+    optimizer: str
+    learning_rate: float
+    penalized: bool
+    n_workers: int
+    clustered: bool
+    shards: tuple[str, ...]
+    places: tuple[int, ...]
+    mark: int
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: bytes) -> RunHeader:
+        raw = json.loads(text)
+        if raw.get("format") != FORMAT:
+            raise StoreError(
+                f"run {raw.get('task')} was started by another version of cirrus-fast (format "
+                f"{raw.get('format')}, this one has {FORMAT})"
+            )
+        return cls(**raw | {"shards": tuple(raw["shards"]), "places": tuple(raw["places"])})
+
+    @property
+    def n_bytes(self) -> int:
+        """Of what a worker keeps beside its rows, about: its copy of the model, and the scale."""
+        return 40 * (self.n_ids + 1) + 8 * self.n_places
+
+
+class Names:
+    """The keys of a run; in a cluster all of them have one slot."""
+
+    def __init__(self, task: str) -> None:
+        tag = f"{{cirrus_fast:{task}}}:".encode()
+        self.run, self.scale = tag + b"run", tag + b"scale"
+        self.control, self.workers = tag + b"control", tag + b"workers"
+
+    def all(self) -> tuple[bytes, ...]:
+        return self.run, self.scale, self.control, self.workers
+
+
+def end_here(task: str) -> None:
+    """Workers of a run in this process, if any, wait for no server any more."""
+    _ended.add(task)
+
+
+def ended_here(task: str) -> bool:
+    return task in _ended
+
+
+def control_link(
+    urls: Sequence[StoreUrl], task: str, clustered: bool, stopping: Callable[[], bool]
+) -> Link:
+    """To the server with the keys of `Names`: the first, or one of the cluster."""
+    at = tuple(urls) if clustered else (urls[0],)
+    return Link(at, Names(task).run, clustered=clustered, stopping=stopping)
+
+
+def is_clustered(urls: Sequence[StoreUrl]) -> bool:
+    """Whether the server is one of a cluster; waits for it if it is not there yet."""
+
+    def ask(connection: Connection) -> bool:
+        try:
+            return bool(connection.ask("CLUSTER", "SLOTS"))
+        except Refused as error:
+            if error.code in ("ERR", "NOPERM"):
+                return False
+            raise
+
+    link = Link(tuple(urls), b"", clustered=False)
+    try:
+        return link.again(ask, give_up_s=min(GIVE_UP_S, 2 * urls[0].timeout))
+    finally:
+        link.close()
+
+
+def scale_to_bytes(scale: TrainingScale) -> bytes:
+    parts = [scale.ids, scale.divisor]
+    if scale.penalties is not None:
+        parts.append(scale.penalties)
+    return zlib.compress(b"".join(part.tobytes() for part in parts), 1)
+
+
+def scale_of_bytes(data: bytes, header: RunHeader) -> TrainingScale:
+    n = header.n_ids
+    try:
+        raw = zlib.decompress(data)
+    except zlib.error as error:
+        raise StoreError(f"run {header.task}: its scale is damaged ({error})") from error
+    if len(raw) != 8 * n + 8 * n * header.penalized:
+        raise StoreError(f"run {header.task}: its scale is damaged (wrong length)")
+    ids = np.frombuffer(raw, np.uint32, n)
+    place = np.full(header.n_places, NOWHERE, np.uint32)
+    if n and int(ids.max()) >= header.n_places:
+        raise StoreError(f"run {header.task}: its scale is damaged (an id beyond the last)")
+    place[ids] = np.arange(n, dtype=np.uint32)
+    divisor = np.frombuffer(raw, np.float32, n, 4 * n)
+    if not header.penalized:
+        return TrainingScale(ids, place, divisor, None)
+    penalties = np.frombuffer(raw, np.float32, 2 * n, 8 * n).reshape(n, 2)
+    return TrainingScale(ids, place, divisor, penalties)
+
+
+def read_run(link: Link, task: str) -> tuple[RunHeader, TrainingScale]:
+    """What the store tells a worker before it begins."""
+    names = Names(task)
+    header = link.ask("GET", names.run)
+    if header is None:
+        raise _over(task)
+    found = RunHeader.from_json(header)
+    pieces = link.ask("LRANGE", names.scale, 0, -1)
+    return found, scale_of_bytes(b"".join(pieces), found)
+
+
+def _over(task: str) -> StoreError:
+    return StoreError(f"run {task} is over, or the store has lost it")
+
+
+# What the supervisor says; behind it lie the workers' generations.
+SAYS = np.dtype(
+    [
+        ("stop", np.int64),
+        ("allowed_rows", np.float64),
+        ("slowest", np.int64),  # updates of the slowest worker that learns
+        ("beat", np.int64),
+    ]
+)
+
+
+class RemotePort:
+    """A worker's side of the control."""
+
+    def __init__(
+        self,
+        link: Link,
+        task: str,
+        worker: int,
+        generation: int,
+        staleness: int,
+        *,
+        strict: bool,
+    ) -> None:
+        """strict : be told by each other worker how far it is, and not by the supervisor what the
+        slowest's place is, which may be some hundredths of a second old"""
+        self.worker = worker
+        self._link, self._task, self._names = link, task, Names(task)
+        self._generation, self._staleness, self._strict = generation, staleness, strict
+        self._field = f"{worker}.{generation}".encode()
+        self._says = np.zeros(1, SAYS)[0]
+        self._fenced = self._alone = False
+        self._beat, self._beat_seen = -1, time.monotonic()
+        self._refreshed = -math.inf
+        mine = link.ask("HGET", self._names.workers, self._field)
+        if mine is None:
+            raise _over(task)
+        self.record = np.frombuffer(bytearray(mine), RECORD)[0]
+        self._slot = self.record["slot"]
+        self._slot["state"] = STARTED
+        self._refresh()
+
+    def join(self) -> None:
+        self._slot["state"] = ACTIVE
+        self._refresh()
+
+    @property
+    def fenced(self) -> bool:
+        """Whether a later generation has taken this worker's place."""
+        return self._fenced
+
+    def finish(self) -> None:
+        self._slot["state"] = FINISHED
+        if not self._fenced:
+            with suppress(StoreError):  # the supervisor sees what became of the store
+                self._refresh(_FAREWELL_S)
+
+    @property
+    def stopping(self) -> bool:
+        if time.monotonic() - self._refreshed >= _REFRESH_S:
+            self._refresh()
+        return bool(self._says["stop"]) or self._fenced
+
+    @property
+    def rows(self) -> int:
+        return int(self._slot["rows"])
+
+    @property
+    def begun(self) -> int:
+        """Rows granted and not reported."""
+        return int(self._slot["granted"])
+
+    def grant(self, wanted: int, minibatch_size: int, *, wait: bool = True) -> int:
+        """How many of the wanted rows may be taken now; waits while that is none, unless told not
+        to. 0: stop, or none now."""
+        nap = _NAP_S
+        while not self.stopping:
+            granted = int(max(0, min(wanted, self._room(), self._lead(minibatch_size))))
+            if granted:
+                self._slot["granted"] += granted
+                return granted
+            if not wait:
+                return 0
+            time.sleep(nap)
+            nap = min(2 * nap, _LONGEST_NAP_S)
+            self._refresh()
+        return 0
+
+    def _room(self) -> float:
+        """Rows left of those allowed; the supervisor bounds them only for a worker alone."""
+        return float(self._says["allowed_rows"]) - self.rows - self.begun
+
+    def _lead(self, minibatch_size: int) -> float:
+        """Rows this worker may still take before it is too far ahead of the slowest."""
+        if self._alone:
+            return math.inf
+        ahead = int(self._slot["updates"]) + -(-self.begun // minibatch_size)
+        return (int(self._says["slowest"]) + self._staleness + 1 - ahead) * minibatch_size
+
+    def report(self, rows: int, updates: int, loss_sum: float, weight_sum: float) -> None:
+        """Rows of earlier grants are learnt from, and the store has taken what was learnt."""
+        slot = self._slot
+        slot["loss_sum"] += loss_sum
+        slot["weight_sum"] += weight_sum
+        slot["updates"] += updates
+        slot["rows"] += rows
+        slot["granted"] -= rows
+
+    def _refresh(self, give_up_s: float = GIVE_UP_S) -> None:
+        """Tells where this worker is, and asks how the run is."""
+        names = self._names
+        commands: list[tuple[bytes | str | int, ...]] = [
+            ("HSET", names.workers, self._field, self.record.tobytes()),
+            ("EXPIRE", names.workers, TTL_S),
+            ("GET", names.control),
+        ]
+        if self._strict:
+            commands.append(("HGETALL", names.workers))
+        answers = self._link.ask_all(*commands, give_up_s=give_up_s)
+        self._refreshed = time.monotonic()
+        said = answers[2]
+        if said is None or len(said) < SAYS.itemsize + 8 * (self.worker + 1):
+            raise _over(self._task)
+        self._says = np.frombuffer(bytearray(said), SAYS, 1)[0]
+        generations = np.frombuffer(said, np.int64, offset=SAYS.itemsize)
+        self._fenced = int(generations[self.worker]) != self._generation
+        self._alone = len(generations) == 1
+        if self._strict:
+            slots = [one["slot"] for one in current_records(answers[3], generations).values()]
+            running = [slot["updates"] for slot in slots if slot["state"] != FINISHED]
+            self._says["slowest"] = min(running, default=self._says["slowest"])
+        if int(self._says["beat"]) != self._beat:
+            self._beat, self._beat_seen = int(self._says["beat"]), self._refreshed
+        elif self._refreshed - self._beat_seen > _ORPHANED_S:
+            raise TrainingError(f"run {self._task}: its supervisor is gone")
+
+
+def current_records(
+    pairs: Sequence[bytes], generations: npt.NDArray[np.int64]
+) -> dict[int, np.void]:
+    """worker -> RECORD, of an answer to HGETALL: those of the generations that count."""
+    found = {}
+    for field, record in zip(pairs[::2], pairs[1::2], strict=True):
+        worker, _, generation = field.partition(b".")
+        at = int(worker)
+        if at < len(generations) and int(generation) == int(generations[at]):
+            if len(record) != RECORD.itemsize:
+                raise StoreError("a worker of another version takes part in the run")
+            found[at] = np.frombuffer(record, RECORD)[0]
+    return found

@@ -1,0 +1,268 @@
+"""A worker whose model is in a parameter store over a network.
+
+It learns on a copy (csrc/cf_replica.h), an interval of rows at a time: `sync_rows` of them, fewer
+at the beginning, when the weights still move a lot. What it learnt from an interval is added to the
+model by one request, which brings the weights that the next interval needs; up to `pipeline_depth`
+intervals ahead, so that the network and the kernels work at the same time.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from cirrus_fast import _kernels
+from cirrus_fast.data.csr import CSR, Float32Array, UInt32Array
+from cirrus_fast.errors import TrainingError
+from cirrus_fast.runtime.params.bitfield import (
+    Exchange,
+    Int32Array,
+    Request,
+    Shard,
+    open_shards,
+    read_state,
+    save_state,
+)
+from cirrus_fast.runtime.params.control import RemotePort, control_link, ended_here, read_run
+from cirrus_fast.runtime.params.resp import nothing
+from cirrus_fast.runtime.worker import Worker, WorkerReport, WorkerSpec
+from cirrus_fast.store_url import parse_urls
+
+# Rows of the first interval; they grow from there (Plan.growth).
+_FIRST_ROWS = 20
+_NO_IDS = np.empty(0, np.uint32)
+_NO_AMOUNTS = np.empty(0, np.int32)
+
+
+class RemoteModel:
+    """A worker's copy, in the place of the model that workers share in memory."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        urls = parse_urls(spec.param_store)
+
+        def ended() -> bool:
+            return ended_here(spec.task)
+
+        self.control = control_link(urls, spec.task, spec.clustered, ended)
+        self.layout, self.scale = read_run(self.control, spec.task)
+        header = self.layout
+        self.optimizer = _kernels.Optimizer(header.optimizer, header.learning_rate)
+        n = header.n_ids + 1
+        self.state: Float32Array = np.zeros(n * self.optimizer.width, np.float32)
+        self.optimizer.clear(self.state)
+        self.shards: list[Shard] = open_shards(urls, header, ended)
+        for shard in self.shards:
+            shard.link.again(nothing)
+        self.replica = _kernels.Replica(
+            self.optimizer,
+            self.state,
+            np.zeros(n, np.int32),
+            np.zeros(n, np.uint32),
+            np.zeros(n, np.float32),
+            np.zeros(n, np.uint32),
+            header.n_workers,
+        )
+        self.rows = 0  # by all workers, about
+
+    def hot_copies(self, worker: int) -> None:  # noqa: ARG002
+        """Copies of popular coordinates are for workers that share memory."""
+        return
+
+    def fetch_state(self) -> None:
+        """Accumulators that other workers left."""
+        if self.optimizer.kind != "adagrad":
+            return
+        there = read_state(self.shards)
+        if there is not None:
+            np.maximum(self.state[1::2], there, out=self.state[1::2])
+
+    def leave_state(self) -> None:
+        if self.optimizer.kind == "adagrad":
+            save_state(self.shards, self.state[1::2])
+
+    def close(self) -> None:
+        for link in [self.control, *(shard.link for shard in self.shards)]:
+            link.close()
+
+
+@dataclass(eq=False)
+class _Interval:
+    """Some rows, from being asked for to being part of the model."""
+
+    order: UInt32Array
+    ids: UInt32Array
+    counts: UInt32Array
+    read: Request | None = None
+    updates: int = 0
+    loss: float = 0.0
+    weight: float = 0.0
+
+
+class RemoteWorker(Worker):
+    """Learns on a copy, and exchanges what it learnt."""
+
+    _store: RemoteModel  # type: ignore[assignment]
+    _port: RemotePort  # type: ignore[assignment]
+
+    def _connect(self) -> None:
+        spec = self._spec
+        self._store = RemoteModel(spec)
+        self._port = RemotePort(
+            self._store.control,
+            spec.task,
+            spec.worker,
+            spec.generation,
+            spec.staleness,
+            strict=spec.consistency == "ssp",
+        )
+        self._exchange = Exchange(self._store.replica, self._store.shards)
+        self._sent: deque[tuple[_Interval, Request]] = deque()
+        self._state_due = time.monotonic() + spec.state_interval
+        self._ids = self._counts = np.empty(0, np.uint32)
+        self._learnt = self._port.rows  # rows, whether or not the store has them yet
+        self._traffic = self._port.record["traffic"]
+        self._before = self._traffic.copy()  # by workers that had this one's place
+
+    def run(self) -> WorkerReport:
+        try:
+            return super().run()
+        finally:
+            self._store.close()
+
+    def _epochs(self) -> None:
+        self._store.fetch_state()
+        super()._epochs()
+        self._drain()
+        if self._port.rows and not self._port.fenced:
+            self._store.leave_state()
+
+    def _window(self, rows: CSR, order: UInt32Array) -> bool:
+        depth, done = self._spec.pipeline_depth, 0
+        ahead: deque[_Interval] = deque()
+        while True:
+            while len(ahead) < depth and done < len(order):
+                planned = self._plan(rows, order[done:], wait=False)
+                if planned is None and not ahead:
+                    self._drain()  # who grants rows wants to know of those that are done
+                    planned = self._plan(rows, order[done:], wait=True)
+                if planned is None:
+                    break
+                planned.read = self._submit(_NO_IDS, _NO_AMOUNTS, planned.ids)
+                done += len(planned.order)
+                ahead.append(planned)
+            if not ahead:
+                return done == len(order)
+            interval = ahead.popleft()
+            places, amounts = self._learn(rows, interval)
+            following = self._plan(rows, order[done:], wait=False) if done < len(order) else None
+            read = _NO_IDS if following is None else following.ids
+            request = self._submit(places, amounts, read)
+            self._sent.append((interval, request))
+            if following is not None:
+                following.read = request
+                done += len(following.order)
+                ahead.append(following)
+            if time.monotonic() >= self._state_due:
+                self._drain()
+                self._store.leave_state()
+                self._state_due = time.monotonic() + self._spec.state_interval
+
+    def _plan(self, rows: CSR, left: UInt32Array, *, wait: bool) -> _Interval | None:
+        """The next interval, if rows are granted, and what it touches."""
+        size = self._spec.minibatch_size
+        wanted = self._spec.sync_rows
+        if self._spec.n_workers > 1:
+            begun = self._port.rows + self._port.begun
+            wanted = min(wanted, _FIRST_ROWS + int(self._spec.growth * begun))
+        wanted = min(max(1, wanted // size) * size, len(left))
+        granted = self._port.grant(wanted, size, wait=wait)
+        if granted == 0:
+            return None
+        order = left[:granted]
+        n, longest = len(self._store.replica.held), self._longest_row
+        room = min(n, granted * longest) + longest + 1
+        if room > len(self._ids):
+            self._ids, self._counts = np.empty(room, np.uint32), np.empty(room, np.uint32)
+        n_ids = self._store.replica.touch(
+            rows.labels, rows.indptr, rows.indices, rows.data, order, self._ids, self._counts
+        )
+        return _Interval(order, self._ids[:n_ids].copy(), self._counts[:n_ids].copy())
+
+    def _submit(self, add: UInt32Array, amounts: Int32Array, read: UInt32Array) -> Request:
+        started = time.perf_counter()
+        ahead = self._spec.pipeline_depth > 1
+        request = self._exchange.submit(add, amounts, read, ahead=ahead)
+        self._report.push += time.perf_counter() - started
+        return request
+
+    def _learn(self, rows: CSR, interval: _Interval) -> tuple[UInt32Array, Int32Array]:
+        """Takes the rows of an interval, once its weights are there; returns what to add where."""
+        assert interval.read is not None
+        while not interval.read.settled:
+            self._settle()
+        started = time.perf_counter()
+        replica, ids, n = self._store.replica, interval.ids, len(interval.ids)
+        seen = self._store.rows = self._learnt * self._spec.n_workers
+        before = np.empty(n, np.float32)
+        replica.keep(ids, before)
+        _, interval.updates, interval.loss, interval.weight = self._model.train(
+            rows.labels,
+            rows.indptr,
+            rows.indices,
+            rows.data,
+            rows.weights,
+            interval.order,
+            self._spec.minibatch_size,
+            self._scratch,
+            rows_seen=float(seen),
+            rate=self._rate(seen),
+        )
+        self._learnt += len(interval.order)
+        if not math.isfinite(interval.loss):
+            raise TrainingError(self._blame(rows))
+        places, amounts = np.empty(n + 1, np.uint32), np.empty(n + 1, np.int32)
+        n_places, bounded = replica.take(ids, interval.counts, before, places, amounts)
+        self._report.compute += time.perf_counter() - started
+        if bounded or self._exchange.bounded:
+            raise TrainingError(self._out_of_bounds())
+        return places[:n_places], amounts[:n_places]
+
+    def _settle(self) -> None:
+        """Takes the oldest answer. Rows count once what was learnt from them is in the model."""
+        started = time.perf_counter()
+        request = self._exchange.settle()
+        self._report.pull += time.perf_counter() - started
+        traffic = self._traffic
+        if self._sent and self._sent[0][1] is request:
+            interval, _ = self._sent.popleft()
+            read = interval.read
+            assert read is not None
+            stale = (request.count - read.count) - (request.own - read.own)
+            if request.adds and not request.doubtful and not read.doubtful:
+                traffic["stale_sum"] += max(0, stale)
+                traffic["stale_max"] = max(int(traffic["stale_max"]), stale)
+            traffic["exchanges"] += 1
+            sent, received = self._exchange.traffic
+            for name, value in (
+                ("doubtful", self._exchange.doubtful),
+                ("rollbacks", self._exchange.rollbacks),
+                ("bytes_sent", sent),
+                ("bytes_received", received),
+            ):
+                traffic[name] = self._before[name] + value
+            self._port.report(len(interval.order), interval.updates, interval.loss, interval.weight)
+
+    def _drain(self) -> None:
+        while self._exchange.n_under_way:
+            self._settle()
+
+    def _out_of_bounds(self) -> str:
+        return (
+            f"a weight has left the range of +-128 that a Redis holds, after {self._store.rows} "
+            f"rows: lower learning_rate (now {self._store.layout.learning_rate:g}), or normalize "
+            "the data set"
+        )
