@@ -53,7 +53,10 @@ class RedisRun:
     Attributes
     ----------
     slots : what workers say, record of `local.SLOT` each
+    store : how the model is held; this one: in plain strings
     """
+
+    store = "bitfield"
 
     def __init__(
         self,
@@ -74,12 +77,7 @@ class RedisRun:
         self.scale = scale
         self.clustered = is_clustered(urls)
         self._deadline = math.inf
-        n = len(scale.ids) + 1
-        if -(-n // n_shards) > bitfield.MOST_WEIGHTS:
-            raise TrainingError(
-                f"a Redis string holds {bitfield.MOST_WEIGHTS} weights, and {n} are wanted: raise "
-                f"n_ps to {-(-n // bitfield.MOST_WEIGHTS)} at least"
-            )
+        self._check_size(len(scale.ids) + 1, n_shards)
         self._task, self._names = task, Names(task)
         self._lock = RLock()
         self._link = control_link(urls, task, self.clustered, lambda: ended_here(task))
@@ -97,8 +95,9 @@ class RedisRun:
             shards=self._shard_keys(task, n_shards),
             places=tuple(k % len(urls) for k in range(n_shards)),
             mark=1 + secrets.randbelow(2**31 - 1),
+            store=self.store,
         )
-        self._shards = bitfield.open_shards(urls, self.header)
+        self._open()
         self._records = np.zeros(n_workers, RECORD)
         self.slots: npt.NDArray[np.void] = self._records["slot"]
         self._generations = np.zeros(n_workers, np.int64)
@@ -112,6 +111,16 @@ class RedisRun:
         except BaseException:
             self.close()
             raise
+
+    def _check_size(self, n: int, n_shards: int) -> None:
+        if -(-n // n_shards) > bitfield.MOST_WEIGHTS:
+            raise TrainingError(
+                f"a Redis string holds {bitfield.MOST_WEIGHTS} weights, and {n} are wanted: raise "
+                f"n_ps to {-(-n // bitfield.MOST_WEIGHTS)} at least"
+            )
+
+    def _open(self) -> None:
+        self._shards = bitfield.open_shards(self.urls, self.header)
 
     def _shard_keys(self, task: str, n: int) -> tuple[str, ...]:
         """In a cluster, with tags that put them on its servers in turn."""
@@ -141,11 +150,14 @@ class RedisRun:
         data = scale_to_bytes(self.scale)
         for first in range(0, len(data), _PIECE_BYTES):
             self._link.ask("RPUSH", names.scale, data[first : first + _PIECE_BYTES])
+        self._create_model(intercept)
+        self._say()
+        self._prolong()
+
+    def _create_model(self, intercept: float) -> None:
         weights = np.zeros(len(self.scale.ids) + 1, np.float32)
         weights[-1] = intercept
         bitfield.create(self._shards, weights)
-        self._say()
-        self._prolong()
 
     def expect_end(self, deadline: float) -> None:
         """A store that is away is not waited for beyond this, by time.perf_counter."""
@@ -324,11 +336,14 @@ class RedisRun:
                 bitfield.write_weights(shard, whole)
             if self.optimizer.kind == "adagrad":
                 bitfield.save_state(self._shards, np.ascontiguousarray(state[1::2]))
-            self.slots[:] = slots
-            self._generations[:] = self.slots["generation"]
-            self.slots["state"] = ACTIVE
-            self.slots["granted"] = 0
-            self.slots["first_step"] = 0
+            self._restore_slots(slots)
+
+    def _restore_slots(self, slots: npt.NDArray[np.void]) -> None:
+        self.slots[:] = slots
+        self._generations[:] = self.slots["generation"]
+        self.slots["state"] = ACTIVE
+        self.slots["granted"] = 0
+        self.slots["first_step"] = 0
 
     # Keys and connections
 
@@ -346,8 +361,9 @@ class RedisRun:
     def _prolong(self) -> None:
         self._ask_all(*(("EXPIRE", key, TTL_S) for key in self._names.all()))
         for shard in self._shards:
-            keys = shard.key, shard.state_key
-            shard.link.ask_all(*(("EXPIRE", key, TTL_S) for key in keys), give_up_s=self._give_up_s)
+            shard.link.ask_all(
+                *(("EXPIRE", key, TTL_S) for key in shard.keys), give_up_s=self._give_up_s
+            )
         self._prolonged = time.monotonic()
 
     def close(self) -> None:
@@ -358,7 +374,7 @@ class RedisRun:
                 end_here(self._task)
                 for shard in self._shards:
                     with suppress(StoreError):  # `welcome` sees to it that they are this run's
-                        shard.link.ask("UNLINK", shard.key, shard.state_key, give_up_s=0)
+                        shard.link.ask("UNLINK", *shard.keys, give_up_s=0)
                 with suppress(StoreError):
                     self._ask_all(*(("UNLINK", key) for key in self._names.all()), give_up_s=0)
             for shard in self._shards:

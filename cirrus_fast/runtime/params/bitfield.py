@@ -66,6 +66,10 @@ class Shard:
     def state_key(self) -> bytes:
         return self.key.removesuffix(b"model") + b"state"
 
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        return self.key, self.state_key
+
     def mine(self, ids: UInt32Array) -> npt.NDArray[np.bool_]:
         """Which of some ids are here."""
         here: npt.NDArray[np.bool_] = ids % np.uint32(self.n_shards) == self.number

@@ -77,6 +77,7 @@ class RunHeader:
     shards : keys of the model; coordinate i is at place i // n of the (i mod n)-th
     places : of the shards' servers among the URLs; meaningless in a cluster
     mark : a number in each model, which tells it from another with the same name
+    store : how it is held: bitfield or module
     """
 
     task: str
@@ -91,6 +92,7 @@ class RunHeader:
     shards: tuple[str, ...]
     places: tuple[int, ...]
     mark: int
+    store: str
     format: int = FORMAT
 
     def to_json(self) -> str:
