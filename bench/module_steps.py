@@ -65,8 +65,9 @@ class Client:
         for one, other in zip(order, np.roll(order, -1), strict=True):
             ids, following = batches[one], batches[other]
             step = _kernels.step_request(
-                n_ids=n_ids, worker=worker, n_rows=rows, push_ids=ids,
-                gradient=rng.normal(0, 0.1, len(ids)).astype(np.float32), pull_ids=following,
+                worker=worker, n_rows=rows, push_ids=_kernels.StepIds(ids, n_ids),
+                gradient=rng.normal(0, 0.1, len(ids)).astype(np.float32),
+                pull_ids=_kernels.StepIds(following, n_ids),
             )  # fmt: skip
             self._requests.append(bytearray(resp(b"CIRRUS.STEP", b"model", bytes(step))))
             body = 32 + 4 * len(following)

@@ -281,9 +281,13 @@ def pulled_gradient(
     negative_weight: float = 1.0,
     positive_weight: float = 1.0,
 ) -> tuple[float, float, float]: ...
+
+class StepIds:
+    n: int
+    def __init__(self, ids: _U32, n_ids: int) -> None: ...
+
 def step_request(
     *,
-    n_ids: int,
     worker: int = 0,
     generation: int = 0,
     number: int = 0,
@@ -292,10 +296,10 @@ def step_request(
     weight_sum: float = 0.0,
     rate: float = 1.0,
     intercept_gradient: float = 0.0,
-    push_ids: _U32 | None = None,
+    push_ids: StepIds | None = None,
     gradient: _F32 | None = None,
     touches: _F32 | None = None,
-    pull_ids: _U32 | None = None,
+    pull_ids: StepIds | None = None,
 ) -> memoryview: ...
 def step_answer(answer: _Bytes, weights: _F32) -> tuple[int, float, float, int, int]: ...
 

@@ -1,6 +1,6 @@
 #include "cf_pulled.h"
 
-enum { WORD_BITS = 64 };
+enum { WORD_BITS = 64, FEW_WORDS = 1 << 14 };
 
 /* A bit for each id, and behind them a bit for each word of those, so that what is empty of a large
  * model is passed over quickly. */
@@ -32,6 +32,48 @@ static cf_status gather(const cf_csr *rows, const uint32_t *order, size_t n, siz
     return cf_ok();
 }
 
+/* Takes the ids of word w, which follow `found` others. */
+static inline uint32_t take_word(const cf_pulled_scratch *scratch, size_t w, uint32_t found,
+                                 uint32_t *ids) {
+    for (uint64_t word = scratch->bits[w]; word; word &= word - 1) {
+        const uint32_t id = (uint32_t)(w * WORD_BITS + (unsigned)__builtin_ctzll(word));
+        scratch->table[id] = found;
+        ids[found++] = id;
+    }
+    scratch->bits[w] = 0;
+    return found;
+}
+
+/* Looks at every word: where there are few, that costs less than telling which are not 0. */
+static size_t find_few(const cf_pulled_scratch *scratch, const uint32_t *entries, size_t n,
+                       uint32_t *ids) {
+    const size_t n_words = id_words(scratch->n_ids);
+    uint32_t found = 0;
+    for (size_t k = 0; k < n; k++)
+        scratch->bits[entries[k] / WORD_BITS] |= (uint64_t)1 << entries[k] % WORD_BITS;
+    for (size_t w = 0; w < n_words; w++)
+        found = take_word(scratch, w, found, ids);
+    return found;
+}
+
+static size_t find_many(const cf_pulled_scratch *scratch, const uint32_t *entries, size_t n,
+                        uint32_t *ids) {
+    uint64_t *const used = scratch->bits + id_words(scratch->n_ids);
+    const size_t n_used = id_words(scratch->n_ids) / WORD_BITS + 1;
+    uint32_t found = 0;
+    for (size_t k = 0; k < n; k++) {
+        const size_t word = entries[k] / WORD_BITS;
+        scratch->bits[word] |= (uint64_t)1 << entries[k] % WORD_BITS;
+        used[word / WORD_BITS] |= (uint64_t)1 << word % WORD_BITS;
+    }
+    for (size_t i = 0; i < n_used; i++) {
+        for (uint64_t some = used[i]; some; some &= some - 1)
+            found = take_word(scratch, i * WORD_BITS + (unsigned)__builtin_ctzll(some), found, ids);
+        used[i] = 0;
+    }
+    return found;
+}
+
 cf_status cf_pulled_localize(const cf_csr *rows, const uint32_t *order, size_t n,
                              const cf_pulled_scratch *scratch, uint32_t *local, uint32_t *ids,
                              size_t room, size_t *n_entries, size_t *n_distinct) {
@@ -39,29 +81,11 @@ cf_status cf_pulled_localize(const cf_csr *rows, const uint32_t *order, size_t n
     const cf_status status = gather(rows, order, n, scratch->n_ids, local, room, n_entries);
     if (status.code != CF_OK)
         return status;
-    uint64_t *const bits = scratch->bits, *const words = bits + id_words(scratch->n_ids);
-    for (size_t k = 0; k < *n_entries; k++) {
-        const uint32_t id = local[k], word = id / WORD_BITS;
-        bits[word] |= (uint64_t)1 << id % WORD_BITS;
-        words[word / WORD_BITS] |= (uint64_t)1 << word % WORD_BITS;
-    }
-    uint32_t found = 0;
-    const size_t n_words = id_words(scratch->n_ids) / WORD_BITS + 1;
-    for (size_t i = 0; i < n_words; i++) {
-        for (uint64_t some = words[i]; some; some &= some - 1) {
-            const size_t w = i * WORD_BITS + (unsigned)__builtin_ctzll(some);
-            for (uint64_t word = bits[w]; word; word &= word - 1) {
-                const uint32_t id = (uint32_t)(w * WORD_BITS + (unsigned)__builtin_ctzll(word));
-                scratch->table[id] = found;
-                ids[found++] = id;
-            }
-            bits[w] = 0;
-        }
-        words[i] = 0;
-    }
+    const size_t n_words = id_words(scratch->n_ids);
+    *n_distinct = n_words <= FEW_WORDS ? find_few(scratch, local, *n_entries, ids)
+                                       : find_many(scratch, local, *n_entries, ids);
     for (size_t k = 0; k < *n_entries; k++)
         local[k] = scratch->table[local[k]];
-    *n_distinct = found;
     return cf_ok();
 }
 

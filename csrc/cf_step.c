@@ -108,9 +108,14 @@ cf_status cf_step_check_values(const cf_step *step) {
     return any ? cf_fail(CF_E_NONFINITE, 0) : cf_ok();
 }
 
-size_t cf_step_bound(const cf_step_head *head, size_t n_ids) {
-    return CF_STEP_HEAD + cf_id_set_bound(head->n_push, n_ids) +
-           (4 + LONGEST_TOUCH) * (size_t)head->n_push + cf_id_set_bound(head->n_pull, n_ids);
+size_t cf_step_bound(const cf_step_head *head, bool has_touches, size_t set_bytes) {
+    const size_t longest = 4 + (has_touches ? LONGEST_TOUCH : 0);
+    return CF_STEP_HEAD + longest * (size_t)head->n_push + set_bytes;
+}
+
+static uint8_t *write_ids(cf_step_ids ids, uint8_t *at) {
+    memcpy(at, ids.bytes, ids.n_bytes);
+    return at + ids.n_bytes;
 }
 
 static uint8_t *write_touches(const float *touches, size_t n, uint8_t *at) {
@@ -126,12 +131,12 @@ static uint8_t *write_touches(const float *touches, size_t n, uint8_t *at) {
     return at;
 }
 
-size_t cf_step_write(const cf_step_head *head, const uint32_t *push_ids, const float *gradient,
-                     const float *touches, const uint32_t *pull_ids, uint8_t *out) {
+size_t cf_step_write(const cf_step_head *head, cf_step_ids pushed, const float *gradient,
+                     const float *touches, cf_step_ids pulled, uint8_t *out) {
     uint8_t *at = out + CF_STEP_HEAD;
     size_t n_touch_bytes = 0;
     if (head->pushes) {
-        at += cf_id_set_write(push_ids, head->n_push, at);
+        at = write_ids(pushed, at);
         if (head->n_push)
             memcpy(at, gradient, 4 * (size_t)head->n_push);
         at += 4 * (size_t)head->n_push;
@@ -142,7 +147,7 @@ size_t cf_step_write(const cf_step_head *head, const uint32_t *push_ids, const f
         }
     }
     if (head->pulls)
-        at += cf_id_set_write(pull_ids, head->n_pull, at);
+        at = write_ids(pulled, at);
     out[0] = CF_STEP_VERSION;
     out[1] = (uint8_t)((head->pushes ? CF_STEP_PUSH : 0) | (head->pulls ? CF_STEP_PULL : 0));
     cf_store_u16(out + 2, 0);

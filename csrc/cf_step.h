@@ -58,13 +58,20 @@ cf_status cf_step_touches(const cf_step *step, float *touches);
 cf_status cf_step_check_values(const cf_step *step);
 cf_status cf_step_pull_ids(const cf_step *step, size_t n_ids, uint32_t *ids);
 
-/* No request of such a head, for a model of n_ids, is longer. */
-size_t cf_step_bound(const cf_step_head *head, size_t n_ids);
+/* No request of such a head and such sets is longer. */
+size_t cf_step_bound(const cf_step_head *head, bool has_touches, size_t set_bytes);
 
-/* Writes a request; returns its length. head->n_touch_bytes is not looked at: touches are sent
- * unless NULL, and must be whole numbers. Ids must increase. */
-size_t cf_step_write(const cf_step_head *head, const uint32_t *push_ids, const float *gradient,
-                     const float *touches, const uint32_t *pull_ids, uint8_t *out);
+/* A set of ids as it is sent (cf_id_set.h). */
+typedef struct {
+    const uint8_t *bytes;
+    size_t n_bytes;
+} cf_step_ids;
+
+/* Writes a request; returns its length. The ids pushed are as often as not those that were pulled
+ * before, so a set is written once and given twice. head->n_touch_bytes is not looked at: touches
+ * are sent unless NULL, and must be whole numbers. */
+size_t cf_step_write(const cf_step_head *head, cf_step_ids pushed, const float *gradient,
+                     const float *touches, cf_step_ids pulled, uint8_t *out);
 
 typedef enum {
     CF_ANSWER_DONE,

@@ -22,14 +22,19 @@ cdef extern from "cf_step.h" nogil:
         double rows_seen
         uint64_t n_updates
         uint64_t number
-    size_t cf_step_bound(const cf_step_head *head, size_t n_ids)
-    size_t cf_step_write(const cf_step_head *head, const uint32_t *push_ids, const float *gradient,
-                         const float *touches, const uint32_t *pull_ids, uint8_t *out)
+    ctypedef struct cf_step_ids:
+        const uint8_t *bytes
+        size_t n_bytes
+    size_t cf_step_bound(const cf_step_head *head, bint has_touches, size_t set_bytes)
+    size_t cf_step_write(const cf_step_head *head, cf_step_ids pushed, const float *gradient,
+                         const float *touches, cf_step_ids pulled, uint8_t *out)
     cf_status cf_answer_read(const uint8_t *bytes, size_t n, size_t n_pull, cf_step_answer *answer,
                              const uint8_t **weights)
 
 cdef extern from "cf_id_set.h" nogil:
     bint cf_ids_increase(const uint32_t *ids, size_t n, size_t n_ids)
+    size_t cf_id_set_bound(size_t n, size_t n_ids)
+    size_t cf_id_set_write(const uint32_t *ids, size_t n, uint8_t *out)
 
 cdef extern from "cf_pulled.h" nogil:
     ctypedef struct cf_minibatch:
@@ -145,40 +150,55 @@ def pulled_gradient(const float[::1] labels not None, const int64_t[::1] indptr 
     return total.intercept, total.loss, total.weight
 
 
-def step_request(*, size_t n_ids, uint32_t worker=0, uint32_t generation=0, uint64_t number=0,
+cdef class StepIds:
+    """Ids as requests carry them; they must increase, and be below n_ids."""
+
+    cdef bytearray _bytes
+    cdef cf_step_ids _c
+    cdef readonly uint32_t n
+
+    def __cinit__(self, const uint32_t[::1] ids not None, size_t n_ids):
+        cdef size_t n = <size_t>ids.shape[0]
+        cdef const uint32_t *first = _u32(ids)
+        _need(n <= 0xffffffff and cf_ids_increase(first, n, n_ids),
+              "ids must increase, and be below n_ids")
+        self._bytes = bytearray(cf_id_set_bound(n, n_ids))
+        self._c.bytes = <const uint8_t *><char *>self._bytes
+        self._c.n_bytes = cf_id_set_write(first, n, <uint8_t *>self._c.bytes)
+        self.n = <uint32_t>n
+
+
+def step_request(*, uint32_t worker=0, uint32_t generation=0, uint64_t number=0,
                  uint32_t n_rows=0, double loss_sum=0.0, double weight_sum=0.0, float rate=1.0,
-                 float intercept_gradient=0.0, const uint32_t[::1] push_ids=None,
+                 float intercept_gradient=0.0, StepIds push_ids=None,
                  const float[::1] gradient=None, const float[::1] touches=None,
-                 const uint32_t[::1] pull_ids=None):
-    """What a worker sends, as bytes: a push where there are push_ids, a pull where pull_ids."""
+                 StepIds pull_ids=None):
+    """What a worker sends: a push where there are push_ids, a pull where there are pull_ids."""
     cdef cf_step_head head
+    cdef cf_step_ids pushed, pulled
+    pushed.n_bytes = pulled.n_bytes = 0
     head.pushes = push_ids is not None
     head.pulls = pull_ids is not None
     head.worker, head.generation, head.number = worker, generation, number
     head.n_rows, head.loss_sum, head.weight_sum = n_rows, loss_sum, weight_sum
     head.rate, head.intercept_gradient = rate, intercept_gradient
     head.n_push = head.n_pull = 0
-    if head.pushes:
-        head.n_push = <uint32_t>push_ids.shape[0]
-        _need(gradient is not None and gradient.shape[0] == push_ids.shape[0],
+    if push_ids is not None:
+        pushed, head.n_push = push_ids._c, push_ids.n
+        _need(gradient is not None and <size_t>gradient.shape[0] == head.n_push,
               "gradient must be as long as push_ids")
-        _need(touches is None or touches.shape[0] == push_ids.shape[0],
+        _need(touches is None or <size_t>touches.shape[0] == head.n_push,
               "touches must be as long as push_ids")
-    if head.pulls:
-        head.n_pull = <uint32_t>pull_ids.shape[0]
-    cdef const uint32_t *pushed = _u32(push_ids)
-    cdef const uint32_t *pulled = _u32(pull_ids)
-    _need(cf_ids_increase(pushed, head.n_push, n_ids) and cf_ids_increase(pulled, head.n_pull, n_ids),
-          "ids must increase, and be below n_ids")
-    cdef bytearray out = bytearray(cf_step_bound(&head, n_ids))
-    cdef uint8_t[::1] view = out
-    cdef size_t n
+    if pull_ids is not None:
+        pulled, head.n_pull = pull_ids._c, pull_ids.n
     cdef const float *values = _f32(gradient)
     cdef const float *counts = _f32(touches)
-    cdef uint8_t *to = &view[0]
+    cdef bytearray out = bytearray(
+        cf_step_bound(&head, touches is not None, pushed.n_bytes + pulled.n_bytes))
+    cdef uint8_t *to = <uint8_t *><char *>out
+    cdef size_t n
     with nogil:
         n = cf_step_write(&head, pushed, values, counts, pulled, to)
-    del view
     return memoryview(out)[:n]
 
 

@@ -19,7 +19,7 @@ from cirrus_fast import _kernels
 from cirrus_fast.data.csr import CSR, Float32Array, UInt32Array
 from cirrus_fast.errors import StoreError, TrainingError
 from cirrus_fast.runtime.params.control import RemotePort, control_link, ended_here, read_run
-from cirrus_fast.runtime.params.module import Fenced, Push, Steps, Stopped, open_shards
+from cirrus_fast.runtime.params.module import Fenced, Pulled, Push, Steps, Stopped, open_shards
 from cirrus_fast.runtime.worker import CHUNK_ROWS, Worker, WorkerReport, WorkerSpec
 from cirrus_fast.store_url import parse_urls
 
@@ -77,7 +77,7 @@ class _Batch:
 
     order: UInt32Array
     local: UInt32Array
-    ids: UInt32Array
+    pulled: Pulled
     weights: Float32Array
     rate: float
     intercept: float = 0.0
@@ -185,13 +185,14 @@ class SteppingWorker(Worker):
         n_entries, n_ids = _kernels.pulled_localize(
             rows.indptr, rows.indices, rows.data, taken, self._table, self._bits, local, ids
         )
-        self._report.compute += time.perf_counter() - started
+        pulled = self._steps.pulled(ids[:n_ids])
         weights = np.empty(n_ids, np.float32)
-        return _Batch(taken, local[:n_entries], ids[:n_ids], weights, self._chunk_rate)
+        self._report.compute += time.perf_counter() - started
+        return _Batch(taken, local[:n_entries], pulled, weights, self._chunk_rate)
 
     def _learn(self, rows: CSR, batch: _Batch) -> Push:
         started = time.perf_counter()
-        n = len(batch.ids)
+        n = len(batch.weights)
         gradient = np.empty(n, np.float32)
         touches = np.empty(n, np.float32) if self._charged else None
         negative, positive = self._spec.class_weight
@@ -217,16 +218,16 @@ class SteppingWorker(Worker):
         n_rows = len(batch.order)
         self._learnt += n_rows
         push = Push(
-            batch.ids, gradient, touches, intercept, n_rows, batch.loss, batch.weight, batch.rate
+            batch.pulled, gradient, touches, intercept, n_rows, batch.loss, batch.weight, batch.rate
         )
         self._report.compute += time.perf_counter() - started
         return push
 
     def _submit(self, pushed: _Batch | None, push: Push | None, pulled: _Batch | None) -> None:
         started = time.perf_counter()
-        ids = pulled.ids if pulled is not None else None
-        if ids is None and self._served:
-            ids = _NO_IDS  # a pull of nothing: the server answers when others have caught up
+        ids = pulled.pulled if pulled is not None else None
+        if ids is None and self._served:  # a pull of nothing is answered when others are ready
+            ids = self._steps.pulled(_NO_IDS)
         self._steps.submit(push, ids)
         self._under_way.append((pushed, pulled))
         self._report.push += time.perf_counter() - started

@@ -68,9 +68,15 @@ static size_t make_request(byte_source *in, size_t n_ids, uint64_t number, uint8
         gradient[i] = take_float(in);
         touches[i] = (float)(take_byte(in) * (kind & 16 ? 1u : 9u));
     }
-    CHECK(cf_step_bound(&head, n_ids) <= ROOM);
-    const size_t n = cf_step_write(&head, push, gradient, kind & 32 ? touches : NULL, pull, out);
-    CHECK(n <= cf_step_bound(&head, n_ids));
+    uint8_t push_set[ROOM / 8], pull_set[ROOM / 8];
+    CHECK(cf_id_set_bound(MOST_IDS, n_ids) <= sizeof push_set);
+    const cf_step_ids pushed = {push_set, cf_id_set_write(push, head.n_push, push_set)};
+    const cf_step_ids pulled = {pull_set, cf_id_set_write(pull, head.n_pull, pull_set)};
+    const size_t bound = cf_step_bound(&head, kind & 32, pushed.n_bytes + pulled.n_bytes);
+    CHECK(bound <= ROOM && pushed.n_bytes <= cf_id_set_bound(head.n_push, n_ids));
+    const size_t n =
+        cf_step_write(&head, pushed, gradient, kind & 32 ? touches : NULL, pulled, out);
+    CHECK(n <= bound);
     /* What was written is read back. */
     cf_step step;
     uint32_t ids[MOST_IDS];

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from module_server import ReplyError, Server, Wire, program, redis_module, request
+from module_server import ReplyError, Server, Wire, program, redis_module, request, step_request
 
 from cirrus_fast import __version__, _kernels
 
@@ -68,14 +68,14 @@ def push(wire: Wire, key: str, number: int, *, command: str = "CIRRUS.PUSH", **f
     gradient = fields.pop("gradient", np.ones(len(ids), np.float32))
     fields = {"n_rows": 1, "n_ids": N_IDS, **fields}
     return wire(
-        command, key, _kernels.step_request(number=number, push_ids=ids, gradient=gradient, **fields)
+        command, key, step_request(number=number, push_ids=ids, gradient=gradient, **fields)
     )
 
 
 def pull(wire: Wire, key: str, ids=None) -> tuple[np.ndarray, tuple[int, float, float, int, int]]:
     ids = np.arange(N_IDS, dtype=np.uint32) if ids is None else np.asarray(ids, np.uint32)
     weights = np.empty(len(ids), np.float32)
-    answer = wire("CIRRUS.PULL", key, _kernels.step_request(n_ids=N_IDS, pull_ids=ids))
+    answer = wire("CIRRUS.PULL", key, step_request(n_ids=N_IDS, pull_ids=ids))
     return weights, _kernels.step_answer(answer, weights)
 
 
@@ -255,7 +255,7 @@ def test_a_round_is_one_step_with_gradients_summed_in_the_order_of_workers(serve
         mine = batches[round_ * n : (round_ + 1) * n]
         for worker in np.random.default_rng(round_).permutation(n):
             ids, gradient, touches, intercept, rows = mine[worker]
-            step = _kernels.step_request(
+            step = step_request(
                 n_ids=N_IDS, worker=int(worker), number=round_ + 1, n_rows=rows, push_ids=ids,
                 gradient=gradient, touches=touches, intercept_gradient=intercept, pull_ids=pulled,
             )  # fmt: skip
@@ -277,7 +277,7 @@ def test_a_round_does_not_wait_for_who_leaves(server, wire):
     other = server.connect()
     other.send(
         "CIRRUS.STEP", key,
-        _kernels.step_request(
+        step_request(
             n_ids=N_IDS, number=1, n_rows=1, push_ids=np.array([3], np.uint32),
             gradient=np.ones(1, np.float32), pull_ids=np.array([3], np.uint32),
         ),
@@ -321,7 +321,7 @@ def test_a_worker_that_dies_with_its_push_in_a_round_does_it_again(wire):
 def test_waiting_clients_that_hang_up_are_forgotten(server, wire):
     key = create(wire, "WORKERS", 2, "CONSISTENCY", "bsp")
     other = server.connect()
-    step = _kernels.step_request(
+    step = step_request(
         n_ids=N_IDS, number=1, push_ids=np.array([3], np.uint32),
         gradient=np.ones(1, np.float32), pull_ids=np.array([3], np.uint32),
     )  # fmt: skip
@@ -360,7 +360,7 @@ def test_who_is_too_far_ahead_waits_for_the_slowest(server, wire):
         assert push(fast, key, number, command="CIRRUS.STEP", pull_ids=ids)[1] == 0
     fast.send(
         "CIRRUS.STEP", key,
-        _kernels.step_request(
+        step_request(
             n_ids=N_IDS, number=3, push_ids=ids, gradient=np.ones(1, np.float32), pull_ids=ids
         ),
     )  # fmt: skip
@@ -383,9 +383,9 @@ def test_inside_a_transaction_nobody_is_blocked(wire):
 
 def bad_requests() -> dict[str, bytes]:
     ids, gradient = np.arange(10, dtype=np.uint32), np.ones(10, np.float32)
-    good = bytes(_kernels.step_request(n_ids=N_IDS, number=1, push_ids=ids, gradient=gradient))
+    good = bytes(step_request(n_ids=N_IDS, number=1, push_ids=ids, gradient=gradient))
     nan = bytes(
-        _kernels.step_request(
+        step_request(
             n_ids=N_IDS, number=1, push_ids=ids, gradient=np.full(10, np.nan, np.float32)
         )
     )
@@ -415,12 +415,12 @@ def bad_requests() -> dict[str, bytes]:
         "loss": patched(24, "<d", float("inf")),
         "gradient": nan,
         "outside": bytes(
-            _kernels.step_request(
+            step_request(
                 n_ids=2**31, number=1, push_ids=ids + np.uint32(N_IDS), gradient=gradient
             )
         ),
-        "pulls": bytes(_kernels.step_request(n_ids=N_IDS, pull_ids=ids)),
-        "nothing": bytes(_kernels.step_request(n_ids=N_IDS)),
+        "pulls": bytes(step_request(n_ids=N_IDS, pull_ids=ids)),
+        "nothing": bytes(step_request(n_ids=N_IDS)),
     }
 
 
@@ -435,7 +435,7 @@ def test_a_bad_push_is_refused_and_changes_nothing(wire, what):
 
 def test_a_bad_pull_is_refused(wire):
     key = create(wire)
-    good = bytes(_kernels.step_request(n_ids=N_IDS, pull_ids=np.arange(9, dtype=np.uint32)))
+    good = bytes(step_request(n_ids=N_IDS, pull_ids=np.arange(9, dtype=np.uint32)))
     for bad in (good[:-1], good + b"\0", b"", good[:56] + b"\xff\xff\xff\xff" + good[60:]):
         assert refused(wire, "CIRRUS.PULL", key, bad).startswith("CIRRUSBAD")
 
@@ -460,7 +460,7 @@ def test_keys_that_hold_something_else_are_left_alone(wire):
     wire("SET", "text", "hello")
     wire("SET", "number", 5)
     wire("RPUSH", "list", 1)
-    step = _kernels.step_request(n_ids=N_IDS, pull_ids=np.array([3], np.uint32))
+    step = step_request(n_ids=N_IDS, pull_ids=np.array([3], np.uint32))
     for key, says in (("text", "NOMODEL"), ("number", "NOMODEL"), ("list", "WRONGTYPE")):
         for command in (["CIRRUS.PULL", key, step], ["CIRRUS.INFO", key], ["CIRRUS.JOIN", key, 0, 0]):
             assert says in refused(wire, *command)
@@ -474,7 +474,7 @@ def test_keys_that_hold_something_else_are_left_alone(wire):
 def test_a_model_that_somebody_wrote_over_is_refused(wire):
     key = create(wire)
     whole = wire("GET", key)
-    step = _kernels.step_request(n_ids=N_IDS, pull_ids=np.array([3], np.uint32))
+    step = step_request(n_ids=N_IDS, pull_ids=np.array([3], np.uint32))
     for change, says in (
         (whole[:8] + b"\2" + whole[9:], "CIRRUSVERSION"),
         (whole[:12] + b"\3" + whole[13:], "CIRRUSDAMAGED"),
@@ -746,7 +746,7 @@ def test_a_copy_that_missed_pushes_knows_it(make, program):
     learn(wire, key, 7, 2)
     caught_up(wire)
     assert copy.info(key)["diverged"] == 1
-    step = _kernels.step_request(n_ids=N_IDS, pull_ids=np.array([3], np.uint32))
+    step = step_request(n_ids=N_IDS, pull_ids=np.array([3], np.uint32))
     assert refused(copy, "CIRRUS.PULL", key, step).startswith("CIRRUSDIVERGED")
     assert refused(copy, "CIRRUS.SNAPSHOT", key).startswith("CIRRUSDIVERGED")
     assert "missed pushes of worker 0" in follower.log()
@@ -789,7 +789,7 @@ def test_many_clients_at_once_lose_nothing(server, wire):
         requests = [
             request(
                 "CIRRUS.STEP", key,
-                _kernels.step_request(
+                step_request(
                     n_ids=N_IDS, worker=worker, number=number, n_rows=1, push_ids=ids,
                     gradient=np.array([-1, -1], np.float32), pull_ids=ids,
                 ),

@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from module_server import ReplyError, Server, Wire, request, server_programs
+from module_server import ReplyError, Server, Wire, request, server_programs, step_request
 
 from cirrus_fast import _kernels
 
@@ -55,7 +55,7 @@ class Steady:
         )  # fmt: skip
         self.model.apply(ids, gradient, np.zeros(room, np.float32), 0.25, scratch)
         self.number += 1
-        message = _kernels.step_request(
+        message = step_request(
             n_ids=N_IDS, number=self.number, n_rows=1, push_ids=ids, gradient=gradient,
             intercept_gradient=0.25, pull_ids=ids,
         )  # fmt: skip
@@ -155,7 +155,7 @@ class Noise:
         if name != "CIRRUS.PULL":
             self._numbers[key, worker] = number
         message = bytearray(
-            _kernels.step_request(
+            step_request(
                 n_ids=5000, worker=worker, generation=r.choice([0] * 9 + [1]), number=number,
                 n_rows=r.randrange(100), rate=r.choice([1.0] * 9 + [1e30]), **fields,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from module_server import step_request
 
 from cirrus_fast import _kernels
 from cirrus_fast.errors import KernelError
@@ -118,14 +119,14 @@ def test_popular_ids_take_few_bytes():
     """A Zipf draw as of click data: under 2 bytes an id, where a plain list has 4."""
     rng = np.random.default_rng(5)
     ids = np.unique((500_000 * rng.random(7000) ** 6).astype(np.uint32))
-    n = len(_kernels.step_request(n_ids=500_000, pull_ids=ids)) - 64
+    n = len(step_request(n_ids=500_000, pull_ids=ids)) - 64
     assert n < 1.7 * len(ids)
 
 
 @pytest.mark.parametrize("ids", [[3, 2], [2, 2], [0, 10]])
 def test_ids_that_do_not_increase_or_are_outside_are_refused(ids):
     with pytest.raises(ValueError, match="ids must increase"):
-        _kernels.step_request(n_ids=10, pull_ids=np.array(ids, np.uint32))
+        step_request(n_ids=10, pull_ids=np.array(ids, np.uint32))
 
 
 def test_an_answer_of_another_length_is_refused():

@@ -120,10 +120,18 @@ def open_shards(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Pulled:
+    """Ids, and for each shard those of it as they are sent, and which they are."""
+
+    ids: UInt32Array
+    parts: list[tuple[_kernels.StepIds, npt.NDArray[np.bool_] | None]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Push:
     """What was learnt from one mini-batch."""
 
-    ids: UInt32Array
+    pulled: Pulled
     gradient: Float32Array
     touches: Float32Array | None
     intercept_gradient: float
@@ -200,10 +208,22 @@ class Steps:
                 "CIRRUS.LEAVE", line.shard.key, self._worker, self._generation, give_up_s=2
             )
 
-    def submit(self, push: Push | None, pull: UInt32Array | None) -> None:
-        """Sends a push, a pull or both; does not wait."""
+    def pulled(self, ids: UInt32Array) -> Pulled:
+        """Increasing ids, ready to be pulled and, later, pushed."""
+        parts = []
         for line in self._lines:
-            request = self._request(line, push, pull)
+            n_shards = np.uint32(line.shard.n_shards)
+            if n_shards == 1:
+                parts.append((_kernels.StepIds(ids, line.shard.n), None))
+            else:
+                here = ids % n_shards == line.shard.number
+                parts.append((_kernels.StepIds(ids[here] // n_shards, line.shard.n), here))
+        return Pulled(ids, parts)
+
+    def submit(self, push: Push | None, pull: Pulled | None) -> None:
+        """Sends a push, a pull or both; does not wait."""
+        for i, line in enumerate(self._lines):
+            request = self._request(i, line, push, pull)
             line.under_way.append(request)
             try:
                 if line.shard.link.is_closed:
@@ -212,16 +232,16 @@ class Steps:
             except Lost:
                 self._recover(line)
 
-    def _request(self, line: _Line, push: Push | None, pull: UInt32Array | None) -> _Request:
-        shard = line.shard
-        here: npt.NDArray[np.bool_] | None = None
+    def _request(self, i: int, line: _Line, push: Push | None, pull: Pulled | None) -> _Request:
+        key, n_pull = line.shard.key, 0
         fields: dict[str, Any] = {}
+        here: npt.NDArray[np.bool_] | None = None
         if push is not None:
             line.number += 1
-            ids, gradient, touches = push.ids, push.gradient, push.touches
-            if shard.n_shards > 1:
-                mine = ids % np.uint32(shard.n_shards) == shard.number
-                ids, gradient = ids[mine] // np.uint32(shard.n_shards), gradient[mine]
+            ids, mine = push.pulled.parts[i]
+            gradient, touches = push.gradient, push.touches
+            if mine is not None:
+                gradient = gradient[mine]
                 touches = None if touches is None else touches[mine]
             fields = {
                 "push_ids": ids,
@@ -235,21 +255,14 @@ class Steps:
                 "intercept_gradient": push.intercept_gradient,
             }
         if pull is not None:
-            if shard.n_shards > 1:
-                here = pull % np.uint32(shard.n_shards) == shard.number
-                pull = pull[here] // np.uint32(shard.n_shards)
-            fields["pull_ids"] = pull
-        body = _kernels.step_request(
-            n_ids=shard.n, worker=self._worker, generation=self._generation, **fields
-        )
-        name = b"STEP" if pull is not None else b"PUSH"
-        if push is None:
-            name = b"PULL"
+            fields["pull_ids"], here = pull.parts[i]
+            n_pull = pull.parts[i][0].n
+        body = _kernels.step_request(worker=self._worker, generation=self._generation, **fields)
+        name = b"PULL" if push is None else b"PUSH" if pull is None else b"STEP"
         head = b"*3\r\n$11\r\nCIRRUS.%s\r\n$%d\r\n%s\r\n$%d\r\n" % (
-            name, len(shard.key), shard.key, len(body),
+            name, len(key), key, len(body),
         )  # fmt: skip
         message = bytearray().join((head, body, b"\r\n"))
-        n_pull = 0 if pull is None else len(pull)
         return _Request(message, len(head), push is not None, here, n_pull)
 
     def settle(self, weights: Float32Array) -> Answer:
