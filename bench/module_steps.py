@@ -102,7 +102,7 @@ def cpu_seconds(pid: int) -> float:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
-def measure(port: int, pid: int, clients: list[Client], steps: int, depth: int) -> None:
+def measure(pid: int, clients: list[Client], steps: int, depth: int) -> None:
     cpu, began = cpu_seconds(pid), time.perf_counter()
     children = []
     for client in clients:
@@ -116,8 +116,8 @@ def measure(port: int, pid: int, clients: list[Client], steps: int, depth: int) 
     seconds, cpu = time.perf_counter() - began, cpu_seconds(pid) - cpu
     n = steps * len(clients)
     print(
-        f"clients {len(clients):3}  {n / seconds:9,.0f} steps/s  server {cpu / n * 1e6:6.1f} us/step"
-        f"  {clients[0].bytes_a_step:8,.0f} bytes/step  server busy {cpu / seconds:4.0%}"
+        f"clients {len(clients):3}  {n / seconds:9,.0f} steps/s  "
+        f"server {cpu / n * 1e6:6.1f} us/step  {clients[0].bytes_a_step:8,.0f} bytes/step  server busy {cpu / seconds:4.0%}"
     )
 
 
@@ -156,7 +156,7 @@ def main() -> None:
                 )  # fmt: skip
                 assert wire.recv(100) == b"+OK\r\n"
                 clients = [Client(port, i, n_ids, batches, given.rows) for i in range(n)]
-                measure(port, server.pid, clients, given.steps // n, given.depth)
+                measure(server.pid, clients, given.steps // n, given.depth)
         finally:
             server.kill()
             server.wait()

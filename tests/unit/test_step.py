@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from module_server import step_request
@@ -15,7 +17,7 @@ def make_rows(n_ids: int, n_rows: int = 50, seed: int = 0, most: int = 12):
     lengths = rng.integers(0, most, n_rows)
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     popular = (n_ids * rng.random(int(indptr[-1])) ** 4).astype(np.uint32)
-    rows = [np.unique(popular[b:e]) for b, e in zip(indptr[:-1], indptr[1:], strict=True)]
+    rows = [np.unique(popular[b:e]) for b, e in pairwise(indptr)]
     indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
     indices = np.concatenate([*rows, np.empty(0, np.uint32)]).astype(np.uint32)
     data = rng.normal(size=len(indices)).astype(np.float32)
@@ -83,9 +85,7 @@ def test_the_gradient_is_that_of_a_model_in_memory():
         np.zeros(n_ids, np.uint32), np.empty(room, np.uint32), np.empty(room + 1, np.uint32),
         *(np.empty(room, np.float32) for _ in range(3)),
     )  # fmt: skip
-    k, intercept, loss, weight = model.gradient(
-        labels, indptr, indices, data, None, order, scratch
-    )
+    k, intercept, loss, weight = model.gradient(labels, indptr, indices, data, None, order, scratch)
     local, ids = localize(n_ids, indptr, indices, data, order)
     gradient, touches = np.empty(len(ids), np.float32), np.empty(len(ids), np.float32)
     mine = _kernels.pulled_gradient(

@@ -11,6 +11,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from cirrus_fast.data.csr import Float32Array, UInt32Array
 from cirrus_fast.errors import StoreError
 from cirrus_fast.notices import notice_once
 from cirrus_fast.runtime.params.control import TTL_S, RunHeader
-from cirrus_fast.runtime.params.resp import Connection, Link, Lost, Refused
+from cirrus_fast.runtime.params.resp import Connection, Link, Lost, Refused, nothing
 from cirrus_fast.store_url import StoreUrl
 
 # What this version speaks (csrc/cf_step.h) and reads (csrc/redis_module/server_model.h).
@@ -32,9 +33,9 @@ _ROWS_SEEN_AT, _UPDATES_AT = 64, 72
 _WAIT = 2
 _PIECE_BYTES = 1 << 24
 
-COMMANDS = tuple(
-    f"+cirrus.{name}" for name in ("create", "pull", "push", "step", "snapshot", "info", "join", "leave")
-)
+# The rights a run needs beside those of control.COMMANDS, as ACL SETUSER takes them.
+_NAMES = ("create", "pull", "push", "step", "snapshot", "info", "join", "leave")
+COMMANDS = tuple(f"+cirrus.{name}" for name in _NAMES)
 
 
 class Fenced(StoreError):
@@ -189,7 +190,7 @@ class Steps:
         self._lines = [_Line(shard) for shard in shards]
         self.rollbacks = 0
         for line in self._lines:
-            line.shard.link.welcome = lambda connection, line=line: self._join(line, connection)
+            line.shard.link.welcome = partial(self._join, line)
 
     @property
     def traffic(self) -> tuple[int, int]:
@@ -199,7 +200,7 @@ class Steps:
 
     def connect(self) -> None:
         for line in self._lines:
-            line.shard.link.again(lambda connection: None)
+            line.shard.link.again(nothing)
 
     def leave(self) -> None:
         """Nobody need wait for this worker any more."""
@@ -210,7 +211,7 @@ class Steps:
 
     def pulled(self, ids: UInt32Array) -> Pulled:
         """Increasing ids, ready to be pulled and, later, pushed."""
-        parts = []
+        parts: list[tuple[_kernels.StepIds, npt.NDArray[np.bool_] | None]] = []
         for line in self._lines:
             n_shards = np.uint32(line.shard.n_shards)
             if n_shards == 1:
@@ -320,9 +321,7 @@ class Steps:
     def _join(self, line: _Line, connection: Connection) -> None:
         """Takes the worker's place at a server, and sees which pushes it has."""
         try:
-            known = connection.ask(
-                "CIRRUS.JOIN", line.shard.key, self._worker, self._generation
-            )
+            known = connection.ask("CIRRUS.JOIN", line.shard.key, self._worker, self._generation)
         except Refused as error:
             if error.passes:
                 raise
@@ -396,9 +395,7 @@ def _write(shard: ModuleShard, offset: int, array: npt.NDArray[Any]) -> None:
         shard.link.ask("SETRANGE", shard.key, offset + first, data[first : first + _PIECE_BYTES])
 
 
-def read_weights(
-    shards: Sequence[ModuleShard], give_up_s: float
-) -> tuple[Float32Array, float]:
+def read_weights(shards: Sequence[ModuleShard], give_up_s: float) -> tuple[Float32Array, float]:
     """Weights of all coordinates, and the intercept. They are read in pieces, while workers go
     on."""
     out = np.empty(sum(shard.n for shard in shards), np.float32)
@@ -407,7 +404,9 @@ def read_weights(
         mine = np.empty(shard.n, np.float32)
         for first in range(0, max(1, shard.n), _PIECE_BYTES // 4):
             part = mine[first : first + _PIECE_BYTES // 4]
-            answer = _ask(shard, "CIRRUS.SNAPSHOT", shard.key, first, len(part), give_up_s=give_up_s)
+            answer = _ask(
+                shard, "CIRRUS.SNAPSHOT", shard.key, first, len(part), give_up_s=give_up_s
+            )
             _, read, _, _, _ = _kernels.step_answer(answer, part)
             intercept = read if shard.number == 0 else intercept
         out[shard.number :: shard.n_shards] = mine
