@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cirrus_fast.data import loading
 from cirrus_fast.data.arguments import check_count, check_flag
 from cirrus_fast.data.columns import (
     MAX_ABS_SCALING,
@@ -169,7 +170,7 @@ def load_libsvm(
     return write_dataset(
         dataset,
         reader.chunks(found),
-        reader.reusing_memory(),
+        reader.by_lines(loading.BLOCK_ROWS),
         ids_of_text,
         lineage=lineage,
         n_threads=threads,
@@ -247,7 +248,7 @@ def load_criteo(
     return write_dataset(
         dataset,
         reader.chunks(found),
-        reader.read,
+        lambda chunk: [reader.read(chunk)],
         lambda _: Ids(1 << width, hash_bits=width, text_format=CRITEO),
         lineage=lineage,
         n_threads=threads,
@@ -307,7 +308,7 @@ def load_csr(
     return write_dataset(
         dataset,
         spans(rows.n_rows),
-        lambda span: Part(row_slice(rows, *span)),
+        lambda span: [Part(row_slice(rows, *span))],
         lambda _: ids,
         lineage={"source": [{"arrays": True}], "options": {}},
         n_threads=threads,
@@ -374,7 +375,7 @@ def normalize(
     return write_dataset(
         dst,
         source.blocks,
-        scaled,
+        lambda block: [scaled(block)],
         lambda _: Ids.like(manifest, source.n_features),
         lineage=lineage,
         n_threads=threads,

@@ -20,6 +20,17 @@ static inline uint64_t cf_bitmap_mask(uint32_t k, uint32_t begin, uint32_t end) 
     return low >= 64 ? 0 : below_high & (UINT64_MAX << low);
 }
 
+/* Takes `base` off every id. For targets with and without vectors. */
+__attribute__((always_inline)) static inline uint32_t cf_rebase_inline(uint32_t *ids, size_t n,
+                                                                       uint32_t base) {
+    uint32_t largest = 0;
+    for (size_t i = 0; i < n; i++) {
+        ids[i] -= base;
+        largest = ids[i] > largest ? ids[i] : largest;
+    }
+    return largest;
+}
+
 /* For targets with and without a population count. */
 __attribute__((always_inline)) static inline cf_block_survey
 cf_block_survey_inline(const cf_block_streams *s, const cf_block_position *p, uint32_t n_rows,

@@ -84,12 +84,7 @@ int cf_block_place_values_scalar(const cf_block_streams *s, cf_block_position *p
 }
 
 static uint32_t rebase(uint32_t *ids, size_t n, uint32_t base) {
-    uint32_t largest = 0;
-    for (size_t i = 0; i < n; i++) {
-        ids[i] -= base;
-        largest = ids[i] > largest ? ids[i] : largest;
-    }
-    return largest;
+    return cf_rebase_inline(ids, n, base);
 }
 
 const cf_block_kernels cf_block_scalar = {

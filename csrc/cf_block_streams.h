@@ -74,6 +74,8 @@ typedef struct cf_block_kernels {
 extern const cf_block_kernels cf_block_scalar;
 #if defined(__x86_64__)
 extern const cf_block_kernels cf_block_avx2;
+#elif defined(__aarch64__)
+extern const cf_block_kernels cf_block_neon;
 #endif
 
 /* ---- pieces that all kernels share ---- */

@@ -6,41 +6,44 @@
 /* Entries; tables are larger than the nearer caches. */
 enum { AHEAD = 48 };
 
-static void add(cf_column *column, float x) {
-    if (column->count == 0) {
-        column->min = INFINITY;
-        column->max = -INFINITY;
-    }
-    column->count++;
-    column->min = x < column->min ? x : column->min;
-    column->max = x > column->max ? x : column->max;
-    column->sum_squares += (double)x * x;
+/* Asks for what an index names, even one beyond the table: of which nothing is read then. */
+static inline void ask(const void *table, size_t offset) {
+    __builtin_prefetch((const void *)((uintptr_t)table + offset), 1);
 }
 
-cf_status cf_columns_scan(const uint32_t *indices, const float *data, size_t nnz, uint32_t *ones,
-                          cf_column *others, size_t n_columns) {
+cf_status cf_columns_scan(const uint32_t *indices, const float *data, size_t nnz,
+                          cf_column_table *table) {
+    uint32_t *const ones = table->ones;
+    cf_column *const others = table->others;
+    const size_t n_columns = table->n_columns, last_ahead = nnz > AHEAD ? nnz - AHEAD : 0;
     for (size_t i = 0; i < nnz; i++) {
         const uint32_t id = indices[i];
         if (id >= n_columns)
             return cf_fail(CF_E_ID, i);
-        if (data[i] == 1.0f) {
-            ones[id]++; /* few enough cache lines to do without asking for them early */
-        } else {
-            /* Where values are, more are likely. To look at the one ahead, too, would mispredict.
-             */
-            if (i + AHEAD < nnz && indices[i + AHEAD] < n_columns)
-                __builtin_prefetch(others + indices[i + AHEAD], 1);
-            add(others + id, data[i]);
+        if (i < last_ahead)
+            ask(ones, sizeof *ones * (size_t)indices[i + AHEAD]);
+        const float x = data[i];
+        if (x == 1.0f) {
+            ones[id]++;
+            continue;
         }
+        /* Where values are, more are likely. To look at the one ahead, too, would mispredict. */
+        if (i < last_ahead)
+            ask(others, sizeof *others * (size_t)indices[i + AHEAD]);
+        cf_column *const column = others + id;
+        if (column->count == 0) {
+            if (table->n_met == n_columns)
+                return cf_fail(CF_E_ROOM, i);
+            column->min = INFINITY;
+            column->max = -INFINITY;
+            table->met[table->n_met++] = id;
+        }
+        column->count++;
+        column->min = x < column->min ? x : column->min;
+        column->max = x > column->max ? x : column->max;
+        column->sum_squares += (double)x * x;
     }
     return cf_ok();
-}
-
-size_t cf_columns_count(const uint32_t *ones, const cf_column *others, size_t n_columns) {
-    size_t n = 0;
-    for (size_t i = 0; i < n_columns; i++)
-        n += ones[i] || others[i].count;
-    return n;
 }
 
 static cf_column merged(cf_column a, cf_column b) {
@@ -49,21 +52,6 @@ static cf_column merged(cf_column a, cf_column b) {
     a.max = b.max > a.max ? b.max : a.max;
     a.sum_squares += b.sum_squares;
     return a;
-}
-
-void cf_columns_list(const uint32_t *ones, const cf_column *others, size_t n_columns, uint32_t *ids,
-                     cf_column *columns) {
-    size_t k = 0;
-    for (size_t i = 0; i < n_columns; i++) {
-        if (ones[i] == 0 && others[i].count == 0)
-            continue;
-        const cf_column of_ones = {ones[i], 1.0f, 1.0f, ones[i]};
-        cf_column column = others[i];
-        if (ones[i])
-            column = column.count ? merged(column, of_ones) : of_ones;
-        ids[k] = (uint32_t)i;
-        columns[k++] = column;
-    }
 }
 
 size_t cf_columns_merge(const uint32_t *a_ids, const cf_column *a, size_t n_a,

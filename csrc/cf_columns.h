@@ -17,21 +17,25 @@ typedef struct {
     double sum_squares;
 } cf_column;
 
-/* Adds nnz entries to a table of n_columns, whose arrays start as zero bytes. Entries that are
- * exactly 1 are most of click data, and all there is to say of them is how many: they are counted
- * in `ones` alone, six times smaller than `others`. No column may come to 2^32 of them.
+/* Columns as entries are added to them. All arrays have n_columns members; `ones` and `others`
+ * start as zero bytes. Entries that are exactly 1 are most of click data, and all there is to say
+ * of them is how many: they are counted in `ones` alone, six times smaller than `others`. No column
+ * may come to 2^32 of them.
  *
- * Every index must be below n_columns, else CF_E_ID at that entry; the entries before it have been
- * added. */
-cf_status cf_columns_scan(const uint32_t *indices, const float *data, size_t nnz, uint32_t *ones,
-                          cf_column *others, size_t n_columns);
+ * A table is kept for one stretch of rows after another: `met` lists the n_met columns of `others`
+ * with entries, as they came up, so that the few that click data have are taken out and made zero
+ * bytes again without a walk over all. CF_E_ROOM says that it lists others than those. */
+typedef struct {
+    uint32_t *ones;
+    cf_column *others;
+    uint32_t *met;
+    size_t n_columns, n_met;
+} cf_column_table;
 
-/* How many columns of a table have entries. */
-size_t cf_columns_count(const uint32_t *ones, const cf_column *others, size_t n_columns);
-
-/* Lists those with increasing ids. The outputs have room for cf_columns_count. */
-void cf_columns_list(const uint32_t *ones, const cf_column *others, size_t n_columns, uint32_t *ids,
-                     cf_column *columns);
+/* Adds nnz entries. Every index must be below n_columns, else CF_E_ID at that entry; the entries
+ * before it have been added. */
+cf_status cf_columns_scan(const uint32_t *indices, const float *data, size_t nnz,
+                          cf_column_table *table);
 
 /* Merges two lists of columns with increasing ids. The outputs have room for n_a + n_b; returns
  * how many were written. */

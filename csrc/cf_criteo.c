@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "cf_mix.h"
 #include "cf_number.h"
 
 #define LIKELY(x) __builtin_expect(!!(x), 1)
@@ -9,12 +10,6 @@
 /* Bytes that the shortcuts of a cell may look at: eight digits, a point, a zero, a separator, and a
  * sign before them; and loads of eight. */
 enum { LOOK_AHEAD = 16 };
-
-static inline uint64_t mix(uint64_t h) { /* splitmix64's finaliser */
-    h = (h ^ (h >> 30)) * 0xbf58476d1ce4e5b9u;
-    h = (h ^ (h >> 27)) * 0x94d049bb133111ebu;
-    return h ^ (h >> 31);
-}
 
 static inline uint64_t hash_start(unsigned column, size_t n) {
     return ((uint64_t)column + 32 * (uint64_t)n) * 0x9e3779b97f4a7c15u;
@@ -30,7 +25,7 @@ uint32_t cf_criteo_id(unsigned column, const uint8_t *cell, size_t n, unsigned b
     for (size_t i = 0; i < n; i += 8) {
         uint64_t word = 0;
         memcpy(&word, cell + i, n - i < 8 ? n - i : 8);
-        h = mix(h ^ word);
+        h = cf_mix(h ^ word);
     }
     return id_of(h, bits);
 }
@@ -189,7 +184,7 @@ static cell_end read_category(const uint8_t *p, const uint8_t *end, uint8_t sepa
         const unsigned n = others ? (unsigned)__builtin_ctzll(others) >> 3 : 8;
         if (LIKELY(n > 0 && p[n] == separator)) {
             const uint64_t cell = word << (64 - 8 * n) >> (64 - 8 * n);
-            *id = id_of(mix(hash_start(column, n) ^ cell), bits);
+            *id = id_of(cf_mix(hash_start(column, n) ^ cell), bits);
             return (cell_end){CF_OK, p + n};
         }
     }

@@ -41,7 +41,7 @@ const cf_kernels cf_kernels_neon = {
     .count_lines_colons = cf_count_lines_colons_neon,
     .libsvm_rows = cf_libsvm_rows_neon,
     .crc32c = cf_crc32c_armv8,
-    .train_rows = cf_train_rows_scalar,
-    .block = &cf_block_scalar,
+    .train_rows = cf_train_rows_neon,
+    .block = &cf_block_neon,
 };
 #endif

@@ -31,16 +31,13 @@ static inline cf_four cf_four_where(cf_four_mask mask, cf_four a, cf_four b) {
 /* cf_expf of cf_math.h in each lane, to the bit; the reasons for its steps are there. */
 static inline cf_four cf_four_exp(cf_four x) {
     x = cf_four_where(x < -87.0f, cf_four_of(-87.0f), x);
-    x = cf_four_where(x > 88.0f, cf_four_of(88.0f), x);
+    x = cf_four_where(x > 87.0f, cf_four_of(87.0f), x);
     const cf_four shifted = x * 1.44269504f + 12582912.0f;
     const cf_four n = shifted - 12582912.0f;
     const cf_four r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    cf_four p = r * (1.0f / 720) + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
+    const cf_four square = r * r;
+    const cf_four high = (1.0f / 120 * r + 1.0f / 24) + square * (1.0f / 720);
+    const cf_four p = (1.0f + r) + square * ((1.0f / 6 * r + 0.5f) + square * high);
     typedef uint32_t bits __attribute__((vector_size(16)));
     return p * (cf_four)(((bits)shifted - 0x4b400000u + 127) << 23);
 }

@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "cf_dispatch.h"
+#include "cf_mix.h"
 #include "cf_status.h"
 
 enum {
@@ -68,6 +69,10 @@ void cf_libsvm_measure(const cf_kernels *kernels, const uint8_t *text, size_t fi
  * cf_libsvm_fill accepts. As fast as memchr. */
 size_t cf_libsvm_count(const uint8_t *text, size_t n, size_t first, size_t last);
 
+/* The byte behind the *n_lines-th line end of text[0, n); or n if there are fewer, and *n_lines
+ * says how many. */
+size_t cf_libsvm_skip(const uint8_t *text, size_t n, size_t *n_lines);
+
 /* Parses the lines text[first, last), as cf_libsvm_range found them, appending to `rows`.
  *
  * On failure `offset` is the first byte of the label, weight, index or value at fault; the colon of
@@ -88,10 +93,7 @@ void cf_libsvm_locate(const cf_kernels *kernels, const uint8_t *text, size_t off
 
 /* The top `bits` bits (1 to 32) of splitmix64's finaliser. Fixed: stored data depends on it. */
 static inline uint32_t cf_libsvm_hash(uint64_t id, unsigned bits) {
-    id = (id ^ (id >> 30)) * 0xbf58476d1ce4e5b9u;
-    id = (id ^ (id >> 27)) * 0x94d049bb133111ebu;
-    id ^= id >> 31;
-    return (uint32_t)(id >> (64 - bits));
+    return (uint32_t)(cf_mix(id) >> (64 - bits));
 }
 
 /* Bytes that hold any label with its weight and line end, and any entry. */

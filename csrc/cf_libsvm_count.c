@@ -1,4 +1,4 @@
-/* How many rows there are in lines of text, without parsing them. */
+/* Lines of text counted, and the rows among them, without parsing them. */
 #include <string.h>
 
 #include "cf_libsvm.h"
@@ -15,4 +15,19 @@ size_t cf_libsvm_count(const uint8_t *text, size_t n, size_t first, size_t last)
         pos = newline ? (size_t)(newline - text) + 1 : n;
     }
     return n_rows;
+}
+
+size_t cf_libsvm_skip(const uint8_t *text, size_t n, size_t *n_lines) {
+    size_t pos = 0, left = *n_lines;
+    while (left > 0 && pos < n) {
+        const uint8_t *const newline = memchr(text + pos, '\n', n - pos);
+        if (newline == NULL) {
+            pos = n;
+            break;
+        }
+        pos = (size_t)(newline - text) + 1;
+        left--;
+    }
+    *n_lines -= left;
+    return pos;
 }

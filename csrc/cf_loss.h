@@ -33,14 +33,18 @@ static inline void cf_loss_add(cf_loss_sum *sum, float toward, float right, floa
     }
 }
 
-/* The error p - label of a row with this margin; its loss times `weight` goes to the sum. */
+/* The error p - label of a row with this margin; its loss times `weight` goes to the sum.
+ *
+ * Without a branch on the label or the margin's sign, which would often be mispredicted, and what
+ * the CPU did of the next row meanwhile be lost. Both probabilities keep their digits: neither is a
+ * difference. */
 static inline float cf_loss_error(cf_loss_sum *sum, float margin, bool positive, float weight) {
-    const float toward = positive ? margin : -margin;
-    const cf_odds odds = cf_sides(margin);
-    const float right = toward < 0 ? odds.unlikely : odds.likely;
-    const float wrong = toward < 0 ? odds.likely : odds.unlikely;
-    cf_loss_add(sum, toward, right, weight);
-    return positive ? -wrong : wrong;
+    const float sign = (float)(2 * (int)positive - 1);
+    const float toward = sign * margin;
+    const float odds = cf_expf(toward);
+    const float wrong = 1.0f / (1.0f + odds);
+    cf_loss_add(sum, toward, odds * wrong, weight);
+    return -sign * wrong;
 }
 
 #endif

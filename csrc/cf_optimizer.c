@@ -19,14 +19,10 @@ void cf_optimizer_set(cf_optimizer optimizer, float *state, float w) {
 }
 
 void cf_optimizer_weights(cf_optimizer optimizer, const float *state, size_t n,
-                          const cf_penalty *penalties, double rows_seen, float *weights) {
+                          cf_penalties penalties, double rows_seen, float *weights) {
     const size_t width = cf_optimizer_width(optimizer.kind);
     for (size_t i = 0; i < n; i++) {
-        cf_penalty due = {0, 0};
-        if (penalties) {
-            due.l1 = penalties[i].l1 * (float)rows_seen;
-            due.l2 = penalties[i].l2 * (float)rows_seen;
-        }
+        const cf_penalty due = cf_penalty_due(penalties, i, (float)rows_seen);
         weights[i] = cf_optimizer_weight(optimizer, state + i * width, due);
     }
 }

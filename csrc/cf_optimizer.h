@@ -33,14 +33,34 @@ typedef struct {
     float l1, l2;
 } cf_penalty;
 
+/* Of all coordinates: those from n - 1 on have the last pair. Most columns of click data have the
+ * same, which then needs no memory but a register. */
+typedef struct {
+    const cf_penalty *of; /* [n] */
+    size_t n;             /* 0: there are none */
+} cf_penalties;
+
+/* What coordinate j is charged `times` times over. */
+static inline cf_penalty cf_penalty_due(cf_penalties penalties, size_t j, float times) {
+    if (penalties.n == 0)
+        return (cf_penalty){0, 0};
+    const cf_penalty each = penalties.of[j < penalties.n ? j : penalties.n - 1];
+    return (cf_penalty){each.l1 * times, each.l2 * times};
+}
+
 static inline size_t cf_optimizer_width(cf_optimizer_kind kind) { return kind == CF_SGD ? 1 : 2; }
 
-/* argmin_v (v - w)^2 / 2 + rate (l1 |v| + l2 / 2 v^2) */
-static inline float cf_shrink(float w, float rate, cf_penalty penalty) {
+/* argmin_v (v - u)^2 / 2 + rate (l1 |v| + l2 / 2 v^2), u = w - rate g. Written as a step from w,
+ * since near the optimum u and v are w to all digits but the last, and what matters is whether the
+ * pulls on it, which may be far apart in size from it, add up to 0. */
+static inline float cf_proximal_step(float w, float rate, float g, cf_penalty penalty) {
+    const float u = w - rate * g;
     if (penalty.l1 == 0 && penalty.l2 == 0)
-        return w;
-    const float size = fabsf(w) - rate * penalty.l1;
-    return size <= 0 ? 0.0f : copysignf(size, w) / (1.0f + rate * penalty.l2); /* NaN goes on */
+        return u;
+    if (fabsf(u) <= rate * penalty.l1)
+        return 0.0f; /* NaN goes on */
+    const float pull = (g + copysignf(penalty.l1, u)) + penalty.l2 * w;
+    return w - rate * pull / (1.0f + rate * penalty.l2);
 }
 
 /* Hogwild threads share these floats without locks: each is one aligned 4-byte access (vector
@@ -71,16 +91,16 @@ static inline void cf_optimizer_update(cf_optimizer optimizer, float *state, flo
     switch (optimizer.kind) {
     case CF_SGD: {
         const float rate = optimizer.learning_rate;
-        const float w = cf_shared_read(&state[0]) - rate * g;
-        cf_shared_write(&state[0], cf_shrink(w, rate, penalty));
+        const float w = cf_shared_read(&state[0]);
+        cf_shared_write(&state[0], cf_proximal_step(w, rate, g, penalty));
         break;
     }
     case CF_ADAGRAD: {
         const float s = cf_shared_read(&state[1]) + g * g;
         const float rate = optimizer.learning_rate / sqrtf(s);
-        const float w = cf_shared_read(&state[0]) - rate * g;
+        const float w = cf_shared_read(&state[0]);
         cf_shared_write(&state[1], s);
-        cf_shared_write(&state[0], cf_shrink(w, rate, penalty));
+        cf_shared_write(&state[0], cf_proximal_step(w, rate, g, penalty));
         break;
     }
     case CF_FTRL: {
@@ -102,9 +122,8 @@ void cf_optimizer_clear(cf_optimizer optimizer, float *state, size_t n);
 /* Gives coordinate `state` the starting weight `w` (an intercept at the base rate). */
 void cf_optimizer_set(cf_optimizer optimizer, float *state, float w);
 
-/* Reads n weights out of the state, as they are after `rows_seen` rows; `penalties` is [n] or NULL.
- */
+/* Reads n weights out of the state, as they are after `rows_seen` rows. */
 void cf_optimizer_weights(cf_optimizer optimizer, const float *state, size_t n,
-                          const cf_penalty *penalties, double rows_seen, float *weights);
+                          cf_penalties penalties, double rows_seen, float *weights);
 
 #endif

@@ -6,13 +6,8 @@
 
 /* The charge for `touches` touches of coordinate j, or for all rows seen. */
 static cf_penalty charge(const cf_train_model *model, size_t j, float touches, double rows_seen) {
-    cf_penalty penalty = {0, 0};
-    if (model->penalties) {
-        const float times = model->optimizer.kind == CF_FTRL ? (float)rows_seen : touches;
-        penalty.l1 = model->penalties[j].l1 * times;
-        penalty.l2 = model->penalties[j].l2 * times;
-    }
-    return penalty;
+    const float times = model->optimizer.kind == CF_FTRL ? (float)rows_seen : touches;
+    return cf_penalty_due(model->penalties, j, times);
 }
 
 /* Mini-batches of one row. */
@@ -86,7 +81,7 @@ static inline float sum_gradient(cf_optimizer_kind kind, const cf_train_model *m
         scratch->weights[j] = cf_optimizer_weight(optimizer, model->state + id * width,
                                                   charge(model, id, 0.0f, rows_seen));
     }
-    const bool charged = model->penalties && model->optimizer.kind != CF_FTRL;
+    const bool charged = model->penalties.n && model->optimizer.kind != CF_FTRL;
     const cf_minibatch batch = {
         rows, order, n, scratch->local, {model->class_weight[0], model->class_weight[1]}};
     const float intercept =
@@ -110,9 +105,12 @@ static inline void apply(cf_optimizer_kind kind, const cf_train_model *model, co
     const size_t width = cf_optimizer_width(kind);
     cf_optimizer optimizer = model->optimizer;
     optimizer.kind = kind;
-    for (size_t j = 0; j < n; j++)
-        cf_optimizer_update(optimizer, model->state + ids[j] * width, gradient[j],
-                            charge(model, ids[j], touches[j], rows_seen));
+    const bool charged = model->penalties.n > 0;
+    for (size_t j = 0; j < n; j++) {
+        const cf_penalty penalty =
+            charged ? charge(model, ids[j], touches[j], rows_seen) : (cf_penalty){0, 0};
+        cf_optimizer_update(optimizer, model->state + ids[j] * width, gradient[j], penalty);
+    }
     if (model->fit_intercept)
         cf_optimizer_update(optimizer, model->state + model->n_ids * width,
                             intercept_gradient * model->intercept_rate, (cf_penalty){0, 0});

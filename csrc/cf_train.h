@@ -16,7 +16,7 @@ typedef struct cf_train_model {
     cf_optimizer optimizer;
     float *state; /* [(n_ids + 1) * width]; the last coordinate is the intercept */
     size_t n_ids;
-    const cf_penalty *penalties; /* [n_ids], or NULL for none; the intercept has none */
+    cf_penalties penalties; /* the intercept has none */
     bool fit_intercept;
     float intercept_rate;  /* multiplies the intercept's gradient in steps of several rows */
     float class_weight[2]; /* of labels 0 and 1 */

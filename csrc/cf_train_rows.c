@@ -37,7 +37,7 @@ static inline __attribute__((always_inline)) cf_status train_charged(cf_optimize
                                                                      const uint32_t *order,
                                                                      size_t n) {
     const bool hot = walk->n_hot > 0;
-    if (walk->model->penalties)
+    if (walk->model->penalties.n)
         return hot ? train_rows((cf_walk_shape){kind, true, true}, walk, order, n)
                    : train_rows((cf_walk_shape){kind, true, false}, walk, order, n);
     return hot ? train_rows((cf_walk_shape){kind, false, true}, walk, order, n)

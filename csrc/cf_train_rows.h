@@ -27,10 +27,12 @@ typedef struct cf_train_walk {
 cf_status cf_train_rows_scalar(cf_train_walk *walk, const uint32_t *order, size_t n);
 #if defined(__x86_64__)
 cf_status cf_train_rows_avx2(cf_train_walk *walk, const uint32_t *order, size_t n);
+#elif defined(__aarch64__)
+cf_status cf_train_rows_neon(cf_train_walk *walk, const uint32_t *order, size_t n);
 #endif
 
 /* How far ahead memory is asked for: a row's entries, then the coordinates they name. */
-enum { CF_ROWS_AHEAD = 24, CF_IDS_AHEAD = 8 };
+enum { CF_ROWS_AHEAD = 24, CF_IDS_AHEAD = 4 };
 
 /* Checks a row number of `order` and gives the row's entries. */
 static inline cf_code cf_find_row(const cf_csr *rows, uint32_t row, size_t *begin, size_t *end) {
@@ -80,8 +82,7 @@ static inline cf_penalty cf_row_charge(cf_walk_shape is, const cf_train_model *m
                                        float rows_seen) {
     if (!is.charged)
         return (cf_penalty){0, 0};
-    const float times = is.kind == CF_FTRL ? rows_seen : 1.0f;
-    return (cf_penalty){model->penalties[j].l1 * times, model->penalties[j].l2 * times};
+    return cf_penalty_due(model->penalties, j, is.kind == CF_FTRL ? rows_seen : 1.0f);
 }
 
 /* Learns from one row, whose entries [begin, end) were checked. */

@@ -6,11 +6,14 @@ cdef extern from "cf_columns.h" nogil:
         float min
         float max
         double sum_squares
+    ctypedef struct cf_column_table:
+        uint32_t *ones
+        cf_column *others
+        uint32_t *met
+        size_t n_columns
+        size_t n_met
     cf_status cf_columns_scan(const uint32_t *indices, const float *data, size_t nnz,
-                              uint32_t *ones, cf_column *others, size_t n_columns)
-    size_t cf_columns_count(const uint32_t *ones, const cf_column *others, size_t n_columns)
-    void cf_columns_list(const uint32_t *ones, const cf_column *others, size_t n_columns,
-                         uint32_t *ids, cf_column *columns)
+                              cf_column_table *table)
     size_t cf_columns_merge(const uint32_t *a_ids, const cf_column *a, size_t n_a,
                             const uint32_t *b_ids, const cf_column *b, size_t n_b,
                             uint32_t *out_ids, cf_column *out)
@@ -31,54 +34,37 @@ cdef cf_column *_columns(const uint8_t[::1] view, size_t *n) except? NULL:
 
 
 def columns_scan(const uint32_t[::1] indices not None, const float[::1] data not None,
-                 uint32_t[::1] ones not None, uint8_t[::1] others not None):
-    """Adds entries to a table of columns: how many are 1, and all about the others. A table starts
-    as zeros, and must be listed before any column has had 2**32 entries."""
+                 uint32_t[::1] ones not None, uint8_t[::1] others not None,
+                 uint32_t[::1] met not None, size_t n_met):
+    """Adds entries to a table of columns: how many are 1, and all about the others, whose columns
+    are listed in `met` behind the first n_met; returns how many are then. `ones` and `others` start
+    as zeros, and `ones` must be looked at before any column has had 2**32 entries."""
     cdef size_t n = 0
     cdef cf_column *out = _columns(others, &n)
+    cdef cf_column_table table
     cdef cf_status status
+    cdef _Memory memory
     _need(indices.shape[0] == data.shape[0], "indices and data must be equally long")
-    _need(<size_t>ones.shape[0] == n, "ones and others must be equally long")
+    _need(<size_t>ones.shape[0] == n and <size_t>met.shape[0] == n,
+          "ones, others and met must be equally long")
+    _need(n_met <= n, "n_met must not be beyond met")
+    table.ones = _u32_out(ones)
+    table.others = out
+    table.met = _u32_out(met)
+    table.n_columns = n
+    table.n_met = n_met
+    memory.n = 0
+    _writes(&memory, table.ones, 4 * n)
+    _writes(&memory, table.others, sizeof(cf_column) * n)
+    _writes(&memory, table.met, 4 * n)
+    _reads(&memory, _u32(indices), 4 * <size_t>indices.shape[0])
+    _reads(&memory, _f32(data), 4 * <size_t>data.shape[0])
+    _need_apart(&memory)
     with nogil:
-        status = cf_columns_scan(_u32(indices), _f32(data), <size_t>data.shape[0], _u32_out(ones),
-                                 out, n)
+        status = cf_columns_scan(_u32(indices), _f32(data), <size_t>data.shape[0], &table)
     if status.code != CF_OK:
         raise _array_error(status)
-
-
-def columns_count(const uint32_t[::1] ones not None, const uint8_t[::1] others not None):
-    """How many columns of a table have entries."""
-    cdef size_t n = 0, found
-    cdef const cf_column *columns = _columns(others, &n)
-    _need(<size_t>ones.shape[0] == n, "ones and others must be equally long")
-    with nogil:
-        found = cf_columns_count(_u32(ones), columns, n)
-    return found
-
-
-def columns_list(const uint32_t[::1] ones not None, const uint8_t[::1] others not None,
-                 uint32_t[::1] ids not None, uint8_t[::1] columns not None):
-    """Lists the columns of a table that have entries."""
-    cdef size_t n = 0, room = 0
-    cdef const cf_column *table = _columns(others, &n)
-    cdef cf_column *out = _columns(columns, &room)
-    cdef const uint32_t *counts = _u32(ones)
-    cdef uint32_t *out_ids = _u32_out(ids)
-    cdef _Memory memory
-    _need(<size_t>ones.shape[0] == n, "ones and others must be equally long")
-    _need(<size_t>ids.shape[0] == room, "ids and columns must be equally long")
-    memory.n = 0
-    _writes(&memory, out_ids, 4 * room)
-    _writes(&memory, out, sizeof(cf_column) * room)
-    _reads(&memory, counts, 4 * n)
-    _reads(&memory, table, sizeof(cf_column) * n)
-    _need_apart(&memory)  # else the count below could change under the listing
-    cdef size_t found
-    with nogil:
-        found = cf_columns_count(counts, table, n)
-        if found == room:
-            cf_columns_list(counts, table, n, out_ids, out)
-    _need(found == room, "ids and columns must be as long as columns_count says")
+    return table.n_met
 
 
 def columns_merge(const uint32_t[::1] a_ids not None, const uint8_t[::1] a not None,

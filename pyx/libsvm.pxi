@@ -47,6 +47,7 @@ cdef extern from "cf_libsvm.h" nogil:
     void cf_libsvm_measure(const cf_kernels *kernels, const uint8_t *text, size_t first,
                            size_t last, size_t *n_rows, size_t *n_entries)
     size_t cf_libsvm_count(const uint8_t *text, size_t n, size_t first, size_t last)
+    size_t cf_libsvm_skip(const uint8_t *text, size_t n, size_t *n_lines)
     cf_status cf_libsvm_fill(const cf_kernels *kernels, const cf_libsvm_options *options,
                              const uint8_t *text, size_t n, size_t first, size_t last,
                              cf_libsvm_rows *rows)
@@ -112,6 +113,18 @@ def libsvm_count(const uint8_t[::1] text not None, size_t first, size_t last):
     with nogil:
         n_rows = cf_libsvm_count(p, n, first, last)
     return n_rows
+
+
+def libsvm_skip(const uint8_t[::1] text not None, size_t n_lines):
+    """(behind, found): where n_lines line ends are behind one, or, if there are fewer, the length
+    of the text; and how many there are."""
+    cdef size_t n = <size_t>text.shape[0], behind
+    cdef const uint8_t *p = _u8(text)
+    if n == 0:
+        return 0, 0
+    with nogil:
+        behind = cf_libsvm_skip(p, n, &n_lines)
+    return behind, n_lines
 
 
 def libsvm_lines(const uint8_t[::1] text not None, size_t begin, size_t end):

@@ -12,22 +12,28 @@ cdef extern from "cf_optimizer.h" nogil:
     ctypedef struct cf_penalty:
         float l1
         float l2
+    ctypedef struct cf_penalties:
+        const cf_penalty *of
+        size_t n
     size_t cf_optimizer_width(cf_optimizer_kind kind)
     void cf_optimizer_clear(cf_optimizer optimizer, float *state, size_t n)
     void cf_optimizer_set(cf_optimizer optimizer, float *state, float w)
     void cf_optimizer_update(cf_optimizer optimizer, float *state, float g, cf_penalty penalty)
     void cf_optimizer_weights(cf_optimizer optimizer, const float *state, size_t n,
-                              const cf_penalty *penalties, double rows_seen, float *weights)
+                              cf_penalties penalties, double rows_seen, float *weights)
 
 _KINDS = {"sgd": CF_SGD, "adagrad": CF_ADAGRAD, "ftrl": CF_FTRL}
 
 
-cdef const cf_penalty *_penalties(const float[:, ::1] view, size_t n_ids) except? NULL:
+cdef int _penalties(cf_penalties *out, const float[:, ::1] view, size_t n_ids) except -1:
+    out.of, out.n = NULL, 0
     if view is None:
-        return NULL
-    _need(<size_t>view.shape[0] == n_ids and view.shape[1] == 2,
-          "penalties must hold an (l1, l2) pair for every id")
-    return <const cf_penalty *>_f32_pairs(view)
+        return 0
+    out.n = <size_t>view.shape[0]
+    _need(out.n <= n_ids and (out.n > 0 or n_ids == 0) and view.shape[1] == 2,
+          "penalties must hold (l1, l2) pairs, one for every id or the last for all later ids")
+    out.of = <const cf_penalty *>_f32_pairs(view)
+    return 0
 
 
 cdef class Optimizer:
@@ -71,16 +77,18 @@ cdef class Optimizer:
     def weights(self, const float[::1] state not None, const float[:, ::1] penalties,
                 double rows_seen, float[::1] out not None):
         """Reads the weights of all coordinates but the intercept's, which is returned, as they are
-        after `rows_seen` rows."""
+        after `rows_seen` rows. penalties : as TrainModel's"""
         cdef size_t n = self._coordinates(state)
         _need(n > 0 and <size_t>out.shape[0] == n - 1, "out must be one coordinate short of state")
-        cdef const cf_penalty *charged = _penalties(penalties, n - 1)
+        cdef cf_penalties charged, none
+        none.of, none.n = NULL, 0
+        _penalties(&charged, penalties, n - 1)
         cdef const float *first = _f32(state)
         cdef float intercept
         with nogil:
             cf_optimizer_weights(self._c, first, n - 1, charged, rows_seen, _f32_out(out))
             cf_optimizer_weights(self._c, first + (n - 1) * cf_optimizer_width(self._c.kind), 1,
-                                 NULL, rows_seen, &intercept)
+                                 none, rows_seen, &intercept)
         return intercept
 
     def update(self, float[::1] state not None, float gradient, float l1=0.0, float l2=0.0):

@@ -15,7 +15,7 @@ cdef extern from "cf_train.h" nogil:
         cf_optimizer optimizer
         float *state
         size_t n_ids
-        const cf_penalty *penalties
+        cf_penalties penalties
         bint fit_intercept
         float intercept_rate
         float class_weight[2]
@@ -136,7 +136,8 @@ cdef class TrainModel:
     """A model in memory as the kernels see it; several threads may train it at once.
 
     state : float32[(n_ids + 1) * optimizer.width], the last coordinate the intercept's
-    penalties : float32[n_ids, 2] charges of l1 and l2 (csrc/cf_optimizer.h), or None
+    penalties : float32[n, 2], n <= n_ids, charges of l1 and l2 (csrc/cf_optimizer.h), the last pair
+        of all later ids as well; or None
     intercept_rate : multiplies the intercept's gradient in steps of several rows
     hot : the calling thread's, where several train in mini-batches of one row, or None
     """
@@ -156,7 +157,7 @@ cdef class TrainModel:
         self._c.optimizer = optimizer._c
         self._c.n_ids = n - 1
         self._c.state = _f32_out(state)
-        self._c.penalties = _penalties(penalties, n - 1)
+        _penalties(&self._c.penalties, penalties, n - 1)
         self._c.fit_intercept = fit_intercept
         self._c.intercept_rate = intercept_rate
         self._c.class_weight[0] = negative_weight

@@ -35,8 +35,11 @@ assert COLUMN.itemsize == _kernels.COLUMN_BYTES
 # goes into it. Beyond, ids are renumbered first: a single large id must not cost gigabytes.
 _SHORT_TABLE = 1 << 20
 _FILLED_TABLE = 16
-# Entries after which a table is listed, before its counters of 32 bits can overflow.
-_SCANNED_AT_ONCE = (1 << 32) - 1
+# The longest table that is kept from part to part, by each thread: 64 MB where every column has
+# values, 8 MB where they are all ones.
+_KEPT_TABLE = 1 << 21
+# Entries after which counters are emptied, before those of 32 bits can overflow.
+_COUNTED_AT_ONCE = (1 << 32) - 1
 # Up to this width distinct ids are found with a table of it, else by sorting.
 _LOCALIZED_WIDTH = 1 << 28
 
@@ -87,6 +90,15 @@ class ColumnStatistics:
         order = np.argsort(ids)
         return cls(ids[order], found.columns[order])
 
+    @classmethod
+    def of_ones(cls, counts: npt.NDArray[np.unsignedinteger[Any]]) -> ColumnStatistics:
+        """Of columns that have nothing but so many ones, by id."""
+        ids = np.flatnonzero(counts).astype(np.uint32)
+        columns = np.empty(len(ids), COLUMN)
+        columns["count"] = columns["sum_squares"] = counts[ids]
+        columns["min"] = columns["max"] = 1
+        return cls(ids, columns)
+
     def merge(self, other: ColumnStatistics) -> ColumnStatistics:
         """Statistics of both sets of rows together."""
         room = len(self.ids) + len(other.ids)
@@ -99,7 +111,9 @@ class ColumnStatistics:
             ids,
             _as_bytes(columns),
         )
-        return ColumnStatistics(ids[:n].copy(), columns[:n].copy())
+        if n < room // 2:  # else a view keeps little more than it needs
+            ids, columns = ids[:n].copy(), columns[:n].copy()
+        return ColumnStatistics(ids[:n], columns[:n])
 
     @classmethod
     def merge_all(cls, parts: Sequence[ColumnStatistics]) -> ColumnStatistics:
@@ -158,19 +172,102 @@ class ColumnStatistics:
         return cls(ids, columns)
 
 
+class _Table:
+    """Columns below a width, as entries are added to them. Zeros come from the system: of columns
+    that hold nothing, or only ones, no page is ever touched."""
+
+    def __init__(self, width: int) -> None:
+        self.ones = np.zeros(width, np.uint32)
+        self._others = np.zeros(width, COLUMN)
+        self._met, self._n_met = np.empty(width, np.uint32), 0
+
+    def add(self, indices: UInt32Array, data: Float32Array) -> None:
+        """Fewer than 2**32 entries in all."""
+        self._n_met = _kernels.columns_scan(
+            indices, data, self.ones, _as_bytes(self._others), self._met, self._n_met
+        )
+
+    def take_others(self) -> ColumnStatistics:
+        """The statistics of entries that are not 1, which the table forgets."""
+        ids = np.sort(self._met[: self._n_met])
+        columns = self._others[ids]
+        self._others[ids] = 0
+        self._n_met = 0
+        return ColumnStatistics(ids, columns)
+
+    def put_others(self, others: ColumnStatistics) -> None:
+        """Makes an empty table go on from there."""
+        self._n_met = len(others.ids)
+        self._met[: self._n_met] = others.ids
+        self._others[others.ids] = others.columns
+
+
 def _scan(indices: UInt32Array, data: Float32Array, width: int) -> ColumnStatistics:
     """With a table of all columns below `width`."""
     parts = []
-    for begin in range(0, len(data) or 1, _SCANNED_AT_ONCE):
-        part = slice(begin, begin + _SCANNED_AT_ONCE)
-        # Zeros from the system: of a column that holds nothing, or ones, no page is ever touched.
-        ones, others = np.zeros(width, np.uint32), _as_bytes(np.zeros(width, COLUMN))
-        _kernels.columns_scan(indices[part], data[part], ones, others)
-        n = _kernels.columns_count(ones, others)
-        ids, columns = np.empty(n, np.uint32), np.empty(n, COLUMN)
-        _kernels.columns_list(ones, others, ids, _as_bytes(columns))
-        parts.append(ColumnStatistics(ids, columns))
+    for begin in range(0, len(data) or 1, _COUNTED_AT_ONCE):
+        part, table = slice(begin, begin + _COUNTED_AT_ONCE), _Table(width)
+        table.add(indices[part], data[part])
+        parts += [table.take_others(), ColumnStatistics.of_ones(table.ones)]
     return ColumnStatistics.merge_all(parts)
+
+
+class ColumnCounter:
+    """The statistics of part after part of the rows, in a table that is kept.
+
+    Ones are only counted, and listed at the end: numbers can be added up in any order. The sums of
+    other values cannot, if they are to be the same each time; those of each part are handed out,
+    for who knows the order of the parts. Of one thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self._table = _Table(0)
+        self._n_counted = 0
+        self._full: list[ColumnStatistics] = []  # ones, from before their counters were full
+        self._wide: list[tuple[UInt32Array, Float32Array]] = []
+
+    def add(self, indices: UInt32Array, data: Float32Array, width: int) -> None:
+        """Entries with indices below `width`."""
+        if width > _KEPT_TABLE:
+            self._wide.append((indices.copy(), data.copy()))
+            return
+        if width > len(self._table.ones):
+            self._widen(width)
+        if self._n_counted + len(data) > _COUNTED_AT_ONCE:
+            self._full.append(ColumnStatistics.of_ones(self._table.ones))
+            self._table.ones[:] = 0
+            self._n_counted = 0
+        self._table.add(indices, data)
+        self._n_counted += len(data)
+
+    def _widen(self, width: int) -> None:
+        """To twice the width at least, so that it seldom happens."""
+        n = len(self._table.ones)
+        table = _Table(max(width, min(2 * n, _KEPT_TABLE)))
+        table.ones[:n] = self._table.ones
+        table.put_others(self._table.take_others())
+        self._table = table
+
+    def take_part(self) -> ColumnStatistics:
+        """The statistics of all that was added since the last part, but for the ones that `ones`
+        has."""
+        found = self._table.take_others()
+        if self._wide:
+            indices, data = map(np.concatenate, zip(*self._wide, strict=True))
+            self._wide = []
+            width = int(indices.max(initial=0)) + 1
+            found = found.merge(ColumnStatistics.scan(indices, data, width))
+        return found
+
+    @staticmethod
+    def ones(counters: Sequence[ColumnCounter]) -> ColumnStatistics:
+        """The statistics of the ones of all parts that these have counted."""
+        tables = [counter._table.ones for counter in counters]
+        total = np.zeros(max(map(len, tables), default=0), np.uint64)
+        for ones in tables:
+            total[: len(ones)] += ones
+        full = [statistics for counter in counters for statistics in counter._full]
+        return ColumnStatistics.merge_all([ColumnStatistics.of_ones(total), *full])
 
 
 def _narrowed(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -42,6 +42,7 @@ class DatasetWriter:
         self._written: list[str] = []
         self._shard: ObjectWriter | None = None
         self._shard_bytes = self._shard_crc = 0
+        self._dictionary: str | None = None
         self._blocks: list[Block] = []
         self._sizes: dict[str, int] = {}
         self._checksums: dict[str, int] = {}
@@ -88,6 +89,10 @@ class DatasetWriter:
     @property
     def n_rows(self) -> int:
         return self._n_rows
+
+    def add_dictionary(self, dictionary: Dictionary) -> None:
+        """Writes what the blocks refer to."""
+        self._dictionary = self._write("dictionary.cfd", dictionary.to_bytes())
 
     def add_block(self, raw: bytes, n_rows: int, nnz: int) -> None:
         """Appends one encoded block."""
@@ -137,7 +142,6 @@ class DatasetWriter:
         allow_nonfinite: bool,
         label_map: LabelMap,
         has_weights: bool,
-        dictionary: Dictionary | None,
         columns: ColumnStatistics,
         lineage: Mapping[str, Any],
         scaling: Scaling | None = None,
@@ -165,9 +169,7 @@ class DatasetWriter:
             label_map=label_map,
             has_weights=has_weights,
             blocks=tuple(self._blocks),
-            dictionary=(
-                None if dictionary is None else self._write("dictionary.cfd", dictionary.to_bytes())
-            ),
+            dictionary=self._dictionary,
             columns=self._write("columns.npz", columns.to_bytes()),
             lineage=lineage,
             scaling=scaling_name,

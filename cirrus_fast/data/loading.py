@@ -1,6 +1,7 @@
 """From rows in any form to a data set: read and encoded on threads, written in order.
 
-Memory is bounded: only as many items as there are threads are in work at once.
+Memory is bounded: only as many items as there are threads are in work at once. An item's rows come
+in parts that caches hold, and each is done with before the next is read.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from cirrus_fast.data import dataset as datasets
 from cirrus_fast.data.blocks import Dictionary, encode_block
-from cirrus_fast.data.columns import ColumnStatistics, Scaling
+from cirrus_fast.data.columns import ColumnCounter, ColumnStatistics, Scaling
 from cirrus_fast.data.csr import CSR
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.dataset_writer import DatasetWriter
@@ -32,7 +33,7 @@ from cirrus_fast.notices import notice
 BLOCK_ROWS = 4096
 # Distinct labels after which data are taken for something else than classes.
 MOST_LABELS = 10_000
-# Parts whose column statistics wait to be merged: wide ones are merged seldom, memory is bounded.
+# Items whose column statistics wait to be merged: wide ones are merged seldom, memory is bounded.
 MERGED_AT_ONCE = 32
 
 Item = TypeVar("Item")
@@ -77,49 +78,171 @@ class Total:
         self.n_skipped = 0
         self.first_skipped: ParseError | None = None
 
-    def add(self, part: _Encoded) -> None:
-        self.n_rows += part.n_rows
-        self.labels.update(part.labels)
-        self.label_weights.update(part.label_weights)
+    def add(self, item: _Encoded) -> None:
+        self.n_rows += item.n_rows
+        self.labels.update(item.labels)
+        self.label_weights.update(item.label_weights)
         if len(self.labels) > MOST_LABELS:
             raise DatasetError(f"more than {MOST_LABELS} different labels; classes are needed")
-        ids = part.columns.ids
-        if len(ids):
-            low, high = int(ids[0]), int(ids[-1])
-            self.min_index = low if self.min_index is None else min(low, self.min_index)
-            self.max_index = high if self.max_index is None else max(high, self.max_index)
-        self._columns.append(part.columns)
+        self.min_index = _least(self.min_index, item.min_index)
+        self.max_index = _most(self.max_index, item.max_index)
+        self._columns.append(item.columns)
         if len(self._columns) == MERGED_AT_ONCE:
             self._columns = [ColumnStatistics.merge_all(self._columns)]
-        self.longest_row = max(self.longest_row, part.longest_row)
-        self.has_weights |= part.has_weights
-        self.n_skipped += part.n_skipped
-        self.first_skipped = self.first_skipped or part.first_skipped
+        self.longest_row = max(self.longest_row, item.longest_row)
+        self.has_weights |= item.has_weights
+        self.n_skipped += item.n_skipped
+        if self.first_skipped is None and item.first_skipped is not None:
+            self.first_skipped = item.first_skipped()
 
     @property
     def columns(self) -> ColumnStatistics:
+        """But for the ones that counters have."""
         return ColumnStatistics.merge_all(self._columns)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Encoded:
-    """A part made into blocks, with what the manifest wants to know of it."""
+    """An item made into blocks, with what the manifest wants to know of it."""
 
-    blocks: list[tuple[bytes, int, int]]
-    n_rows: int
-    labels: Counter[float]
-    label_weights: Counter[float]
-    columns: ColumnStatistics
-    longest_row: int
-    has_weights: bool
-    n_skipped: int
-    first_skipped: ParseError | None
+    blocks: list[tuple[bytes, int, int]] = field(default_factory=list)
+    n_rows: int = 0
+    labels: Counter[float] = field(default_factory=Counter)
+    label_weights: Counter[float] = field(default_factory=Counter)
+    columns: ColumnStatistics = field(default_factory=ColumnStatistics.empty)
+    min_index: int | None = None
+    max_index: int | None = None
+    longest_row: int = 0
+    has_weights: bool = False
+    n_skipped: int = 0
+    first_skipped: Callable[[], ParseError] | None = None
+
+    def look_at(self, part: Part) -> None:
+        """Notes all but the columns of a part."""
+        rows = part.rows
+        labels, label_weights = count_labels(rows.labels, rows.weights)
+        self.n_rows += rows.n_rows
+        self.labels.update(labels)
+        self.label_weights.update(label_weights)
+        lengths = np.diff(rows.indptr)
+        self.longest_row = max(self.longest_row, int(lengths.max(initial=0)))
+        there = lengths > 0
+        if there.any():  # ids increase within a row, or it cannot be encoded
+            lowest = rows.indices[rows.indptr[:-1][there]].min()
+            highest = rows.indices[rows.indptr[1:][there] - 1].max()
+            self.min_index = _least(self.min_index, int(lowest))
+            self.max_index = _most(self.max_index, int(highest))
+        self.has_weights |= rows.weights is not None
+        self.n_skipped += part.n_skipped
+        self.first_skipped = self.first_skipped or part.first_skipped
+
+    def add_blocks(self, rows: CSR, dictionary: Dictionary) -> None:
+        for begin, end in spans(rows.n_rows):
+            piece = row_slice(rows, begin, end)
+            raw = encode_block(
+                piece.labels, piece.indptr, piece.indices, piece.data, piece.weights, dictionary
+            )
+            self.blocks.append((raw, piece.n_rows, int(piece.indptr[-1] - piece.indptr[0])))
+
+
+def _least(a: int | None, b: int | None) -> int | None:
+    return b if a is None else a if b is None else min(a, b)
+
+
+def _most(a: int | None, b: int | None) -> int | None:
+    return b if a is None else a if b is None else max(a, b)
+
+
+class _Encoder:
+    """Makes items into blocks, on many threads. The first builds the dictionary, if there is none
+    yet; until it is there, the others hold their rows."""
+
+    def __init__(self, sample: CSR | None, *, scan: bool) -> None:
+        self.dictionary: Future[Dictionary] = Future()
+        if sample is not None:
+            self.dictionary.set_result(Dictionary.build(sample))
+        self._scan = scan
+        self._counters: list[ColumnCounter] = []
+        self._idle: list[ColumnCounter] = []
+
+    def encode(self, read: Callable[[], Iterable[Part]], *, is_first: bool) -> _Encoded:
+        if not is_first or self.dictionary.done():
+            return self._encode(read(), builds=False)
+        try:
+            return self._encode(read(), builds=True)
+        except BaseException as error:
+            if not self.dictionary.done():
+                self.dictionary.set_exception(error)  # the others wait for it
+            raise
+
+    def _encode(self, parts: Iterable[Part], *, builds: bool) -> _Encoded:
+        found = _Encoded()
+        held: list[CSR] = []
+        counter = self._counter()
+        for part in parts:
+            rows = part.rows
+            found.look_at(part)
+            if self._scan:
+                used = slice(int(rows.indptr[0]), int(rows.indptr[-1]))
+                counter.add(rows.indices[used], rows.data[used], rows.n_features)
+            if held or not self.dictionary.done():
+                held.append(_copied(rows))
+            else:
+                found.add_blocks(rows, self.dictionary.result())
+            while held and self.dictionary.done():
+                found.add_blocks(held.pop(0), self.dictionary.result())
+        if builds:
+            self.dictionary.set_result(Dictionary.build(_joined(held)))
+        for rows in held:
+            found.add_blocks(rows, self.dictionary.result())
+        found.columns = counter.take_part()
+        self._idle.append(counter)
+        return found
+
+    def _counter(self) -> ColumnCounter:
+        """One that no other thread has; what is appended to a list or taken from it is whole."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            counter = ColumnCounter()
+            self._counters.append(counter)
+            return counter
+
+    def ones(self) -> ColumnStatistics:
+        """What the counters have, at the end."""
+        return ColumnCounter.ones(self._counters)
+
+
+def _copied(rows: CSR) -> CSR:
+    begin, end = int(rows.indptr[0]), int(rows.indptr[-1])
+    return CSR(
+        rows.labels.copy(),
+        rows.indptr - begin,
+        rows.indices[begin:end].copy(),
+        rows.data[begin:end].copy(),
+        rows.n_features,
+        None if rows.weights is None else rows.weights.copy(),
+    )
+
+
+def _joined(parts: list[CSR]) -> CSR:
+    """All rows, labels and ids and values; of whole arrays."""
+    if len(parts) == 1:
+        return parts[0]
+    ends = np.cumsum([0, *(part.nnz for part in parts)])
+    return CSR(
+        np.concatenate([np.empty(0, np.float32), *(part.labels for part in parts)]),
+        np.concatenate([[0], *(p.indptr[1:] + end for p, end in zip(parts, ends, strict=False))]),
+        np.concatenate([np.empty(0, np.uint32), *(part.indices for part in parts)]),
+        np.concatenate([np.empty(0, np.float32), *(part.data for part in parts)]),
+        max((part.n_features for part in parts), default=0),
+    )
 
 
 def write_dataset(
     name: str,
     items: Iterable[Item],
-    read: Callable[[Item], Part],
+    read: Callable[[Item], Iterable[Part]],
     ids: Callable[[Total], Ids],
     *,
     lineage: dict[str, Any],
@@ -136,8 +259,8 @@ def write_dataset(
 
     Parameters
     ----------
-    items, read : read(item), called on threads, gives the rows of each, ids as to be stored; the
-        thread is done with them before it reads again
+    items, read : read(item), called on threads, gives the rows of each in parts, ids as to be
+        stored; a thread is done with a part before it asks for the next
     ids : called at the end, with all that is known by then; says what the stored ids mean
     overwrite : whether a data set of this name may be replaced
     positive_labels, parent : decide the label map; a parent's is taken over
@@ -148,26 +271,18 @@ def write_dataset(
     """
     todo = iter(items)
     with DatasetWriter(name, overwrite=overwrite) as writer:
+        encoder = _Encoder(sample, scan=columns is None)
         first = next(todo, None)
-        shared: Future[Dictionary | None] = Future()
-        if sample is not None or first is None:
-            shared.set_result(None if sample is None else Dictionary.build(sample))
 
         def encode(item: Item) -> tuple[Item, _Encoded]:
-            try:
-                part = read(item)
-                if item is first and not shared.done():
-                    shared.set_result(Dictionary.build(part.rows))
-            except BaseException as error:
-                if item is first and not shared.done():
-                    shared.set_exception(error)  # the others wait for it
-                raise
-            return item, _encode(part, shared, scan=columns is None)
+            return item, encoder.encode(lambda: read(item), is_first=item is first)
 
         total = Total()
         for item, part in ordered_map(
             encode, chain([] if first is None else [first], todo), n_threads
         ):
+            if item is first:
+                writer.add_dictionary(encoder.dictionary.result())
             for block in part.blocks:
                 writer.add_block(*block)
             total.add(part)
@@ -183,6 +298,8 @@ def write_dataset(
         weight = sum(total.label_weights.values())
         if not weight > 0:
             raise DatasetError(f"{name}: its rows weigh nothing: their sample weights are all 0")
+        if columns is None:
+            columns = total.columns.merge(encoder.ones()).shifted(meaning.index_base)
         writer.finish(
             n_features=meaning.n_features,
             longest_row=total.longest_row,
@@ -196,8 +313,7 @@ def write_dataset(
             allow_nonfinite=meaning.allow_nonfinite,
             label_map=label_map,
             has_weights=total.has_weights,
-            dictionary=shared.result(),
-            columns=total.columns.shifted(meaning.index_base) if columns is None else columns,
+            columns=columns,
             lineage=lineage,
             scaling=scaling,
         )
@@ -264,35 +380,4 @@ def row_slice(rows: CSR, begin: int, end: int) -> CSR:
         rows.data,
         rows.n_features,
         None if rows.weights is None else rows.weights[begin:end],
-    )
-
-
-def _encode(part: Part, shared: Future[Dictionary | None], *, scan: bool) -> _Encoded:
-    """Everything that needs no dictionary comes first: the first part's is still being built while
-    other threads have read theirs."""
-    rows = part.rows
-    labels, label_weights = count_labels(rows.labels, rows.weights)
-    columns = ColumnStatistics.empty()
-    if scan:
-        used = slice(int(rows.indptr[0]), int(rows.indptr[-1]))
-        columns = ColumnStatistics.scan(rows.indices[used], rows.data[used], rows.n_features)
-    longest_row = int(np.diff(rows.indptr).max(initial=0))
-    dictionary = shared.result()
-    blocks = []
-    for begin, end in spans(rows.n_rows):
-        piece = row_slice(rows, begin, end)
-        raw = encode_block(
-            piece.labels, piece.indptr, piece.indices, piece.data, piece.weights, dictionary
-        )
-        blocks.append((raw, piece.n_rows, int(piece.indptr[-1] - piece.indptr[0])))
-    return _Encoded(
-        blocks=blocks,
-        n_rows=rows.n_rows,
-        labels=labels,
-        label_weights=label_weights,
-        columns=columns,
-        longest_row=longest_row,
-        has_weights=rows.weights is not None,
-        n_skipped=part.n_skipped,
-        first_skipped=part.first_skipped,
     )

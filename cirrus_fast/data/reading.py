@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Protocol
 
 from cirrus_fast.data.criteo import CriteoLayout, parse_criteo_range, read_layout
@@ -27,7 +28,7 @@ class Part:
 
     rows: CSR
     n_skipped: int = 0
-    first_skipped: ParseError | None = None
+    first_skipped: Callable[[], ParseError] | None = None  # to count its line takes a while
 
 
 class TextReader(Protocol):
@@ -55,17 +56,18 @@ class LibsvmReader:
         return source.chunks()
 
     def read(self, chunk: Chunk) -> Part:
-        return self._read(chunk, lambda *of: parse_text(*of, **self._options))
+        return self._parse(lambda text: parse_text(text, **self._options), chunk.read(), chunk)
 
-    def reusing_memory(self) -> Callable[[Chunk], Part]:
-        """`read`, but into memory that each thread uses again: its rows are good until its next
-        call. Fresh pages cost a third of parsing."""
+    def by_lines(self, n_lines: int) -> Callable[[Chunk], Iterator[Part]]:
+        """What reads chunks so many lines at a time, which the nearer caches hold, into memory that
+        each thread uses again: rows are good until the next are asked for."""
         kept = threading.local()
 
-        def read(chunk: Chunk) -> Part:
+        def read(chunk: Chunk) -> Iterator[Part]:
             if not hasattr(kept, "parser"):
                 kept.parser = TextParser(**self._options)
-            return self._read(chunk, kept.parser.parse)
+            for begin, text in chunk.pieces(n_lines):
+                yield self._parse(kept.parser.parse, text, chunk, begin)
 
         return read
 
@@ -73,14 +75,17 @@ class LibsvmReader:
     def _options(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def _read(self, chunk: Chunk, parse: Callable[[Buffer, int, int], ParsedText]) -> Part:
+    def _parse(
+        self, parse: Callable[[Buffer], ParsedText], text: Buffer, chunk: Chunk, begin: int = 0
+    ) -> Part:
+        """begin : where the text begins in the chunk"""
         try:
-            text = parse(chunk.buffer, chunk.begin, chunk.end)
+            parsed = parse(text)
         except ParseError as error:
-            raise _placed(error, chunk) from error
-        width = 0 if text.max_index is None else text.max_index + 1
-        rows = CSR(text.labels, text.indptr, text.indices, text.data, width, text.weights)
-        return Part(rows, text.n_skipped, _placed_or_none(text.first_skipped, chunk))
+            raise _placed(error, chunk, begin) from error
+        width = 0 if parsed.max_index is None else parsed.max_index + 1
+        rows = CSR(parsed.labels, parsed.indptr, parsed.indices, parsed.data, width, parsed.weights)
+        return _part(rows, parsed.n_skipped, parsed.first_skipped, chunk, begin)
 
     def refuse_largest(self, chunk: Chunk) -> None:
         """Raises the error of the first row with the index `max_index`, if there is one.
@@ -88,16 +93,20 @@ class LibsvmReader:
         For who learns only at the end that one less was the limit. Cheap: a bisection, which reads
         the chunk about twice.
         """
+        text = bytes(chunk.read())
         strict = replace(self, max_index=self.max_index - 1, skip_bad_rows=True)
         lax = replace(self, skip_bad_rows=True)
-        while chunk.end - chunk.begin > 1:
-            middle = (chunk.begin + chunk.end) // 2
-            left = replace(chunk, end=middle)
-            if strict.read(left).n_skipped > lax.read(left).n_skipped:
-                chunk = left
-            else:
-                chunk = replace(chunk, begin=middle)
-        replace(strict, skip_bad_rows=False).read(chunk)
+        begin, end = 0, len(text)
+        while end - begin > 1:
+            middle = (begin + end) // 2
+            strictly, laxly = (
+                parse_text(text, begin, middle, **reader._options).n_skipped
+                for reader in (strict, lax)
+            )
+            begin, end = (begin, middle) if strictly > laxly else (middle, end)
+        refusing = replace(strict, skip_bad_rows=False)._options
+        refusing |= {"begin": begin, "end": end}
+        self._parse(lambda whole: parse_text(whole, **refusing), text, chunk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +123,7 @@ class CriteoReader:
         for chunk in source.chunks():
             if chunk.starts_source:
                 try:
-                    layout = read_layout(chunk.buffer, has_labels=self.has_labels)
+                    layout = read_layout(chunk.read(), has_labels=self.has_labels)
                 except ParseError as error:
                     raise _placed(error, chunk) from error
             yield replace(chunk, layout=layout)
@@ -122,24 +131,29 @@ class CriteoReader:
     def read(self, chunk: Chunk) -> Part:
         layout = chunk.layout
         assert isinstance(layout, CriteoLayout)
-        begin = min(max(chunk.begin, layout.rows_begin - chunk.offset), chunk.end)
+        begin = min(max(0, layout.rows_begin - chunk.offset), chunk.n_bytes)
         try:
             parsed = parse_criteo_range(
-                chunk.buffer,
+                chunk.read(),
                 begin,
-                chunk.end,
                 layout=layout,
                 bits=self.bits,
                 skip_bad_rows=self.skip_bad_rows,
             )
         except ParseError as error:
             raise _placed(error, chunk) from error
-        return Part(parsed.rows, parsed.n_skipped, _placed_or_none(parsed.first_skipped, chunk))
+        return _part(parsed.rows, parsed.n_skipped, parsed.first_skipped, chunk)
 
 
-def _placed(error: ParseError, chunk: Chunk) -> ParseError:
-    return rebase(error, offset=chunk.offset, line=chunk.line + 1, source=chunk.source)
+def _part(
+    rows: CSR, n_skipped: int, first_skipped: ParseError | None, chunk: Chunk, begin: int = 0
+) -> Part:
+    if first_skipped is None:
+        return Part(rows, n_skipped)
+    return Part(rows, n_skipped, partial(_placed, first_skipped, chunk, begin))
 
 
-def _placed_or_none(error: ParseError | None, chunk: Chunk) -> ParseError | None:
-    return None if error is None else _placed(error, chunk)
+def _placed(error: ParseError, chunk: Chunk, begin: int = 0) -> ParseError:
+    """The error of a text that begins there in the chunk as one of the source."""
+    line = chunk.lines_before(begin) + 1
+    return rebase(error, offset=chunk.offset + begin, line=line, source=chunk.source)

@@ -9,7 +9,6 @@ import gzip
 import hashlib
 import io
 import json
-import mmap
 import os
 import sys
 import zlib
@@ -18,11 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from cirrus_fast import _kernels
 from cirrus_fast.data.dataset import Dataset, exists
 from cirrus_fast.data.storage import check_scheme, exists_locally, is_file, is_s3, local_path
+from cirrus_fast.data.text_file import TextFile
 from cirrus_fast.errors import DatasetError, StorageError
 
 CHUNK_BYTES = 16 << 20
+# What is read of a chunk to learn how long its lines are.
+_FIRST_BYTES = 1 << 16
 STDIN = "-"
 _Readable = IO[bytes] | io.BufferedIOBase | io.RawIOBase
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
@@ -54,27 +57,52 @@ def identity_of(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Text whose rows begin in [begin, end) of `buffer`.
+    """Whole lines of a source.
 
-    `offset` and `line` place the buffer's first byte in its source: bytes and lines before it.
-    `layout` is what the reader of the text learnt from the start of the source.
+    Attributes
+    ----------
+    source, offset, n_bytes : where they are
+    held : their bytes, or the file that these are read from when they are asked for
+    layout : what the reader of the text learnt from the start of the source
     """
 
-    buffer: bytes | mmap.mmap
-    begin: int
-    end: int
     source: str
-    offset: int = 0
-    line: int = 0
+    offset: int
+    n_bytes: int
+    held: bytes | TextFile
+    lines_before_held: int = 0
     layout: object = None
 
-    @property
-    def n_bytes(self) -> int:
-        return self.end - self.begin
+    def read(self, begin: int = 0, n_bytes: int | None = None) -> bytes | memoryview:
+        """Some of the bytes; the next call on this thread may overwrite them."""
+        n_bytes = self.n_bytes - begin if n_bytes is None else n_bytes
+        if isinstance(self.held, TextFile):
+            return self.held.read(self.offset + begin, n_bytes)
+        return memoryview(self.held)[begin : begin + n_bytes]
+
+    def pieces(self, n_lines: int) -> Iterator[tuple[int, bytes | memoryview]]:
+        """So many lines at a time: where they begin in the chunk, and their bytes as of `read`."""
+        begin, ahead = 0, _FIRST_BYTES
+        while begin < self.n_bytes:
+            left = self.n_bytes - begin
+            text = self.read(begin, min(ahead, left))
+            end, found = _kernels.libsvm_skip(text, n_lines)
+            if found < n_lines and len(text) < left:
+                ahead = max(2 * ahead, ahead * n_lines // max(1, found) * 17 // 16)
+                continue
+            yield begin, text[:end]
+            begin += end
+            ahead = end + end // 64 + _FIRST_BYTES // 16  # lines to come are about as long
+
+    def lines_before(self, begin: int = 0) -> int:
+        """Lines of the source before the one that begins there."""
+        if isinstance(self.held, TextFile):
+            return self.held.lines_before(self.offset + begin)
+        return self.lines_before_held + self.held.count(b"\n", 0, begin)
 
     @property
     def starts_source(self) -> bool:
-        return self.offset == 0 and self.begin == 0
+        return self.offset == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,21 +190,20 @@ class Source:
                     with opener(path, "rb") as file:
                         yield from _stream(file, path, chunk_bytes)
                 else:
-                    yield from _mapped(path, chunk_bytes)
+                    yield from _cut(TextFile(path), path, chunk_bytes)
             except (OSError, EOFError, zlib.error) as error:
                 if isinstance(error, StorageError):
                     raise
                 raise StorageError(f"{path}: {error}") from error
 
 
-def _mapped(path: str, chunk_bytes: int) -> Iterator[Chunk]:
-    with Path(path).open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size == 0:
-            return
-        text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    for begin in range(0, size, chunk_bytes):
-        yield Chunk(text, begin, min(begin + chunk_bytes, size), path)
+def _cut(file: TextFile, source: str, chunk_bytes: int) -> Iterator[Chunk]:
+    begin = 0
+    for mark in range(chunk_bytes, file.n_bytes + chunk_bytes, chunk_bytes):
+        end = file.line_start(min(mark, file.n_bytes))
+        if end > begin:
+            yield Chunk(source, begin, end - begin, file)
+        begin = end
 
 
 def _stream(file: _Readable, source: str, chunk_bytes: int) -> Iterator[Chunk]:
@@ -189,7 +216,7 @@ def _stream(file: _Readable, source: str, chunk_bytes: int) -> Iterator[Chunk]:
         cut = text.rfind(b"\n") + 1 if piece else len(text)
         held = text[cut:]
         if cut:
-            yield Chunk(text[:cut], 0, cut, source, offset, line)
+            yield Chunk(source, offset, cut, text[:cut], line)
             offset += cut
             line += text.count(b"\n", 0, cut)
         if not piece:

@@ -13,6 +13,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Protocol
@@ -264,8 +265,13 @@ class FileStorage:
 
 
 class _FileWriter:
+    """Bytes go to the disk while later ones are being made, so that not all wait for the end."""
+
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._unsynced = 0
+        self._pool: ThreadPoolExecutor | None = None
+        self._syncing: Future[None] | None = None
         with _naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor, self._temporary = tempfile.mkstemp(
@@ -278,10 +284,29 @@ class _FileWriter:
     def write(self, data: bytes) -> None:
         with _naming(self._path):
             self._file.write(data)
+            self._unsynced += len(data)
+            if self._unsynced >= _SYNC_BYTES and (self._syncing is None or self._syncing.done()):
+                self._file.flush()
+                self._wait()
+                self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="cirrus-sync")
+                self._syncing = self._pool.submit(os.fsync, self._file.fileno())
+                self._unsynced = 0
+
+    def _wait(self) -> None:
+        """Until nothing is on its way; a failure is told once."""
+        syncing, self._syncing = self._syncing, None
+        if syncing is not None:
+            syncing.result()
 
     def _finish(self) -> None:
+        self._wait()
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._close()
+
+    def _close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
         self._file.close()
 
     def commit(self) -> None:
@@ -318,12 +343,14 @@ class _FileWriter:
 
     def abort(self) -> None:
         with suppress(OSError):
-            self._file.close()
+            self._close()
         with suppress(OSError):
             Path(self._temporary).unlink(missing_ok=True)
 
 
 TEMPORARY_SUFFIX = ".tmp"
+# So much is sent to the disk at once while a file is written.
+_SYNC_BYTES = 8 << 20
 _TRIES = 5
 
 

@@ -8,25 +8,26 @@ sample has wrong is noticed when a piece is parsed.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from threading import Lock, local
-from weakref import WeakValueDictionary, finalize
+from itertools import chain
+from pathlib import Path
+from threading import Lock
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from cirrus_fast import _kernels
-from cirrus_fast.data.columns import ColumnStatistics, Scaling
+from cirrus_fast.data.columns import ColumnCounter, ColumnStatistics, Scaling
 from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
 from cirrus_fast.data.formats import LIBSVM
 from cirrus_fast.data.labels import LabelMap, count_labels
 from cirrus_fast.data.manifest import Block
 from cirrus_fast.data.parallel import available_cores, ordered_map
 from cirrus_fast.data.storage import local_path
-from cirrus_fast.data.text import MAX_INDEX, parse_text, rebase
+from cirrus_fast.data.text import MAX_INDEX, TextParser, rebase
+from cirrus_fast.data.text_file import TextFile
 from cirrus_fast.errors import DatasetError, LibsvmParseError, ParseError, StorageError
 
 # Some hundred rows: many pieces from all over the text make a window, so that text whose rows are
@@ -34,8 +35,8 @@ from cirrus_fast.errors import DatasetError, LibsvmParseError, ParseError, Stora
 PIECE_BYTES = 1 << 17
 MOST_PIECES = 1 << 16
 SAMPLED_PIECES = 32
-# What is read to find the end of a line, and to count lines.
-_LINE_BYTES, _LOOK_BYTES = 1 << 12, 1 << 16
+# What is read at once: some pieces, which a cache holds.
+BATCH_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +80,12 @@ class TextDataset:
     scaling: Scaling | None = None
 
     def __init__(self, name: str, n_features: int) -> None:
-        path = local_path(name)
-        self.name, self.uri, self.n_features = name, str(path), n_features
-        try:
-            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise StorageError(error.errno, error.strerror or str(error), self.uri) from error
-        finalize(self, os.close, self._file)
-        self._version = _version(self._file)
-        if self._version[0] == 0:
+        self.name, self.n_features = name, n_features
+        self._file = TextFile(name)
+        self.uri = self._file.uri
+        if self._file.n_bytes == 0:
             raise DatasetError(f"{name}: the file is empty")
-        identity = f"{path.resolve()} {self._version} {n_features}"
+        identity = f"{Path(self.uri).resolve()} {self._file.version} {n_features}"
         self.id = hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
         self.blocks = self._cut()
         if not self.blocks:
@@ -107,62 +103,36 @@ class TextDataset:
     def n_rows(self) -> int:
         return self.manifest.n_rows
 
-    def _read(self, offset: int, n_bytes: int) -> memoryview:
-        """Bytes of the file, in memory that each thread uses again.
-
-        Read and not mapped: a mapped file that is cut short kills whoever looks at it.
-        """
-        held = getattr(_reused, "bytes", None)
-        if held is None or len(held) < n_bytes:
-            held = _reused.bytes = bytearray(n_bytes)
-        view, done = memoryview(held)[:n_bytes], 0
-        while done < n_bytes:
-            n = os.preadv(self._file, [view[done:]], offset + done)
-            if n == 0:
-                break
-            done += n
-        if done < n_bytes or _version(self._file) != self._version:
-            raise self._changed()
-        return view
-
-    def _changed(self) -> DatasetError:
-        return DatasetError(f"{self.uri}: changed while it was read")
-
-    def _line_start(self, pos: int) -> int:
-        """The first byte of the first line that begins at `pos` or after it."""
-        size = self._version[0]
-        at = max(pos - 1, 0)
-        while pos > 0 and at < size:
-            ahead = self._read(at, min(_LINE_BYTES, size - at))
-            newline = bytes(ahead).find(b"\n")
-            if newline >= 0:
-                return at + newline + 1
-            at += len(ahead)
-        return 0 if pos == 0 else size
-
     def _cut(self) -> tuple[Block, ...]:
-        size = self._version[0]
+        size = self._file.n_bytes
         step = max(PIECE_BYTES, size // MOST_PIECES)
+        stride = step * max(1, BATCH_BYTES // step)
 
-        def piece(span: tuple[int, int]) -> Block:
-            first, n_bytes = span[0], span[1] - span[0]
-            text = self._read(first, n_bytes)
-            n_rows = _kernels.libsvm_count(text, 0, n_bytes)
-            *_, nnz = _kernels.libsvm_range(text, 0, n_bytes)
-            return Block(self.uri, first, n_bytes, n_rows, nnz, first)
+        def pieces(mark: int) -> list[Block]:
+            """Of the lines that begin in [mark, mark + stride)."""
+            first = self._file.line_start(mark)
+            last = self._file.line_start(min(mark + stride, size))
+            text = self._file.read(first, last - first)
+            found = []
+            for at in range(mark - first, len(text), step):
+                begin, end = max(at, 0), min(max(at + step, 0), len(text))
+                begin, end, _, nnz = _kernels.libsvm_range(text, begin, end)
+                n_rows = _kernels.libsvm_count(text, begin, end)
+                if n_rows:
+                    offset = first + begin
+                    found.append(Block(self.uri, offset, end - begin, n_rows, nnz, offset))
+            return found
 
-        cuts = [*map(self._line_start, range(0, size, step)), size]
-        pieces = ordered_map(piece, pairwise(cuts), available_cores())
-        return tuple(block for block in pieces if block.n_rows)
+        counted = ordered_map(pieces, range(0, size, stride), available_cores())
+        return tuple(chain.from_iterable(counted))
 
     def _sample(self) -> None:
         """Learns from pieces all over the text what a manifest would have said."""
         every = max(1, len(self.blocks) // SAMPLED_PIECES)
-        parts = self._parsed(self.blocks[::every])
-        if len(_labels(parts)) < 2:  # sorted by label, it seems
-            parts = self._parsed(self.blocks)
-        labels = _labels(parts)
-        base = 0 if any(p.nnz and p.indices.min() == 0 for p in parts) else 1
+        sample = self._look_at(self.blocks[::every])
+        if len(sample.labels) < 2:  # sorted by label, it seems
+            sample = self._look_at(self.blocks)
+        labels = sample.labels
         try:
             label_map = LabelMap.decide(labels)
         except DatasetError as error:
@@ -174,6 +144,7 @@ class TextDataset:
         n_sampled = sum(labels.values())
         share = sum(labels[label] for label in label_map.positive) / n_sampled
         n_rows = sum(block.n_rows for block in self.blocks)
+        base = 0 if sample.has_zero else 1
         self.manifest = TextManifest(
             n_rows=n_rows,
             n_positive=share * n_rows,
@@ -183,79 +154,89 @@ class TextDataset:
             index_base=base,
             label_map=label_map,
         )
-        scanned = [ColumnStatistics.scan(p.indices, p.data, p.n_features) for p in parts]
-        self.columns = ColumnStatistics.merge_all(scanned).shifted(base)
+        self.columns = sample.columns.shifted(base)
 
-    def _parsed(self, blocks: Sequence[Block]) -> list[CSR]:
-        """Rows with ids as written."""
-        parts = []
-        for block in blocks:
+    def _look_at(self, blocks: Sequence[Block]) -> _Sample:
+        """Ids as written."""
+        parser, counter = TextParser(), ColumnCounter()
+        labels: Counter[float] = Counter()
+        has_zero = False
+        for batch in _batches(blocks):
             try:
-                text = parse_text(self._read(block.offset, block.n_bytes))
+                text = parser.parse(self._text(batch))
             except LibsvmParseError as error:
-                raise self._placed(error, block) from error
-            width = 0 if text.max_index is None else text.max_index + 1
-            parts.append(CSR(text.labels, text.indptr, text.indices, text.data, width))
-        return parts
+                raise self._placed(error, batch) from error
+            labels.update(count_labels(text.labels, None)[0])
+            has_zero |= text.min_index == 0
+            counter.add(text.indices, text.data, (text.max_index or 0) + 1)
+        columns = counter.take_part().merge(ColumnCounter.ones([counter]))
+        return _Sample(labels, has_zero, columns)
 
-    def _placed(self, error: LibsvmParseError, block: Block) -> ParseError:
-        """The same error with its place in the file, whose lines are counted only now."""
-        line = self._lines_before(block) + 1
-        return rebase(error, offset=block.offset, line=line, source=self.uri)
+    def _text(self, blocks: Sequence[Block]) -> memoryview:
+        return self._file.read_lines([(block.offset, block.n_bytes) for block in blocks])
 
-    def _lines_before(self, block: Block) -> int:
-        lines = 0
-        for at in range(0, block.offset, _LOOK_BYTES):
-            lines += bytes(self._read(at, min(_LOOK_BYTES, block.offset - at))).count(b"\n")
-        return lines
+    def _placed(self, error: LibsvmParseError, blocks: Sequence[Block]) -> ParseError:
+        """The error of the text of some pieces, with its place in the file, whose lines are counted
+        only now."""
+        begin, first_line = 0, 1
+        for block in blocks:
+            text = bytes(self._file.read(block.offset, block.n_bytes))
+            end = begin + len(text) + (not text.endswith(b"\n"))
+            if error.offset < end:
+                break
+            begin, first_line = end, first_line + text.count(b"\n") + (not text.endswith(b"\n"))
+        line = self._file.lines_before(block.offset) + 2 - first_line
+        return rebase(error, offset=block.offset - begin, line=line, source=self.uri)
 
     def read_into(
         self,
-        block: Block,
+        blocks: Sequence[Block],
         labels: Float32Array,
         row_ends: Int64Array,
         indices: UInt32Array,
         data: Float32Array,
-        first_entry: int,
     ) -> int:
-        """Parses a piece into arrays with room for block.n_rows and block.nnz; 0-based ids.
-
-        row_ends count from first_entry on. Returns the number of entries.
+        """Parses pieces, one behind another, into arrays with room for what they hold; 0-based ids.
+        Returns the number of entries.
 
         Raises
         ------
         LibsvmParseError : with line and byte in the file; also for ids beyond n_features
         """
         base = self.manifest.index_base
-        try:
-            n_rows, nnz, *_ = _kernels.libsvm_fill(
-                self._read(block.offset, block.n_bytes),
-                0,
-                block.n_bytes,
-                labels,
-                row_ends,
-                indices,
-                data,
-                None,
-                None,
-                first_entry,
-                refuse_zero=base == 1,
-                nonfinite=False,
-                skip=False,
-                hash_bits=0,
-                base=base,
-                max_id=min(self.n_features - 1 + base, MAX_INDEX),
-            )
-        except LibsvmParseError as error:
-            raise self._placed(error, block) from error
-        if n_rows != block.n_rows:
-            raise self._changed()
-        return nnz
+        row = entry = 0
+        for batch in _batches(blocks):
+            text = self._text(batch)
+            try:
+                n_rows, nnz, *_ = _kernels.libsvm_fill(
+                    text,
+                    0,
+                    len(text),
+                    labels[row:],
+                    row_ends[row:],
+                    indices[entry:],
+                    data[entry:],
+                    None,
+                    None,
+                    entry,
+                    refuse_zero=base == 1,
+                    nonfinite=False,
+                    skip=False,
+                    hash_bits=0,
+                    base=base,
+                    max_id=min(self.n_features - 1 + base, MAX_INDEX),
+                )
+            except LibsvmParseError as error:
+                raise self._placed(error, batch) from error
+            if n_rows != sum(block.n_rows for block in batch):
+                raise self._file.changed()
+            row, entry = row + n_rows, entry + nnz
+        return entry
 
     def line_of(self, block: Block, row: int) -> int:
         """The line of a piece's row, from 1."""
-        line = self._lines_before(block)
-        for text in bytes(self._read(block.offset, block.n_bytes)).split(b"\n"):
+        line = self._file.lines_before(block.offset)
+        for text in bytes(self._file.read(block.offset, block.n_bytes)).split(b"\n"):
             line += 1
             row -= _kernels.libsvm_count(text, 0, len(text))
             if row < 0:
@@ -266,24 +247,31 @@ class TextDataset:
         """One piece's rows, labels as written, indices 0-based."""
         labels, indptr = np.empty(block.n_rows, np.float32), np.zeros(block.n_rows + 1, np.int64)
         indices, data = np.empty(block.nnz, np.uint32), np.empty(block.nnz, np.float32)
-        nnz = self.read_into(block, labels, indptr[1:], indices, data, 0)
+        nnz = self.read_into([block], labels, indptr[1:], indices, data)
         return CSR(labels, indptr, indices[:nnz], data[:nnz], self.n_features)
 
 
-def _labels(parts: Sequence[CSR]) -> Counter[float]:
-    total: Counter[float] = Counter()
-    for part in parts:
-        total.update(count_labels(part.labels, None)[0])
-    return total
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """Of some pieces: labels with their numbers, whether an id is 0, columns by id as written."""
+
+    labels: Counter[float]
+    has_zero: bool
+    columns: ColumnStatistics
 
 
-def _version(file: int) -> tuple[int, int]:
-    """(size, time of change in ns)"""
-    stat = os.fstat(file)
-    return stat.st_size, stat.st_mtime_ns
+def _batches(blocks: Sequence[Block]) -> Iterator[list[Block]]:
+    """The pieces in turn, as many at once as a cache holds."""
+    batch: list[Block] = []
+    for block in blocks:
+        if batch and sum(b.n_bytes for b in batch) + block.n_bytes > BATCH_BYTES:
+            yield batch
+            batch = []
+        batch.append(block)
+    if batch:
+        yield batch
 
 
-_reused = local()
 _opened: WeakValueDictionary[tuple[object, ...], TextDataset] = WeakValueDictionary()
 _opening = Lock()
 

@@ -36,7 +36,7 @@ class TrainingScale:
     ids : uint32[n], the columns that some row has, most popular first
     place : uint32, of each id up to the largest: where it stands in `ids`, or NOWHERE
     divisor : float32[n]
-    penalties : float32[n, 2], (l1, l2) charges, or None
+    penalties : float32[k, 2], (l1, l2) charges, the last pair of all later columns too; or None
     """
 
     ids: UInt32Array
@@ -88,7 +88,7 @@ class TrainingScale:
         penalties = np.empty((len(ids), 2), np.float32)
         penalties[:, 0] = l1 * per_touch / divisor
         penalties[:, 1] = l2 * per_touch / divisor.astype(np.float64) ** 2
-        return cls(ids, place, divisor, penalties)
+        return cls(ids, place, divisor, without_repeats(penalties))
 
     def table(self) -> UInt32Array:
         """uint32[2 * len(place)] for `_kernels.prepare_rows`: places, and the bits of divisors."""
@@ -96,6 +96,15 @@ class TrainingScale:
         table[:, 0] = self.place
         table[self.ids, 1] = self.divisor.view(np.uint32)
         return table.reshape(-1)
+
+
+def without_repeats(penalties: Float32Array) -> Float32Array:
+    """The pairs up to the first of those at the end that are all the same: of click data a few of
+    hundreds of thousands, which training then never waits for."""
+    if len(penalties) == 0:
+        return penalties
+    other = np.flatnonzero((penalties != penalties[-1]).any(axis=1))
+    return penalties[: int(other[-1]) + 2 if len(other) else 1]
 
 
 def crowd_rate(rows: npt.NDArray[np.float64] | float) -> npt.NDArray[np.float64]:

@@ -154,7 +154,8 @@ class MiniBatches:
         draw = self._draw(3, epoch)
         runs = self._source.runs
         numbers = [int(n) for i in draw.permutation(len(runs)) for n in draw.permutation(runs[i])]
-        groups = list(_parts(numbers, lambda group: self._bytes(group) <= _GROUP_BYTES))
+        decoded = [decoded_bytes(self._dataset.blocks[number]) for number in numbers]
+        groups = list(_parts(numbers, decoded, _GROUP_BYTES))
         if not groups:
             return
         self._source.expect(numbers)
@@ -231,10 +232,10 @@ class MiniBatches:
 
     def _read(self, numbers: Sequence[int], into: RowArrays) -> tuple[CSR, UInt32Array]:
         """The rows of some blocks as stored but for labels 1 and 0, and which are training rows."""
-        training, row, entry = [], 0, 0
+        training, row = [], 0
+        entry = self._source.read(numbers, into)
         for number in numbers:
             block = self._dataset.blocks[number]
-            entry += self._source.read(number, into, row, entry)
             training.append(np.flatnonzero(~self._holdout.mask(number, block)) + row)
             row += block.n_rows
         rows = into.rows(row, entry, self._dataset.n_features)
@@ -255,14 +256,16 @@ class MiniBatches:
         return self._source.place(number, row)
 
 
-def _parts(numbers: Sequence[int], fits: Callable[[list[int]], bool]) -> Iterator[list[int]]:
-    """The numbers in turn, in as long parts as fit; a number that fits nowhere is alone."""
+def _parts(numbers: Sequence[int], sizes: Sequence[int], room: float) -> Iterator[list[int]]:
+    """The numbers in turn, in as long parts as have room; a number that has none is alone."""
     part: list[int] = []
-    for number in numbers:
-        if part and not fits([*part, number]):
+    left = room
+    for number, size in zip(numbers, sizes, strict=True):
+        if part and size > left:
             yield part
-            part = []
+            part, left = [], room
         part.append(number)
+        left -= size
     if part:
         yield part
 

@@ -65,9 +65,9 @@ class RowSource(Protocol):
     def expect(self, numbers: Sequence[int]) -> None:
         """Says which blocks are read next, in which order."""
 
-    def read(self, number: int, into: RowArrays, row: int, entry: int) -> int:
-        """Puts a block's rows behind the first `row` rows and `entry` entries; labels as written,
-        indices 0-based. Returns the number of entries."""
+    def read(self, numbers: Sequence[int], into: RowArrays) -> int:
+        """Puts the rows of some blocks behind one another, labels as written, indices 0-based.
+        Returns the number of entries."""
 
     def place(self, number: int, row: int) -> str:
         """Where a block's row is, for errors that speak of it."""
@@ -124,7 +124,14 @@ class StoredBlocks:
     def expect(self, numbers: Sequence[int]) -> None:
         self._fetcher.expect(numbers)
 
-    def read(self, number: int, into: RowArrays, row: int, entry: int) -> int:
+    def read(self, numbers: Sequence[int], into: RowArrays) -> int:
+        row = entry = 0
+        for number in numbers:
+            entry += self._read(number, into, row, entry)
+            row += self._dataset.blocks[number].n_rows
+        return entry
+
+    def _read(self, number: int, into: RowArrays, row: int, entry: int) -> int:
         block = self._dataset.blocks[number]
         raw = self._fetcher.take(number)
         try:
@@ -182,16 +189,16 @@ class TextPieces:
     def expect(self, numbers: Sequence[int]) -> None:
         """They are there."""
 
-    def read(self, number: int, into: RowArrays, row: int, entry: int) -> int:
-        block = self._text.blocks[number]
-        into.indptr[row] = entry
+    def read(self, numbers: Sequence[int], into: RowArrays) -> int:
+        blocks = [self._text.blocks[number] for number in numbers]
+        n_rows, room = sum(b.n_rows for b in blocks), sum(b.nnz for b in blocks)
+        into.indptr[0] = 0
         return self._text.read_into(
-            block,
-            into.labels[row : row + block.n_rows],
-            into.indptr[row + 1 : row + block.n_rows + 1],
-            into.indices[entry : entry + block.nnz],
-            into.data[entry : entry + block.nnz],
-            entry,
+            blocks,
+            into.labels[:n_rows],
+            into.indptr[1 : n_rows + 1],
+            into.indices[:room],
+            into.data[:room],
         )
 
     def place(self, number: int, row: int) -> str:

@@ -175,6 +175,14 @@ static void check_writing(const cf_kernels *kernels, const parsed *p) {
     free(indptr);
 }
 
+/* Lines skipped are lines counted one by one. */
+static void check_skip(const uint8_t *text, size_t n, size_t wanted) {
+    size_t lines = 0, pos = 0, found = wanted;
+    while (pos < n && lines < wanted)
+        lines += text[pos++] == '\n';
+    check(cf_libsvm_skip(text, n, &found) == pos && found == lines, "lines are skipped otherwise");
+}
+
 static void check_options(cf_libsvm_options options, const uint8_t *text, size_t n, size_t split) {
     cf_libsvm_options careful = options;
     careful.flags |= CF_LIBSVM_CAREFUL;
@@ -184,6 +192,7 @@ static void check_options(cf_libsvm_options options, const uint8_t *text, size_t
         n_tables++;
     const cf_kernels *kernels = cf_kernels_at(n_tables - 1);
 
+    check_skip(text, n, split % 7);
     parsed expected = parse(kernels, careful, text, n, 0, n);
     check_rows(&expected.rows, &options);
     if (n > 0 && expected.status.code == CF_OK && expected.rows.n_skipped == 0)

@@ -48,19 +48,20 @@ static void check_columns(byte_source *in, const cf_csr *rows, size_t n_ids) {
         memset(others, 0, n_ids * sizeof *others);
         memset(columns, 0, n_ids * sizeof *columns);
     }
-    const cf_status status =
-        cf_columns_scan(rows->indices, rows->data, rows->nnz, ones, others, n_ids);
+    uint32_t *met = exactly(4 * n_ids);
+    cf_column_table table = {ones, others, met, n_ids, 0};
+    const cf_status status = cf_columns_scan(rows->indices, rows->data, rows->nnz, &table);
     CHECK(status.code == CF_OK || rows->indices[status.offset] >= n_ids);
-    const size_t n_used = cf_columns_count(ones, others, n_ids);
-    uint32_t *used = exactly(4 * n_used);
-    cf_column *listed = exactly(n_used * sizeof *listed);
-    cf_columns_list(ones, others, n_ids, used, listed);
     uint64_t total = 0;
-    for (size_t i = 0; i < n_used; i++) {
-        CHECK(used[i] < n_ids && (i == 0 || used[i] > used[i - 1]) && listed[i].count > 0);
-        total += listed[i].count;
-        columns[i] = listed[i];
+    size_t n_used = 0;
+    for (size_t i = 0; i < n_ids; i++) {
+        total += ones[i] + others[i].count;
+        n_used += others[i].count != 0;
+        columns[i] = others[i];
     }
+    CHECK(table.n_met == n_used);
+    for (size_t i = 0; i < table.n_met; i++)
+        CHECK(met[i] < n_ids && others[met[i]].count > 0);
     CHECK(total == (status.code == CF_OK ? rows->nnz : status.offset));
 
     /* Two lists with ids that should increase; here they do or do not. */
@@ -73,6 +74,8 @@ static void check_columns(byte_source *in, const cf_csr *rows, size_t n_ids) {
     uint64_t kept = 0;
     for (size_t i = 0; i < n; i++)
         kept += merged[i].count;
+    for (size_t i = 0; i < n_ids; i++)
+        kept += ones[i];
     CHECK(kept == total);
 
     const size_t n_pairs = take_byte(in) % (n_ids + 1);
@@ -83,8 +86,7 @@ static void check_columns(byte_source *in, const cf_csr *rows, size_t n_ids) {
     CHECK(same_bytes(scaled, in_place, 4 * rows->nnz));
     free(ones);
     free(others);
-    free(used);
-    free(listed);
+    free(met);
     free(columns);
     free(a);
     free(b);
@@ -298,9 +300,10 @@ static void check_training(byte_source *in, const cf_csr *rows, size_t n_ids, co
         .rows_seen = SEEN[flags >> 3 & 3],
     };
     const size_t width = cf_optimizer_width(model.optimizer.kind);
-    float *penalties = flags & 32 ? take_floats(in, 2 * n_ids) : NULL;
-    cf_penalty *pairs = copy_exactly(penalties, penalties ? 8 * n_ids : 0);
-    model.penalties = penalties ? pairs : NULL;
+    const size_t n_penalties = flags & 32 && n_ids ? 1 + take_byte(in) % n_ids : 0;
+    float *penalties = take_floats(in, 2 * n_penalties);
+    cf_penalty *pairs = copy_exactly(penalties, 8 * n_penalties);
+    model.penalties = (cf_penalties){pairs, n_penalties};
     float *state = exactly(4 * (n_ids + 1) * width), *weights = exactly(4 * n_ids);
     cf_optimizer_clear(model.optimizer, state, n_ids + 1);
     cf_optimizer_set(model.optimizer, state + n_ids * width, take_float(in));

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import distribution
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from packaging.requirements import Requirement
 
 import cirrus_fast
 from cirrus_fast.backend import layer as layers
@@ -24,6 +26,7 @@ from cirrus_fast.cli import cli
 from cirrus_fast.errors import LayerError
 
 PYTHON = running_python()
+PUBLISHED_PINS, PINS_OF_PYTHON = dict(layers.PINS), dict(layers.PINS_OF_PYTHON)
 PINS = {"numpy": "1.0", "redis": "2.0", "hiredis": "3.0", "cirrus-fast": cirrus_fast.__version__}
 SOURCE = (
     b'"""A long docstring."""\nclass A:\n    """And another."""\nassert A.__doc__ == "", "docs"\n'
@@ -191,8 +194,19 @@ def test_the_command_shows_what_each_part_weighs(wheels: Path, tmp_path: Path) -
     assert "leaves --find-links" in alone.stderr
 
 
+def test_the_pins_are_what_the_package_requires() -> None:
+    """boto3 is in Lambda's runtime; click and rich are for the commands, which are left out."""
+    required = [Requirement(text) for text in distribution("cirrus-fast").requires or ()]
+    needed = {r.name: r.specifier for r in required if r.marker is None}
+    for name in needed.keys() - {"boto3", "click", "rich"}:
+        pins = [PUBLISHED_PINS, *PINS_OF_PYTHON.values()]
+        for version in [pin[name] for pin in pins if name in pin]:
+            assert version in needed[name]
+        assert name in PUBLISHED_PINS
+
+
 def installed_files(package: str) -> dict[str, bytes]:
-    """What pip put there of NumPy."""
+    """What pip put there of a package."""
     found = distribution(package)
     files = {str(path): Path(str(found.locate_file(path))) for path in found.files or ()}
     return {
@@ -202,13 +216,24 @@ def installed_files(package: str) -> dict[str, bytes]:
     }
 
 
+def is_pinned(package: str) -> bool:
+    """Whether the version is installed that the layer has."""
+    try:
+        return distribution(package).version == PUBLISHED_PINS[package]
+    except PackageNotFoundError:
+        return False
+
+
 def test_a_worker_trains_from_the_layer_with_nothing_else_on_the_path(
     tmp_path: Path, repository: Path
 ) -> None:
     wheels = tmp_path / "wheels"
     write_wheel(wheels, "numpy", "1.0", installed_files("numpy"))
+    versions = {"numpy": np.__version__}
     for name in ("redis", "hiredis"):
-        write_wheel(wheels, name, PINS[name], {f"{name}.py": b"__version__ = '0'\n"})
+        versions[name] = PUBLISHED_PINS[name] if is_pinned(name) else "0"
+        files = {f"{name}.py": b"__version__ = '0'\n"}
+        write_wheel(wheels, name, PINS[name], installed_files(name) if is_pinned(name) else files)
     home = Path(cirrus_fast.__file__).parent
     files = [*home.rglob("*.py"), Path(cirrus_fast._kernels.__file__)]
     ours = {f"cirrus_fast/{path.relative_to(home)}": path.read_bytes() for path in files}
@@ -217,17 +242,18 @@ def test_a_worker_trains_from_the_layer_with_nothing_else_on_the_path(
     with zipfile.ZipFile(tmp_path / "layer.zip") as archive:
         archive.extractall(tmp_path / "opt")
     script = repository / "tests/wheels/train_from_layer.py"
+    sanitizer = ("LD_PRELOAD", "ASAN_OPTIONS", "UBSAN_OPTIONS")
     done = subprocess.run(
         [sys.executable, "-I", "-S", script, tmp_path / "opt"],
         capture_output=True,
         text=True,
         check=False,
-        env={},
+        env={name: os.environ[name] for name in sanitizer if name in os.environ},
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["versions"] == {"numpy": np.__version__, "redis": "0", "hiredis": "0"}
+    assert found["versions"] == versions
     assert found["rows"] == 10_000
     assert found["test_loss"] < 0.5
     assert found["cannot be imported"] == []

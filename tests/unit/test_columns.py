@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler
 
-from cirrus_fast import CSR
+from cirrus_fast import CSR, _kernels
 from cirrus_fast.data import columns as columns_module
 from cirrus_fast.data.columns import (
     COLUMN,
@@ -16,6 +16,7 @@ from cirrus_fast.data.columns import (
     MIN_MAX_SCALING,
     SCALINGS,
     STANDARD_SCALING,
+    ColumnCounter,
     ColumnStatistics,
     Scaling,
 )
@@ -142,12 +143,87 @@ def test_a_long_scan_lists_its_table_before_a_counter_can_overflow(monkeypatch):
     ids, data = entries()
     data[::3] = 1
     whole = scan(ids, data, 40)
-    monkeypatch.setattr(columns_module, "_SCANNED_AT_ONCE", 33)
+    monkeypatch.setattr(columns_module, "_COUNTED_AT_ONCE", 33)
     parts = scan(ids, data, 40)
     np.testing.assert_array_equal(parts.ids, whole.ids)
     for field in ("count", "min", "max"):
         np.testing.assert_array_equal(parts.columns[field], whole.columns[field])
     np.testing.assert_allclose(parts.columns["sum_squares"], whole.columns["sum_squares"])
+
+
+def counted(parts, n_counters, width=40):
+    """Statistics of parts that some counters take in turn."""
+    counters = [ColumnCounter() for _ in range(n_counters)]
+    found = ColumnStatistics.empty()
+    for number, (ids, data) in enumerate(parts):
+        counter = counters[number % n_counters]
+        for half in (slice(0, len(ids) // 2), slice(len(ids) // 2, None)):
+            counter.add(ids[half], data[half], width)
+        found = found.merge(counter.take_part())
+    return found.merge(ColumnCounter.ones(counters))
+
+
+def parts_of(n_parts, width=40):
+    ids, data = entries(width=width)
+    data[::3] = 1
+    return ids, data, list(zip(np.array_split(ids, n_parts), np.array_split(data, n_parts)))  # noqa: B905
+
+
+def test_counters_of_parts_find_what_a_scan_of_the_whole_finds():
+    ids, data, parts = parts_of(7)
+    whole, found = scan(ids, data, 40), counted(parts, 2)
+    np.testing.assert_array_equal(found.ids, whole.ids)
+    for field in ("count", "min", "max"):
+        np.testing.assert_array_equal(found.columns[field], whole.columns[field])
+    np.testing.assert_allclose(found.columns["sum_squares"], whole.columns["sum_squares"])
+
+
+def test_it_makes_no_difference_which_counter_has_which_part():
+    _, _, parts = parts_of(9)
+    one = counted(parts, 1)
+    for n_counters in (2, 3, 9):
+        assert_same(counted(parts, n_counters), one)
+
+
+@pytest.mark.parametrize("kept", [0, 20, 39, 64])
+def test_a_counter_of_columns_too_wide_for_its_table_finds_the_same(monkeypatch, kept):
+    _, _, parts = parts_of(5)
+    one = counted(parts, 2)
+    monkeypatch.setattr(columns_module, "_KEPT_TABLE", kept)
+    wide = counted(parts, 2)
+    np.testing.assert_array_equal(wide.ids, one.ids)
+    np.testing.assert_array_equal(wide.columns["count"], one.columns["count"])
+    np.testing.assert_allclose(wide.columns["sum_squares"], one.columns["sum_squares"])
+
+
+def test_a_counter_that_meets_wider_and_wider_parts_forgets_nothing():
+    ids, data, parts = parts_of(6)
+    counter = ColumnCounter()
+    for part_ids, part_data in parts:
+        for width in (1, 7, 23, 40):
+            here = (part_ids < width) & (part_ids >= {1: 0, 7: 1, 23: 7, 40: 23}[width])
+            counter.add(part_ids[here], part_data[here], width)
+    found = counter.take_part().merge(ColumnCounter.ones([counter]))
+    whole = scan(ids, data, 40)
+    for field in ("count", "min", "max"):
+        np.testing.assert_array_equal(found.columns[field], whole.columns[field])
+    np.testing.assert_allclose(found.columns["sum_squares"], whole.columns["sum_squares"])
+
+
+def test_counters_are_emptied_before_they_can_overflow(monkeypatch):
+    _, _, parts = parts_of(6)
+    one = counted(parts, 2)
+    monkeypatch.setattr(columns_module, "_COUNTED_AT_ONCE", 60)
+    assert_same(counted(parts, 2), one)
+
+
+def test_a_list_of_columns_met_that_cannot_be_theirs_is_refused():
+    ones, others = np.zeros(3, np.uint32), np.zeros(3, COLUMN).view(np.uint8)
+    full = np.arange(3, dtype=np.uint32)
+    with pytest.raises(KernelError, match="too small"):
+        _kernels.columns_scan(full[:1].copy(), np.full(1, 2, F32), ones, others, full, 3)
+    with pytest.raises(ValueError, match="n_met"):
+        _kernels.columns_scan(full[:1].copy(), np.full(1, 2, F32), ones, others, full, 4)
 
 
 def test_merging_parts_gives_the_whole():
@@ -423,6 +499,21 @@ def test_ftrl_is_charged_by_rows():
     divisor = scale.divisor.astype(float)
     expected = np.stack([0.1 / divisor, 0.2 / divisor**2], 1) * 1.5
     np.testing.assert_allclose(scale.penalties, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["ftrl", "adagrad"])
+def test_the_penalties_that_all_last_columns_share_are_kept_once(optimizer):
+    ids, values = [3, 3, 3, 9, 9, 1, 7, 8], [5.0, 5, 5, 1, 1, 1, 1, 1]
+    statistics = scan(ids, values, 10)
+    scale = TrainingScale.of(statistics, 3, optimizer=optimizer, l1=0.1, l2=0.2, mean_weight=1.0)
+    assert scale.ids.tolist() == [3, 9, 1, 7, 8]
+    touches = np.array([1, 1] if optimizer == "ftrl" else [1, 3 / 2, 3])
+    divisor = np.array([5, 1, 1])[: len(touches)]
+    expected = np.stack([0.1 * touches / divisor, 0.2 * touches / divisor**2], 1)
+    np.testing.assert_allclose(scale.penalties, expected, rtol=1e-6)
+    alike = scan([1, 2], [1.0, 1], 4)
+    scale = TrainingScale.of(alike, 2, optimizer="ftrl", l1=0.1, l2=0.0, mean_weight=1.0)
+    assert scale.penalties.tolist() == [[F32(0.1), 0]]
 
 
 def test_sgds_large_steps_are_smaller_for_columns_that_many_of_their_rows_have():

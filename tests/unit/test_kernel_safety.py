@@ -172,6 +172,10 @@ def calls() -> dict[str, Call]:
             _kernels.libsvm_lines,
             {"text": np.frombuffer(TEXT, U8), "begin": 0, "end": 9},
         ),
+        "libsvm_skip": (
+            _kernels.libsvm_skip,
+            {"text": np.frombuffer(TEXT, U8), "n_lines": 1},
+        ),
         "libsvm_count": (
             _kernels.libsvm_count,
             {"text": np.frombuffer(TEXT, U8), "first": 0, "last": len(TEXT)},
@@ -219,20 +223,13 @@ def calls() -> dict[str, Call]:
         ),
         "columns_scan": (
             _kernels.columns_scan,
-            only("indices data", ones=np.zeros(N_IDS, U32), others=columns()),
-        ),
-        "columns_count": (
-            _kernels.columns_count,
-            {"ones": np.ones(N_IDS, U32), "others": columns()},
-        ),
-        "columns_list": (
-            _kernels.columns_list,
-            {
-                "ones": np.ones(N_IDS, U32),
-                "others": columns(),
-                "ids": np.empty(N_IDS, U32),
-                "columns": columns(),
-            },
+            only(
+                "indices data",
+                ones=np.zeros(N_IDS, U32),
+                others=columns(),
+                met=np.empty(N_IDS, U32),
+                n_met=0,
+            ),
         ),
         "prepare_rows": (
             _kernels.prepare_rows,
@@ -500,7 +497,7 @@ def test_arrays_at_odd_addresses_are_refused(name: str) -> None:
 WRITES = {
     "prepare_rows": ("out_labels", "out_indptr", "out_indices", "out_data", "out_weights"),
     "csr_take": ("out_labels", "out_indptr", "out_indices", "out_data", "out_weights"),
-    "columns_list": ("ids", "columns"),
+    "columns_scan": ("ones", "others", "met"),
     "auc": ("scratch",),
     "logistic_gradient": ("gradient",),
     "block_decode": ("labels", "indptr", "indices", "data", "weights", "scratch"),

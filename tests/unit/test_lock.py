@@ -175,7 +175,7 @@ def loading(source: Path, name: str) -> Iterator[subprocess.Popen[str]]:
     """Another process in the middle of a load."""
     package_parent = str(Path(cirrus_fast.__file__).parents[1])
     with subprocess.Popen(
-        [sys.executable, "-c", _LOAD, str(source), name],
+        [sys.executable, "-P", "-c", _LOAD, str(source), name],
         env={**os.environ, "PYTHONPATH": package_parent},
         stdout=subprocess.PIPE,
         text=True,

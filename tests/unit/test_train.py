@@ -147,6 +147,44 @@ def test_rows_of_any_length_are_learnt_as_the_reference_does(optimizer, penalize
     np.testing.assert_allclose(intercept, expected[1], rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("optimizer", KINDS)
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("n_pairs", [1, 3, 20, 59])
+def test_the_last_penalty_is_that_of_all_later_columns(optimizer, size, n_pairs):
+    """Rows in ascending ids, as blocks have them, and shuffled, so that eight entries have pairs of
+    their own, the last one, or both."""
+    rng = np.random.default_rng(n_pairs)
+    n_ids, n_rows, length = 60, 40, 25
+    ids = np.stack([rng.choice(n_ids, length, replace=False) for _ in range(n_rows)])
+    ids[::2].sort(axis=1)
+    labels, data = rng.integers(0, 2, n_rows).astype(F32), rng.normal(size=ids.size).astype(F32)
+    indptr = np.arange(0, ids.size + 1, length)
+    order = np.arange(n_rows, dtype=np.uint32)
+    short = (rng.random((n_pairs, 2)) * [0.02, 0.1]).astype(F32)
+    full = np.concatenate([short, np.tile(short[-1], (n_ids - n_pairs, 1))])
+    found = []
+    for penalties in (short, full):
+        rule = _kernels.Optimizer(optimizer, 0.3)
+        state, weights = np.empty((n_ids + 1) * rule.width, F32), np.empty(n_ids, F32)
+        rule.clear(state)
+        model = _kernels.TrainModel(rule, state, penalties)
+        indices = ids.astype(np.uint32).reshape(-1)
+        model.train(labels, indptr, indices, data, None, order, size, scratch(200, n_ids))
+        rule.weights(state, penalties, float(n_rows), weights)
+        found.append(state.tobytes() + weights.tobytes())
+    assert np.count_nonzero(weights)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("optimizer", KINDS)
+def test_penalties_for_no_column_or_too_many_are_refused(optimizer):
+    rule = _kernels.Optimizer(optimizer, 0.1)
+    state = np.zeros((N_IDS + 1) * rule.width, F32)
+    for n in (0, N_IDS + 1):
+        with pytest.raises(ValueError, match="pairs, one for every id"):
+            _kernels.TrainModel(rule, state, np.zeros((n, 2), F32))
+
+
 def test_the_intercepts_steps_of_several_rows_can_be_made_smaller():
     rows = example()
     arrays = rows.labels, rows.indptr, rows.indices, rows.data, rows.weights

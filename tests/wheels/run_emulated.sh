@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# run_emulated.sh CPU... [-- PYTEST ARGUMENT...]: the wheel of dist/ on CPUs that this machine has not, under qemu's user
-# mode, with Debian's Python 3.11. Checks which kernels are chosen, that a training run has the same
-# rows and bytes as here and nearly the same loss, and runs the kernels' and the parsers' tests.
+# run_emulated.sh CPU... [-- PYTEST ARGUMENT...]: the wheel of dist/ on CPUs that this machine has
+# not, under qemu's user mode, with Debian's Python 3.11. Checks which kernels are chosen, that a
+# training run has the same rows and bytes as here and nearly the same loss, and runs the kernels'
+# and the parsers' tests on each table of that CPU.
 #
 #   neoverse-n1   Graviton 2, on which Lambda's arm64 runs        neon, scalar
 #   Haswell       AVX2 without AVX-512                            avx2, scalar
 #   Nehalem       SSE4.2 and no AVX, the least that NumPy takes   scalar
 #
-# Needs apt, qemu-user-static and network; no root. Everything is below build/emulated/.
+# Needs apt, qemu-user-static and network; no root. With gcc-aarch64-linux-gnu, ARM's kernels are
+# fuzzed against scalar too. Everything is below build/emulated/.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-python3}
@@ -19,8 +21,16 @@ cpus=() arguments=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do cpus+=("$1"); shift; done
 [ $# -eq 0 ] || arguments=("${@:2}")
 
-# Timings mean nothing here, and what starts compilers or many processes has its own place.
-tests=(tests/unit tests/conformance tests/property)
+# What runs other instructions on another CPU: the kernels, the parsers and what is made right of
+# them. The rest is Python, which make test-wheels tests; here it would take hours.
+tests=(tests/conformance)
+for name in block_reference blocks checks columns criteo dispatch evaluation hot kernel_safety \
+    libsvm localize logistic minibatches number optimizer train; do
+    tests+=("tests/unit/test_$name.py")
+done
+for name in blocks_property columns_properties criteo_properties libsvm_properties; do
+    tests+=("tests/property/test_$name.py")
+done
 for cpu in host "${cpus[@]}"; do
     debian=amd64 architecture=x86_64 features=""
     case $cpu in
@@ -36,7 +46,8 @@ for cpu in host "${cpus[@]}"; do
     EMULATE=$emulate tests/wheels/debian_python.sh "$here/$cpu" "$debian" bookworm 3.11
     install_for "$here/$cpu/site" "$architecture" 3.11 \
         pytest hypothesis scipy scikit-learn
-    there=(env "PYTHONPATH=$here/$cpu/site" PYTHONDONTWRITEBYTECODE=1 "$here/$cpu/python" -P)
+    there=(env "PYTHONPATH=$here/$cpu/site" "PYTHONPYCACHEPREFIX=$here/$cpu/site/.bytecode"
+        "$here/$cpu/python" -P)
     "${there[@]}" tests/wheels/train_a_little.py > "$here/$cpu.json"
     "$python" - "$expected" "$here/host.json" "$here/$cpu.json" << 'PYTHON'
 import json, sys
@@ -53,7 +64,15 @@ for name, facts in found.items():
     assert abs(difference) < 1e-5, f"the host's loss differs by {difference}"
 PYTHON
     [ "$cpu" = host ] && continue
-    # On each table of that CPU.
+    # The core alone, against scalar: as many inputs in a minute as Python's tests have in hours.
+    if [ "$debian" = arm64 ] && command -v aarch64-linux-gnu-gcc > /dev/null; then
+        for target in libsvm block train; do
+            [ $target = libsvm ] && starts=(tests/fuzz/corpus_libsvm) || starts=()
+            aarch64-linux-gnu-gcc -static -std=c11 -O2 -ffp-contract=off -Icsrc -Itests/fuzz \
+                csrc/*.c tests/fuzz/driver.c "tests/fuzz/fuzz_$target.c" -lm -o "$here/fuzz_$target"
+            echo "-- fuzz $target: $($emulate "$here/fuzz_$target" 20000 1 "${starts[@]}")"
+        done
+    fi
     for table in $expected; do
         echo "-- $table"
         CIRRUS_FAST_FORCE_IMPL=$table "${there[@]}" -m pytest -p no:cacheprovider -q \

@@ -17,7 +17,7 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do versions+=("$1"); shift; done
 [ $# -eq 0 ] || arguments=("${@:2}")
 [ ${#versions[@]} -gt 0 ] || versions=(3.11 3.12 3.13 3.14 3.15)
 machine=$(uname -m)
-extras=(pip pytest hypothesis scipy scikit-learn loky matplotlib)
+extras=(pip pytest pytest-benchmark hypothesis scipy scikit-learn loky matplotlib 'moto[s3,server]>=5')
 
 passed=()
 check() { # NAME COMMAND...: says what ran in the end
@@ -35,7 +35,7 @@ for version in "${versions[@]}"; do
         found=$folder/python
     fi
     install_for "$folder/site" "$machine" "$version" "${extras[@]}"
-    there=(env "PYTHONPATH=$folder/site" PYTHONDONTWRITEBYTECODE=1 "$found" -P)
+    there=(env "PYTHONPATH=$folder/site" "PYTHONPYCACHEPREFIX=$folder/site/.bytecode" "$found" -P)
     name="$("$found" -c 'import sys; print(sys.version.split()[0])')"
     suite=("${there[@]}" -m pytest -p no:cacheprovider -q "${arguments[@]}")
     check "$name" "${suite[@]}"

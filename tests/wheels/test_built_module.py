@@ -177,6 +177,10 @@ class TestWheel:
                 numbers = version.removeprefix("GLIBC_").split(".")
                 assert tuple(map(int, numbers)) <= GLIBC, f"{symbol}@{version}"
 
+    def test_the_c_library_serves_what_it_is_faster_at(self, wheel: Path) -> None:
+        _, content = module_in(wheel)
+        assert {"memcpy", "memset", "exp"} <= read_module(content).undefined.keys()
+
     def test_it_is_stripped_and_knows_no_folder_it_was_made_in(self, wheel: Path) -> None:
         _, content = module_in(wheel)
         sections = read_module(content).sections

@@ -53,13 +53,14 @@ _CONTROL = np.dtype(
 WAITING, ACTIVE, FINISHED, STARTED = 0, 1, 2, 3
 
 _HEADER_BYTES = 4096
-_MAGIC = "cirrus_fast shared model 2"
+_MAGIC = "cirrus_fast shared model 3"
 # Popular coordinates a worker has its own copies of: seven of ten entries of click data are of
 # these. All workers together have no more than MOST_COPIES, since each reads the others'.
 MOST_HOT = 1024
 MOST_COPIES = 16 * MOST_HOT
 # Long enough to leave the core to who works, short enough to be nothing beside a chunk of rows.
 NAP_S = 0.0002
+LONGEST_NAP_S = 0.003
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Layout:
     n_places: int  # entries of the scale's `place`
     optimizer: str
     learning_rate: float
-    penalized: bool
+    n_penalties: int  # pairs of the scale's `penalties`; 0: there are none
     n_workers: int
     n_hot: int  # coordinates that each worker has its own copy of, beside the intercept's
     exchange_rows: int  # rows after which it tells what it learnt of them; 0: no copies
@@ -90,7 +91,7 @@ class Layout:
             "ids": (np.dtype(np.uint32), (self.n_ids,)),
             "place": (np.dtype(np.uint32), (self.n_places,)),
             "divisor": (np.dtype(np.float32), (self.n_ids,)),
-            "penalties": (np.dtype(np.float32), (self.n_ids if self.penalized else 0, 2)),
+            "penalties": (np.dtype(np.float32), (self.n_penalties, 2)),
             "hot": (
                 np.dtype(np.float32),
                 (self.n_workers if self.exchange_rows else 0, (self.n_hot + 1) * width),
@@ -126,7 +127,7 @@ class LocalStore:
             flat = np.frombuffer(buffer, dtype, math.prod(shape), offset)
             arrays[name] = flat.reshape(shape)
         self.state: Float32Array = arrays["state"]
-        penalties = arrays["penalties"] if layout.penalized else None
+        penalties = arrays["penalties"] if layout.n_penalties else None
         self.hot: Float32Array = arrays["hot"]
         self.scale = TrainingScale(arrays["ids"], arrays["place"], arrays["divisor"], penalties)
         self.exchange_ids: UInt32Array = arrays["exchange_ids"]
@@ -157,7 +158,7 @@ class LocalStore:
             n_places=len(scale.place),
             optimizer=optimizer,
             learning_rate=learning_rate,
-            penalized=scale.penalties is not None,
+            n_penalties=0 if scale.penalties is None else len(scale.penalties),
             n_workers=n_workers,
             n_hot=min(len(scale.ids), MOST_HOT, MOST_COPIES // n_workers) if exchange_rows else 0,
             exchange_rows=exchange_rows,
@@ -276,13 +277,15 @@ class LocalStore:
     def wait(self, rows: float, timeout: float) -> int:
         """Waits until this many rows are done or all workers are, at most `timeout` seconds;
         returns the rows done."""
-        until = time.monotonic() + timeout
+        began, before = time.monotonic(), self.rows
         while True:
             finished = (self.slots["state"] == FINISHED).all()  # before its rows are looked at
-            done = self.rows
-            if done >= rows or time.monotonic() >= until:
+            done, took = self.rows, time.monotonic() - began
+            if done >= rows or took >= timeout:
                 return done
-            time.sleep(NAP_S)
+            # Looked at ever more often as the end comes near: each look costs workers some time.
+            left = took * (rows - done) / (done - before) if done > before else 0.0
+            time.sleep(min(max(left / 4, NAP_S), LONGEST_NAP_S))
             if finished:
                 return done
 
@@ -299,9 +302,16 @@ class LocalStore:
     def snapshot(self) -> tuple[Float32Array, float]:
         """Weights for the data as given, float32[model_size], and the intercept."""
         learnt = np.empty(self.layout.n_ids, np.float32)
-        intercept = self.optimizer.weights(
-            self.merged_state(), self.scale.penalties, float(self.rows), learnt
-        )
+        rows, penalties = float(self.rows), self.scale.penalties
+        intercept = self.optimizer.weights(self.state, penalties, rows, learnt)
+        if len(self.hot):
+            n, width = self.layout.n_hot, self.optimizer.width
+            popular = self.hot.sum(axis=0)
+            popular[:-width] += self.state[: n * width]
+            popular[-width:] += self.state[-width:]
+            if penalties is not None:
+                penalties = penalties[:n]
+            intercept = self.optimizer.weights(popular, penalties, rows, learnt[:n])
         learnt /= self.scale.divisor
         weights = np.zeros(self.layout.model_size, np.float32)
         weights[self.scale.ids] = learnt
