@@ -117,7 +117,8 @@ def measure(pid: int, clients: list[Client], steps: int, depth: int) -> None:
     n = steps * len(clients)
     print(
         f"clients {len(clients):3}  {n / seconds:9,.0f} steps/s  "
-        f"server {cpu / n * 1e6:6.1f} us/step  {clients[0].bytes_a_step:8,.0f} bytes/step  server busy {cpu / seconds:4.0%}"
+        f"server {cpu / n * 1e6:6.1f} us/step, busy {cpu / seconds:4.0%}  "
+        f"{clients[0].bytes_a_step:8,.0f} bytes/step"
     )
 
 

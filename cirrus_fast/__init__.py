@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cirrus_fast.data.result import TrainResult as TrainResult
     from cirrus_fast.data.storage import configure as configure
     from cirrus_fast.data.text import parse_libsvm as parse_libsvm
+    from cirrus_fast.data.traffic import Reads as Reads
     from cirrus_fast.errors import CirrusFastError as CirrusFastError
     from cirrus_fast.errors import CriteoParseError as CriteoParseError
     from cirrus_fast.errors import LibsvmParseError as LibsvmParseError
@@ -51,6 +52,7 @@ _HOMES = {
     "LogisticRegression": "logistic_regression",
     "MAX_ABS_SCALING": "preprocessing",
     "MIN_MAX_SCALING": "preprocessing",
+    "Reads": "data.traffic",
     "Record": "data.result",
     "STANDARD_SCALING": "preprocessing",
     "TrainResult": "data.result",

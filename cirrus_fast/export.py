@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from cirrus_fast.data.dataset import Dataset
+from cirrus_fast.data.dataset import Dataset, read_ahead, rows_of
 from cirrus_fast.data.manifest import Block
 from cirrus_fast.data.parallel import ordered_map, thread_count
 from cirrus_fast.data.storage import file_writer, local_path
@@ -56,15 +56,15 @@ def export_libsvm(
         raise DatasetError(f"{os.fspath(path)}: exists; replace it with overwrite=True")
     zero_based = source.manifest.index_base == 0
 
-    def text(block: Block) -> tuple[Block, bytes]:
+    def text(stored: tuple[Block, memoryview | None]) -> tuple[Block, bytes]:
         out = io.BytesIO()
-        write_libsvm(source.read_block(block), out, zero_based=zero_based)
-        return block, out.getvalue()
+        write_libsvm(rows_of(source, *stored), out, zero_based=zero_based)
+        return stored[0], out.getvalue()
 
     pack = _packer(path)
     writer = file_writer(path)
     try:
-        for block, raw in ordered_map(text, source.blocks, threads):
+        for block, raw in ordered_map(text, read_ahead(source), threads):
             writer.write(raw if pack is None else pack.compress(raw))
             if on_progress is not None:
                 on_progress(block.first_row + block.n_rows)

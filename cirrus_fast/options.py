@@ -59,7 +59,8 @@ class Options:
     """Options of one training run, checked. None means "decided from the data", as `help` says."""
 
     dataset: str = _option(
-        "data set to train on: bare name, path or URI; or a LibSVM text file, with model_size",
+        "data set to train on: bare name, path or URI; or LibSVM text, a file or an object in S3, "
+        "with model_size",
         kind=str,
     )
     test_dataset: str | None = _option(
@@ -219,8 +220,8 @@ class Options:
         high=1000,
     )
     worker_size: int = _option(
-        "memory of a worker, which bounds the rows it holds decoded and the blocks of S3 data it "
-        "keeps",
+        "memory of a worker, all counted: 50 MB for Python and its packages, the model, rows "
+        "decoded and held, blocks of S3 data on their way and kept",
         default=2048,
         kind=int,
         unit="MB",
@@ -427,8 +428,9 @@ def _check_together(options: Options, given: Mapping[str, Any]) -> None:
         for name in ("n_ps", "sync_rows", "pipeline_depth"):
             if getattr(options, name) not in (None, 1) or (name != "n_ps" and given.get(name)):
                 raise OptionError(
-                    f"{name}: means nothing with param_store={options.param_store!r}, which is one "
-                    "and answers at once; it is for a redis:// URL"
+                    f"{name}={getattr(options, name)}: means nothing with "
+                    f"param_store={options.param_store!r}, which is one and answers at once; it is "
+                    "for a redis:// URL"
                 )
     if options.staleness is not None and options.consistency != "ssp":
         raise OptionError(f'staleness: means nothing with consistency="{options.consistency}"')

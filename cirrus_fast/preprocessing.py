@@ -21,7 +21,7 @@ from cirrus_fast.data.columns import (
 )
 from cirrus_fast.data.criteo import DEFAULT_BITS, check_bits
 from cirrus_fast.data.csr import CSR
-from cirrus_fast.data.dataset import Dataset
+from cirrus_fast.data.dataset import Dataset, read_ahead, rows_of
 from cirrus_fast.data.formats import CRITEO, LIBSVM
 from cirrus_fast.data.loading import Ids, Total, existing, row_slice, spans, write_dataset
 from cirrus_fast.data.manifest import Block
@@ -369,20 +369,21 @@ def normalize(
         return reused
     manifest = source.manifest
 
-    def scaled(block: Block) -> Part:
-        return Part(_as_written(fitted.apply_rows(source.read_block(block)), manifest.index_base))
+    def scaled(stored: tuple[Block, memoryview | None]) -> Part:
+        rows = rows_of(source, *stored)
+        return Part(_as_written(fitted.apply_rows(rows), manifest.index_base))
 
     return write_dataset(
         dst,
-        source.blocks,
-        lambda block: [scaled(block)],
+        read_ahead(source),
+        lambda stored: [scaled(stored)],
         lambda _: Ids.like(manifest, source.n_features),
         lineage=lineage,
         n_threads=threads,
         overwrite=overwrite,
         parent=source,
         scaling=fitted,
-        sample=_sample(source, scaled),
+        sample=_sample(source, lambda block: scaled((block, None))),
         columns=fitted.scaled(source.columns),
         on_part=None if on_progress is None else lambda _, total: on_progress(total.n_rows),
     )

@@ -48,6 +48,7 @@ def bitfield_pack(const uint8_t[::1] key not None, const uint32_t[::1] add_place
     cdef _Memory memory
     memory.n = 0
     _writes(&memory, &out[0], <size_t>out.shape[0])
+    _reads(&memory, _u8(key), n_key)
     _reads(&memory, adds, 4 * n_add)
     _reads(&memory, by, 4 * n_add)
     _reads(&memory, gets, 4 * n_get)

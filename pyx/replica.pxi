@@ -114,8 +114,14 @@ cdef class Replica:
         cdef size_t n = <size_t>ids.shape[0]
         cdef const uint32_t *first = _u32(ids)
         cdef float *into = _f32_out(before)
+        cdef _Memory memory
         _need(<size_t>before.shape[0] >= n, "before must be as long as ids")
         self._check_ids(ids)
+        memory.n = 0
+        self._writes_all(&memory)
+        _writes(&memory, into, 4 * n)
+        _reads(&memory, first, 4 * n)
+        _need_apart(&memory)
         with nogil:
             cf_replica_keep(&self._c, first, n, into)
 
@@ -156,9 +162,16 @@ cdef class Replica:
         cdef const int32_t *given = _i32(values)
         cdef const uint32_t *then = _u32(sent_then)
         _need(<size_t>values.shape[0] == n, "values must be as long as ids")
+        cdef _Memory memory
         _need(sent_then is None or <size_t>sent_then.shape[0] == n,
               "sent_then must be as long as ids")
         self._check_ids(ids)
+        memory.n = 0
+        self._writes_all(&memory)
+        _reads(&memory, first, 4 * n)
+        _reads(&memory, given, 4 * n)
+        _reads(&memory, then, 4 * n)
+        _need_apart(&memory)
         with nogil:
             cf_replica_settle(&self._c, first, given, then, n)
 
@@ -171,8 +184,14 @@ cdef class Replica:
         _need(stride >= 1 and (n == 0 or (first < self._c.n and
                                           (self._c.n - 1 - first) // stride >= n - 1)),
               "the run is longer than the model")
+        cdef _Memory memory
         _need(sent_then is None or <size_t>sent_then.shape[0] == n,
               "sent_then must be as long as values")
+        memory.n = 0
+        self._writes_all(&memory)
+        _reads(&memory, given, 4 * n)
+        _reads(&memory, then, 4 * n)
+        _need_apart(&memory)
         with nogil:
             cf_replica_settle_run(&self._c, first, stride, given, then, n)
 
@@ -183,9 +202,16 @@ cdef class Replica:
         cdef const uint32_t *first = _u32(ids)
         cdef const uint32_t *had = _u32(known)
         cdef uint32_t *into = _u32_out(out)
+        cdef _Memory memory
         _need(<size_t>out.shape[0] >= n, "out must be as long as ids")
         self._check_ids(ids)
         self._check_ids(known)
+        memory.n = 0
+        self._writes_all(&memory)
+        _writes(&memory, into, 4 * n)
+        _reads(&memory, first, 4 * n)
+        _reads(&memory, had, 4 * n_known)
+        _need_apart(&memory)
         with nogil:
             n_missing = cf_replica_missing(&self._c, first, n, had, n_known, below, into)
         return n_missing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,14 @@ def repository():
     if not (ROOT / "csrc").is_dir():
         pytest.skip("needs the source tree")
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def bench(repository: Path) -> Iterator[Callable[[str], ModuleType]]:
+    """Modules of bench/, which is not installed, by name."""
+    sys.path.append(str(repository))  # behind the package under test
+    yield lambda name: importlib.import_module(f"bench.{name}")
+    sys.path.remove(str(repository))
 
 
 @pytest.fixture(scope="session")
@@ -266,11 +276,11 @@ def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture
-def redis_server(redis_process: Any) -> Iterator[Any]:
+def redis_server(redis_process: Any) -> Any:
     """The same, without keys."""
     with redis_process.client() as client:
         client.flushall()
-    yield redis_process
+    return redis_process
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -18,9 +19,13 @@ from cirrus_fast.backend.redis_server import find_server
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """One whose ten-thousandth neighbour, which cluster nodes talk on, is a port too."""
+    while True:
+        port = random.randint(20_000, 50_000)
+        with socket.socket() as one, socket.socket() as bus, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            bus.bind(("127.0.0.1", port + 10_000))
+            return port
 
 
 class RedisServer:
@@ -74,8 +79,8 @@ class RedisServer:
 class Proxy:
     """Stands between clients and a server; passes bytes on until told what to do to them.
 
-    rule(direction, connection, passed, data) -> what to pass on: the data, a part of it, None to cut
-    the connection; direction is "up" or "down", passed the bytes that went that way before.
+    rule(direction, connection, passed, data) -> what to pass on: the data, a part of it, None to
+    cut the connection; direction is "up" or "down", passed the bytes that went that way before.
     """
 
     def __init__(self, port: int) -> None:
@@ -144,18 +149,12 @@ class Cluster:
         for i, server in enumerate(self.servers):
             with server.client() as client:
                 client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
-                client.execute_command(
-                    "CLUSTER", "ADDSLOTSRANGE", bounds[i], bounds[i + 1] - 1
-                ) if self._new(client) else client.execute_command(
-                    "CLUSTER", "ADDSLOTS", *range(bounds[i], bounds[i + 1])
-                )
+                slots = range(bounds[i], bounds[i + 1])
+                client.execute_command("CLUSTER", "ADDSLOTS", *slots)
         with self.servers[0].client() as client:
             for server in self.servers[1:]:
                 client.execute_command("CLUSTER", "MEET", "127.0.0.1", server.port)
         self._wait()
-
-    def _new(self, client: redis.Redis) -> bool:
-        return int(str(client.info("server")["redis_version"]).split(".")[0]) >= 7
 
     def _wait(self) -> None:
         until = time.monotonic() + 30
@@ -171,16 +170,10 @@ class Cluster:
 
     @staticmethod
     def _ready(state: object) -> bool:
-        found = (
-            state
-            if isinstance(state, dict)
-            else dict(
-                line.split(":")
-                for line in bytes(state).decode().split()
-                if ":" in line  # type: ignore[arg-type]
-            )
-        )
-        return found["cluster_state"] == "ok" and int(found["cluster_known_nodes"]) == 3
+        if not isinstance(state, dict):
+            lines = bytes(state).decode().split()  # type: ignore[call-overload]
+            state = dict(line.split(":") for line in lines)
+        return state["cluster_state"] == "ok" and int(state["cluster_known_nodes"]) == 3
 
     def stop(self) -> None:
         for server in self.servers:

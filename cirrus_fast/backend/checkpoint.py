@@ -26,7 +26,7 @@ from cirrus_fast.errors import ModelError, OptionError, StorageError
 from cirrus_fast.notices import notice
 
 FORMAT = "cirrus_fast checkpoint"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 # Options that may differ in the run that goes on: when to stop, where to run, what to show; and
 # what data sets are called, since what they are is compared.

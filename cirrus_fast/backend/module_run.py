@@ -48,11 +48,16 @@ class ModuleRun(RedisRun):
             n_workers=n_workers,
             n_shards=n_shards,
             intercept=intercept,
+            sync_rows=1,
             task=task,
         )
 
     def _check_size(self, n: int, n_shards: int) -> None:
         """The server says what is too large for it."""
+
+    def _merges(self, n_ids: int, sync_rows: int) -> bool:  # noqa: ARG002
+        """What workers learn goes straight to the servers."""
+        return False
 
     def _open(self) -> None:
         self._shards = module.open_shards(self.urls, self.header)
@@ -69,6 +74,9 @@ class ModuleRun(RedisRun):
             intercept=intercept,
             intercept_rate=self._intercept_rate,
         )
+
+    def _keys(self, shard: module.ModuleShard) -> tuple[bytes, ...]:  # type: ignore[override]
+        return (shard.key,)
 
     def snapshot(self) -> tuple[Float32Array, float]:
         with self._lock:

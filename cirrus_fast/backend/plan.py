@@ -13,19 +13,22 @@ from cirrus_fast.backend.module_run import ModuleRun
 from cirrus_fast.backend.redis_run import RedisRun
 from cirrus_fast.backend.store_choice import choose_store
 from cirrus_fast.data.csr import CSR, Float32Array
-from cirrus_fast.data.dataset import Dataset, is_text_file
+from cirrus_fast.data.dataset import Dataset, is_text_file, refuse_compressed
 from cirrus_fast.data.evaluation import exact_auc
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.labels import LabelMap
 from cirrus_fast.data.model import LinearModel
 from cirrus_fast.data.parallel import available_cores
-from cirrus_fast.data.storage import absolute
-from cirrus_fast.data.text_dataset import TextDataset, open_text
+from cirrus_fast.data.sources import names_object, names_text
+from cirrus_fast.data.storage import absolute, is_s3, resolve
+from cirrus_fast.data.text_dataset import TextDataset, fetch_text, open_text
+from cirrus_fast.data.traffic import Reads
 from cirrus_fast.data.training_scale import TrainingScale, crowd_rate
 from cirrus_fast.errors import DatasetError, OptionError, TrainingError
 from cirrus_fast.notices import notice_once
 from cirrus_fast.options import Options
-from cirrus_fast.runtime.minibatches import held_out_rows, share_of
+from cirrus_fast.runtime.assignment import shares
+from cirrus_fast.runtime.minibatches import held_out_rows
 from cirrus_fast.runtime.params.local import LocalStore
 from cirrus_fast.runtime.worker import CHUNK_ROWS, WorkerSpec, most_entries
 from cirrus_fast.store_url import parse_urls
@@ -118,13 +121,14 @@ class Plan:
     n_workers: int
     store: str  # who holds the model: memory, bitfield or module
     dataset_path: str  # in full, so that a change of folder during the run is of no account
+    test_reads: Reads  # of a test data set from a server
 
     @classmethod
     def make(cls, options: Options) -> Plan:
         dataset = _rows(options)
         size = _model_size(options, dataset)
         holdout = _holdout(options, dataset)
-        test = _test_rows(options, dataset, holdout)
+        test, test_reads = _test_rows(options, dataset, holdout)
         if test is None and options.test_fraction is not None:
             raise DatasetError(
                 f"{dataset.name}: test_fraction={options.test_fraction} of {dataset.n_rows} rows "
@@ -154,7 +158,13 @@ class Plan:
             n_workers=_worker_count(options, dataset, n_train),
             store=choose_store(options),
             dataset_path=absolute(dataset.uri),
+            test_reads=test_reads,
         )
+
+    @property
+    def reads(self) -> Reads:
+        """From a server, so far, and not by workers."""
+        return self.dataset.reads + self.test_reads
 
     @property
     def params(self) -> dict[str, Any]:
@@ -238,8 +248,8 @@ class Plan:
         exchange = 0
         if options.consistency == "bsp" and self.n_workers > 1:
             size = options.minibatch_size
-            shares = (share_of(self.dataset, i, self.n_workers) for i in range(self.n_workers))
-            exchange = max(most_entries(self.dataset, share, size) for share in shares)
+            dealt = shares(self.dataset, self.n_workers)
+            exchange = max(most_entries(self.dataset, share, size) for share in dealt)
         try:
             scale = TrainingScale.of(
                 self.dataset.columns,
@@ -275,6 +285,7 @@ class Plan:
                     model_size=self.model_size,
                     n_workers=self.n_workers,
                     n_shards=options.n_ps,
+                    sync_rows=self.sync_rows,
                     intercept=intercept,
                     task=task,
                 )
@@ -301,12 +312,14 @@ class Plan:
     ) -> WorkerSpec:
         options = self.options
         few = self.n_train < FEW_ROWS
+        copy = self.dataset.copy if isinstance(self.dataset, TextDataset) else None
         return WorkerSpec(
             task=task,
             worker=worker,
             n_workers=self.n_workers,
             generation=generation,
             dataset=self.dataset_path,
+            text_copy=None if copy is None else (copy.uri, copy.path, copy.identity),
             dataset_id=self.dataset.id,
             holdout_seed=self.holdout.seed,
             holdout_fraction=self.holdout.fraction,
@@ -347,7 +360,15 @@ class Plan:
 
 def _rows(options: Options) -> Dataset | TextDataset:
     """What to train on; for text, that the options ask for nothing that only a data set knows."""
-    if not is_text_file(options.dataset):
+    if is_s3(resolve(options.dataset)):
+        try:
+            return Dataset(options.dataset)
+        except DatasetError:
+            # Looked for only now: who trains on a data set need not ask for anything else.
+            if not names_object(options.dataset):
+                raise
+            refuse_compressed(options.dataset)
+    elif not is_text_file(options.dataset):
         return Dataset(options.dataset)
     instead = "or make a data set of it with load_libsvm"
     if options.model_size is None:
@@ -365,7 +386,8 @@ def _rows(options: Options) -> Dataset | TextDataset:
             f"l1, l2: nobody has counted the columns of {options.dataset}, which is text, and "
             f'{options.optimizer} needs that; take optimizer="ftrl", {instead}'
         )
-    return open_text(options.dataset, options.model_size)
+    opened = fetch_text if is_s3(options.dataset) else open_text
+    return opened(options.dataset, options.model_size)
 
 
 def _model_size(options: Options, dataset: Dataset | TextDataset) -> int:
@@ -392,8 +414,9 @@ def _holdout(options: Options, dataset: Dataset | TextDataset) -> HoldOut:
 
 def _test_rows(
     options: Options, dataset: Dataset | TextDataset, holdout: HoldOut
-) -> TestRows | None:
-    label_map = dataset.manifest.label_map
+) -> tuple[TestRows | None, Reads]:
+    """The rows to measure on, if any, and what reading another data set for them has cost."""
+    label_map, reads = dataset.manifest.label_map, Reads()
     if options.test_dataset is not None:
         blank = LinearModel(
             weights=np.empty(0, np.float32),
@@ -404,14 +427,18 @@ def _test_rows(
             scaling=dataset.scaling,
             text_format=dataset.manifest.text_format,
         )
-        parts = list(blank.scorable(options.test_dataset))
+        test = options.test_dataset
+        found: str | Dataset = test if names_text(test) else Dataset(test)
+        parts = list(blank.scorable(found))
         if not parts:
-            raise DatasetError(f"{options.test_dataset}: has no rows to test on")
+            raise DatasetError(f"{test}: has no rows to test on")
+        if isinstance(found, Dataset):
+            reads = found.reads
     else:
         parts = held_out_rows(dataset, holdout)
         if not parts:
-            return None
-    return TestRows.of(parts, label_map, options.test_dataset or dataset.name)
+            return None, reads
+    return TestRows.of(parts, label_map, options.test_dataset or dataset.name), reads
 
 
 def _default_rate(optimizer: str, dataset: Dataset | TextDataset) -> float:

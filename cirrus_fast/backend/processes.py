@@ -47,6 +47,7 @@ class ProcessExecutor(Executor):
         self._more = dict(environment or {})
         self._inherited = tuple(inherited)
         self._processes: set[subprocess.Popen[str]] = set()
+        self._futures: dict[Future[str], subprocess.Popen[str]] = {}
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._closed = False
@@ -71,6 +72,8 @@ class ProcessExecutor(Executor):
             self._processes.add(process)
         future: Future[str] = Future()
         future.set_running_or_notify_cancel()
+        with self._lock:
+            self._futures[future] = process
         thread = threading.Thread(target=self._attend, args=(process, args[0], future), daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -81,6 +84,13 @@ class ProcessExecutor(Executor):
         """Process ids of the workers that run."""
         with self._lock:
             return [process.pid for process in self._processes]
+
+    def kill(self, future: Future[str]) -> None:
+        """Ends the process of a call, which then fails with WorkerDiedError."""
+        with self._lock:
+            process = self._futures.get(future)
+            if process is not None:
+                process.kill()
 
     def _attend(self, process: subprocess.Popen[str], spec: str, future: Future[str]) -> None:
         stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
@@ -102,6 +112,7 @@ class ProcessExecutor(Executor):
         stderr.close()
         with self._lock:
             self._processes.discard(process)
+            del self._futures[future]
         words = "".join(said)
         if answer:  # else they are its last words, which the error tells
             for line in filter(None, map(str.strip, words.splitlines())):

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from threading import RLock
+from threading import Event, Lock, RLock, Thread
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from cirrus_fast import _kernels
 from cirrus_fast.data.csr import Float32Array
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.errors import StoreError, TrainingError
-from cirrus_fast.runtime.params import bitfield
+from cirrus_fast.runtime.params import bitfield, resp
 from cirrus_fast.runtime.params.control import (
     RECORD,
     SAYS,
@@ -36,13 +36,16 @@ from cirrus_fast.runtime.params.control import (
     scale_to_bytes,
 )
 from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, WAITING, LocalStore
-from cirrus_fast.runtime.params.resp import GIVE_UP_S, key_slot, read_slots
+from cirrus_fast.runtime.params.merged import Merger, inbox_of, pays
+from cirrus_fast.runtime.params.resp import key_slot, read_slots
 from cirrus_fast.store_url import StoreUrl
 
 # How often the workers' records are read, the supervisor shows that it lives, and keys are
 # prolonged.
 _POLL_S, _BEAT_S, _PROLONG_S = 0.01, 1.0, 300.0
 _PIECE_BYTES = 1 << 25
+# Between two looks at what workers have pushed.
+_MERGE_NAP_S = 0.001
 # How long the end of a run tries to delete its keys; else their time to live does.
 _FAREWELL_S = 2.0
 
@@ -68,6 +71,7 @@ class RedisRun:
         model_size: int,
         n_workers: int,
         n_shards: int,
+        sync_rows: int,
         intercept: float,
         task: str,
     ) -> None:
@@ -95,8 +99,10 @@ class RedisRun:
             shards=self._shard_keys(task, n_shards),
             places=tuple(k % len(urls) for k in range(n_shards)),
             mark=1 + secrets.randbelow(2**31 - 1),
+            merged=self._merges(len(scale.ids), sync_rows),
             store=self.store,
         )
+        self._merging: Merging | None = None
         self._open()
         self._records = np.zeros(n_workers, RECORD)
         self.slots: npt.NDArray[np.void] = self._records["slot"]
@@ -119,8 +125,13 @@ class RedisRun:
                 f"n_ps to {-(-n // bitfield.MOST_WEIGHTS)} at least"
             )
 
+    def _merges(self, n_ids: int, sync_rows: int) -> bool:
+        return pays(n_ids, sync_rows)
+
     def _open(self) -> None:
         self._shards = bitfield.open_shards(self.urls, self.header)
+        if self.header.merged:
+            self._merging = Merging(self.urls, self.header)
 
     def _shard_keys(self, task: str, n: int) -> tuple[str, ...]:
         """In a cluster, with tags that put them on its servers in turn."""
@@ -158,6 +169,8 @@ class RedisRun:
         weights = np.zeros(len(self.scale.ids) + 1, np.float32)
         weights[-1] = intercept
         bitfield.create(self._shards, weights)
+        if self._merging is not None:
+            self._merging.begin(bitfield.to_whole(weights))
 
     def expect_end(self, deadline: float) -> None:
         """A store that is away is not waited for beyond this, by time.perf_counter."""
@@ -213,6 +226,8 @@ class RedisRun:
     def _look(self) -> None:
         """Mirrors the workers' records, and does what is due."""
         with self._lock:
+            if self._merging is not None:
+                self._merging.check()
             if not self._launched:
                 return
             (pairs,) = self._ask_all(("HGETALL", self._names.workers))
@@ -234,6 +249,20 @@ class RedisRun:
                 self._say()
             if now - self._prolonged >= _PROLONG_S:
                 self._prolong()
+
+    def progress(self, worker: int) -> tuple[int, int, int]:
+        """What changes as a worker gets on; the state comes first."""
+        slot = self.slots[worker]
+        return int(slot["state"]), int(slot["rows"]), 0
+
+    def holds_up(self, worker: int) -> bool:
+        """Whether a worker could go on, and others wait for it or soon will."""
+        slots = self.slots
+        if slots[worker]["state"] != ACTIVE:
+            return bool(slots[worker]["state"] != FINISHED)
+        slowest = slots["updates"][slots["state"] != FINISHED].min()
+        may_go_on = slots["rows"].sum() < self._says["allowed_rows"]
+        return bool(may_go_on and slots[worker]["updates"] == slowest)
 
     def silent_s(self, worker: int) -> float:
         """Seconds since a worker last said anything new."""
@@ -283,7 +312,8 @@ class RedisRun:
         n = int(traffic["exchanges"].sum())
         return {
             "exchanges": n,
-            "doubtful": int(traffic["doubtful"].sum()),
+            "doubtful": int(traffic["doubtful"].sum())
+            + (self._merging.lost if self._merging else 0),
             "rollbacks": int(traffic["rollbacks"].sum()),
             "staleness_mean": float(traffic["stale_sum"].sum()) / n if n else 0.0,
             "staleness_max": int(traffic["stale_max"].max()),
@@ -295,7 +325,10 @@ class RedisRun:
 
     def _weights(self) -> Float32Array:
         with self._lock:
-            whole = bitfield.read_weights(self._shards, self._give_up_s)
+            if self._merging is not None:
+                whole = self._merging.weights(self._give_up_s)
+            else:
+                whole = bitfield.read_weights(self._shards, self._give_up_s)
         return (whole.astype(np.float64) / bitfield.SCALE).astype(np.float32)
 
     def snapshot(self) -> tuple[Float32Array, float]:
@@ -334,6 +367,8 @@ class RedisRun:
             whole = bitfield.to_whole(state[::width])
             for shard in self._shards:
                 bitfield.write_weights(shard, whole)
+            if self._merging is not None:
+                self._merging.begin(whole)
             if self.optimizer.kind == "adagrad":
                 bitfield.save_state(self._shards, np.ascontiguousarray(state[1::2]))
             self._restore_slots(slots)
@@ -349,7 +384,7 @@ class RedisRun:
 
     @property
     def _give_up_s(self) -> float:
-        return max(1.0, min(GIVE_UP_S, self._deadline - time.perf_counter()))
+        return max(1.0, min(resp.GIVE_UP_S, self._deadline - time.perf_counter()))
 
     def _ask_all(
         self, *commands: tuple[bytes | str | int | float, ...], give_up_s: float | None = None
@@ -358,11 +393,14 @@ class RedisRun:
             *commands, give_up_s=self._give_up_s if give_up_s is None else give_up_s
         )
 
+    def _keys(self, shard: bitfield.Shard) -> tuple[bytes, ...]:
+        return shard.key, shard.state_key, inbox_of(shard)
+
     def _prolong(self) -> None:
         self._ask_all(*(("EXPIRE", key, TTL_S) for key in self._names.all()))
         for shard in self._shards:
             shard.link.ask_all(
-                *(("EXPIRE", key, TTL_S) for key in shard.keys), give_up_s=self._give_up_s
+                *(("EXPIRE", key, TTL_S) for key in self._keys(shard)), give_up_s=self._give_up_s
             )
         self._prolonged = time.monotonic()
 
@@ -372,14 +410,72 @@ class RedisRun:
             if not self._deleted:
                 self._deleted = True
                 end_here(self._task)
+                if self._merging is not None:
+                    self._merging.end()
                 for shard in self._shards:
                     with suppress(StoreError):  # `welcome` sees to it that they are this run's
-                        shard.link.ask("UNLINK", *shard.keys, give_up_s=0)
+                        shard.link.ask("UNLINK", *self._keys(shard), give_up_s=0)
                 with suppress(StoreError):
                     self._ask_all(*(("UNLINK", key) for key in self._names.all()), give_up_s=0)
             for shard in self._shards:
                 shard.link.close()
             self._link.close()
+
+
+class Merging:
+    """Merges what workers push (runtime/params/merged.py), in a thread and on connections of its
+    own."""
+
+    def __init__(self, urls: Sequence[StoreUrl], header: RunHeader) -> None:
+        self._over = Event()
+        shards = bitfield.open_shards(urls, header, self._over.is_set)
+        self._links = [shard.link for shard in shards]
+        self._merger = Merger(shards, header.n_workers)
+        self._lock = Lock()
+        self._error: BaseException | None = None
+        self._thread: Thread | None = None
+
+    def begin(self, whole: bitfield.Int32Array) -> None:
+        with self._lock:
+            self._merger.begin(whole)
+        if self._thread is None:
+            self._thread = Thread(target=self._run, name="cirrus-merge", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while not self._over.is_set():
+                with self._lock:
+                    taken = self._merger.merge()
+                if not taken:
+                    self._over.wait(_MERGE_NAP_S)
+        except BaseException as error:
+            self._error = error
+
+    def check(self) -> None:
+        """Raises what ended the merging."""
+        if self._error is not None and not self._over.is_set():
+            raise self._error
+
+    def weights(self, give_up_s: float) -> bitfield.Int32Array:
+        """The model with all that was pushed."""
+        self.check()
+        with self._lock:
+            while self._merger.merge(give_up_s):
+                pass
+            return self._merger.whole
+
+    @property
+    def lost(self) -> int:
+        """Strings that a server lost."""
+        return self._merger.lost
+
+    def end(self) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join(_FAREWELL_S)
+        for link in self._links:
+            link.close()
 
 
 # Who holds the model of a run, as the supervisor sees it.

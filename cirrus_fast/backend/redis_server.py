@@ -15,6 +15,8 @@ from types import TracebackType
 
 from cirrus_fast.errors import StoreError
 from cirrus_fast.redis_module import redis_module_path
+from cirrus_fast.runtime.params.resp import Connection, Lost
+from cirrus_fast.store_url import StoreUrl
 
 _START_S, _GRACE_S = 20.0, 10.0
 
@@ -102,9 +104,9 @@ class LocalServer:
                 last = said[-1].split(" # ")[-1] if said else f"exit {self._process.returncode}"
                 raise StoreError(f"{self._binary} does not start: {last}")
             try:
-                socket.create_connection(("127.0.0.1", self._port), 0.5).close()
+                Connection(StoreUrl.parse(self.url)).close()  # it knows the password: it is ours
                 return
-            except OSError:
+            except (Lost, StoreError):
                 time.sleep(0.02)
         raise StoreError(f"{self._binary} does not answer")
 

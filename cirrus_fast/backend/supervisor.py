@@ -177,6 +177,8 @@ class _Course:
             checkpoint=self._checkpoints.path,
             checkpoint_error=self._checkpoints.error,
             params=self._plan.params,
+            reads=self._plan.reads + workers.reads(),
+            reads_by_epoch=workers.reads_by_epoch(),
         )
 
     def _watch(self, deadline: float) -> str:

@@ -5,19 +5,28 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import BrokenExecutor, Executor, Future, wait
+from typing import Any
 
 from cirrus_fast.backend.plan import Plan
-from cirrus_fast.backend.processes import WorkerDiedError
+from cirrus_fast.backend.processes import ProcessExecutor, WorkerDiedError
 from cirrus_fast.backend.redis_run import RedisRun, Store
+from cirrus_fast.data.traffic import Reads
 from cirrus_fast.errors import CirrusFastError, TrainingError
 from cirrus_fast.notices import notice
-from cirrus_fast.runtime.params.local import WAITING
+from cirrus_fast.runtime.params.local import STARTED, WAITING
 from cirrus_fast.runtime.worker import run_worker
 
 # How often a worker's place is taken by another before the run is given up.
 _MOST_DEATHS = 5
 # How long an executor may take to start a worker that the others, or the run, wait for.
 _START_S = 60.0
+# How long a worker may hold the others up without a sign before another takes its place: longer
+# than a read takes to be given up (data/s3_get.py). And how long it may look at its data, which it
+# goes through where they are text.
+_LATE_S, _LOOKING_S = 180.0, 1800.0
+# What is counted of the time since it was last looked at, for the supervisor may have been held up
+# itself.
+_MOST_LOOK_S = 1.0
 # How long a worker may take to end once it is told to. A chunk of rows takes milliseconds, reading
 # the rows that fit its memory some seconds.
 _END_S = 30.0
@@ -28,7 +37,7 @@ class Workers:
 
     Attributes
     ----------
-    reports : of those that ended, seconds by phase
+    reports : of those that ended (`runtime.worker.WorkerReport`)
     rows_repeated : rows that may have been learnt from twice, or once without being counted, by
         workers that died
     """
@@ -42,7 +51,9 @@ class Workers:
         self._futures: dict[int, Future[str]] = {}
         self._launched = time.perf_counter()
         self._deaths = 0
-        self.reports: list[dict[str, float]] = []
+        self._looked = time.perf_counter()
+        self._late: dict[int, tuple[tuple[int, int, int], float]] = {}
+        self.reports: list[dict[str, Any]] = []
         self.rows_repeated = 0
 
     def launch(self) -> None:
@@ -62,6 +73,18 @@ class Workers:
             raise _broken(error) from error
         except (OSError, RuntimeError) as error:  # no process to be had; it was shut down
             raise TrainingError(f"the executor takes no worker: {error}") from error
+
+    def reads(self) -> Reads:
+        """From a server, by those that ended."""
+        return sum((Reads(**one) for r in self.reports for one in r["reads"].values()), Reads())
+
+    def reads_by_epoch(self) -> list[Reads]:
+        """The same, without what was read before the first."""
+        found: dict[int, Reads] = {}
+        for report in self.reports:
+            for epoch, reads in report["reads"].items():
+                found[int(epoch)] = found.get(int(epoch), Reads()) + Reads(**reads)
+        return [found.get(epoch, Reads()) for epoch in range(max(found, default=-1) + 1)]
 
     @property
     def running(self) -> bool:
@@ -88,6 +111,28 @@ class Workers:
                 self._launch(worker)
         if self._futures:
             self._check_start()
+            self._end_late()
+
+    def _end_late(self) -> None:
+        """Ends a worker process that gives no sign while others wait for it: stopped, or waiting
+        for a file system. Its end is then noticed as any other's. A thread cannot be ended."""
+        executor = self._executor
+        if not isinstance(executor, ProcessExecutor):
+            return
+        now = time.perf_counter()
+        passed, self._looked = min(now - self._looked, _MOST_LOOK_S), now
+        for worker, future in self._futures.items():
+            stands = self._store.progress(worker)
+            before, late = self._late.get(worker, (stands, 0.0))
+            if stands != before or not self._store.holds_up(worker):
+                late = -passed
+            late += passed
+            most = _LOOKING_S if stands[0] == STARTED else _LATE_S
+            if late > most:
+                notice(f"worker {worker} has given no sign for {most:g} s; it is ended")
+                executor.kill(future)
+                late = 0.0
+            self._late[worker] = stands, late
 
     def _check_start(self) -> None:
         """Without this, a run would wait for ever for an executor that has no place."""

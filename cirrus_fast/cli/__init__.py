@@ -40,7 +40,7 @@ COMMANDS = {
     "evaluate": ("models", "Measure a model on labelled rows."),
     "predict": ("models", "Score rows with a model."),
     "grid": ("grid", "Train a model for every combination of some options' values."),
-    "redis": ("redis", "Start a Redis server on this machine, for --param-store."),
+    "redis": ("redis", "Start a Redis server on this machine, and stop it with Ctrl-C."),
     "layer": ("layer", "Build the layer that AWS Lambda runs workers with."),
 }
 

@@ -91,6 +91,8 @@ def result_json(result: TrainResult) -> dict[str, Any]:
         "checkpoint": result.checkpoint,
         "checkpoint_error": result.checkpoint_error,
         "breakdown": dict(result.breakdown),
+        "reads": asdict(result.reads),
+        "reads_by_epoch": [asdict(reads) for reads in result.reads_by_epoch],
         "params": dict(result.params),
         "history": [asdict(record) for record in result.history],
     }
@@ -117,10 +119,23 @@ def result_facts(result: TrainResult) -> dict[str, str | None]:
         "model": f"{model.nnz:,} of {model.n_features:,} weights are not 0, "
         f"intercept {model.intercept:.4f}",
         "time, all workers": ", ".join(spent) or None,
+        "read from storage": _reads(result),
         "checkpoint": result.checkpoint,
         "not written": result.checkpoint_error
         and f"the last checkpoint: {result.checkpoint_error}",
     }
+
+
+def _reads(result: TrainResult) -> str | None:
+    """What was asked of a server, if any was; and how much of it after the first epoch."""
+    reads, epochs = result.reads, result.reads_by_epoch
+    if not reads.requests:
+        return None
+    again = f", {output.number_of(reads.retries, 'retry', 'retries')}" if reads.retries else ""
+    later = sum(one.bytes for one in epochs[1:])
+    since = f"; {output.size(later)} of it after the first epoch" if len(epochs) > 1 else ""
+    requests = output.number_of(reads.requests, "request")
+    return f"{output.size(reads.bytes)} in {requests}{again}{since}"
 
 
 @command("evaluate")

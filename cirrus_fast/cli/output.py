@@ -108,9 +108,9 @@ def span(seconds: float) -> str:
     return f"{minutes} min {rest} s"
 
 
-def number_of(n: int, thing: str) -> str:
-    """'1 worker', '2 workers'"""
-    return f"{n:,} {thing}{'' if n == 1 else 's'}"
+def number_of(n: int, thing: str, things: str | None = None) -> str:
+    """'1 worker', '2 workers'; `things` where the plural is another."""
+    return f"{n:,} {thing if n == 1 else things or f'{thing}s'}"
 
 
 def row_rate(rows: float, seconds: float) -> str:

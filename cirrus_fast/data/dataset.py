@@ -12,9 +12,10 @@ import errno
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from cirrus_fast import _kernels
+from cirrus_fast.data.block_runs import RUN_BYTES, connections_for, n_bytes, side_by_side
 from cirrus_fast.data.blocks import Dictionary, decode_block, read_header
 from cirrus_fast.data.columns import ColumnStatistics, Scaling, load_npz
 from cirrus_fast.data.csr import CSR
@@ -29,17 +30,17 @@ from cirrus_fast.data.manifest import (
     Block,
     Manifest,
 )
-from cirrus_fast.data.parallel import ordered_map
+from cirrus_fast.data.parallel import fresh_memory, ordered_map
 from cirrus_fast.data.storage import (
     TEMPORARY_SUFFIX,
     Storage,
     is_file,
     is_s3,
-    local_path,
     open_storage,
     resolve,
     storage_root,
 )
+from cirrus_fast.data.traffic import Reads
 from cirrus_fast.errors import BlockError, DatasetError, StorageError
 from cirrus_fast.notices import notice
 
@@ -51,11 +52,8 @@ _OURS = re.compile(
     rf"(\..+{re.escape(TEMPORARY_SUFFIX)})?"
 )
 
-# A request to a server costs some milliseconds whatever it brings, on the link and of the CPU; this
-# many bytes make them small change, and few enough requests are under way that they fit a small
-# worker.
-RUN_BYTES = 8 << 20
-CONNECTIONS = 4
+
+Checked = TypeVar("Checked")
 
 
 class Dataset:
@@ -83,6 +81,11 @@ class Dataset:
     def is_remote(self) -> bool:
         """Whether reading it means asking a server."""
         return is_s3(self.uri)
+
+    @property
+    def reads(self) -> Reads:
+        """What reading it from a server has cost so far."""
+        return self._storage.traffic.so_far
 
     @property
     def n_rows(self) -> int:
@@ -139,13 +142,16 @@ class Dataset:
 
     def _read(self, name: str) -> bytes:
         """A whole object, as it was written."""
-        raw = self._storage.read(name)
-        if _kernels.crc32c(raw) != self.manifest.checksums[name]:
-            raise DatasetError(
-                f"{self.uri}/{name}: damaged, its checksum is not the manifest's; load the data "
-                "again with overwrite=True"
-            )
-        return raw
+
+        def checked(raw: bytes) -> bytes:
+            if _kernels.crc32c(raw) != self.manifest.checksums[name]:
+                raise DatasetError(
+                    f"{self.uri}/{name}: damaged, its checksum is not the manifest's; load the "
+                    "data again with overwrite=True"
+                )
+            return raw
+
+        return _twice(self._storage, name, checked)
 
     def size_of(self, shard: str) -> int:
         """Bytes of a shard in storage."""
@@ -157,10 +163,15 @@ class Dataset:
         self.read_into(block, memoryview(out))
         return bytes(out)
 
-    def read_into(self, block: Block, out: memoryview) -> None:
+    def read_into(
+        self, block: Block, out: memoryview, arrived: Callable[[int], object] | None = None
+    ) -> None:
         """Fills `out` with what is stored from the block's first byte on: it and more of its
-        shard's blocks. May be called on many threads."""
-        self._storage.read_into(block.shard, block.offset, out)
+        shard's blocks. May be called on many threads.
+
+        arrived : is told how many bytes are there, where they come over time
+        """
+        self._storage.read_into(block.shard, block.offset, out, arrived)
 
     def read_block(self, block: Block) -> CSR:
         """One block's rows: labels as written, indices 0-based and increasing within a row."""
@@ -232,12 +243,16 @@ def is_text_file(name: str) -> bool:
     like every file, unless there is a data set of that name."""
     if is_s3(resolve(name)) or not is_file(name) or exists(name):
         return False
-    if local_path(name).suffix.lower() in _COMPRESSED:
+    refuse_compressed(name)
+    return True
+
+
+def refuse_compressed(name: str) -> None:
+    if name.lower().endswith(_COMPRESSED):
         raise DatasetError(
             f"{name}: compressed text cannot be read piece by piece; unpack it, or make a data set "
             "of it with load_libsvm"
         )
-    return True
 
 
 def list_datasets() -> list[str]:
@@ -307,13 +322,29 @@ def _missing(storage: Storage, name: str) -> DatasetError:
 
 
 def read_manifest(storage: Storage, name: str) -> Manifest:
+    where = f"{storage.uri}/{MANIFEST}"
     try:
-        raw = storage.read(MANIFEST)
+        return _twice(storage, MANIFEST, lambda raw: Manifest.from_json(raw, where))
     except StorageError as error:
         if error.errno != errno.ENOENT:
             raise
         raise _missing(storage, name) from error
-    return Manifest.from_json(raw, f"{storage.uri}/{MANIFEST}")
+
+
+def _twice(storage: Storage, name: str, checked: Callable[[bytes], Checked]) -> Checked:
+    """An object that says whether it is whole. From a server it is read once more if it is not: a
+    bit may have turned over on its way here."""
+    raw = storage.read(name)
+    try:
+        return checked(raw)
+    except DatasetError as error:
+        if not is_s3(storage.uri):
+            raise
+        again = storage.read(name)
+        if again == raw:
+            raise
+        notice(f"{error}; read again")
+        return checked(again)
 
 
 def scaling_to_arrays(scaling: Scaling) -> dict[str, Any]:
@@ -338,50 +369,45 @@ def scaling_from_arrays(arrays: Mapping[str, Any], where: str) -> Scaling:
         raise DatasetError(f"{where}: holds no scaling ({error} is missing)") from error
 
 
-def iterate(dataset: Dataset, numbers: Sequence[int] | None = None) -> Iterator[CSR]:
-    """The rows of all blocks in order, or of those with these numbers, increasing."""
+def read_ahead(
+    dataset: Dataset, numbers: Sequence[int] | None = None
+) -> Iterator[tuple[Block, memoryview | None]]:
+    """All blocks in order, or those with these numbers, increasing, and what is stored of each:
+    read ahead from a server; None on this machine's disk, which is read fast enough when asked."""
     blocks = dataset.blocks
     if numbers is None:
         numbers = range(len(blocks))
     if not dataset.is_remote:
         for number in numbers:
-            yield dataset.read_block(blocks[number])
+            yield blocks[number], None
         return
 
     def read(run: tuple[int, ...]) -> tuple[tuple[int, ...], memoryview]:
-        out = memoryview(bytearray(sum(blocks[number].n_bytes for number in run)))
+        out = fresh_memory(n_bytes(blocks, run))
         dataset.read_into(blocks[run[0]], out)
         return run, out
 
     runs = side_by_side(blocks, numbers, RUN_BYTES)
-    for run, raw in ordered_map(read, runs, CONNECTIONS):
+    for run, raw in ordered_map(read, runs, connections_for(blocks, runs)):
         for number in run:
             block = blocks[number]
             first = block.offset - blocks[run[0]].offset
-            try:
-                rows = dataset.decode(block, raw[first : first + block.n_bytes])
-            except BlockError as error:
-                # A bit may have turned over on its way here: what is stored decides.
-                notice(f"{error}; read again")
-                rows = dataset.read_block(block)
-            yield rows
+            yield block, raw[first : first + block.n_bytes]
 
 
-def side_by_side(
-    blocks: Sequence[Block], numbers: Sequence[int], n_bytes: int
-) -> list[tuple[int, ...]]:
-    """Numbers of blocks, those together that lie one behind another in at most so many bytes; a
-    block that is larger is alone."""
-    runs: list[tuple[int, ...]] = []
-    end: tuple[str, int] | None = None
-    size = 0
-    for number in sorted(numbers):
-        block = blocks[number]
-        if end == (block.shard, block.offset) and size + block.n_bytes <= n_bytes:
-            runs[-1] += (number,)
-            size += block.n_bytes
-        else:
-            runs.append((number,))
-            size = block.n_bytes
-        end = (block.shard, block.offset + block.n_bytes)
-    return runs
+def rows_of(dataset: Dataset, block: Block, raw: memoryview | None) -> CSR:
+    """The rows of what `read_ahead` gave. May be called on many threads."""
+    if raw is None:
+        return dataset.read_block(block)
+    try:
+        return dataset.decode(block, raw)
+    except BlockError as error:
+        # A bit may have turned over on its way here: what is stored decides.
+        notice(f"{error}; read again")
+        return dataset.read_block(block)
+
+
+def iterate(dataset: Dataset, numbers: Sequence[int] | None = None) -> Iterator[CSR]:
+    """The rows of all blocks in order, or of those with these numbers, increasing."""
+    for block, raw in read_ahead(dataset, numbers):
+        yield rows_of(dataset, block, raw)

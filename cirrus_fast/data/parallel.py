@@ -1,11 +1,13 @@
-"""Work on threads, results in order, memory bounded."""
+"""Work on threads, results in order, memory bounded and given back."""
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from cirrus_fast.data.arguments import check_count
@@ -52,3 +54,13 @@ def end_pool(pool: ThreadPoolExecutor, given: Iterable[Future[Any]], seconds: fl
     pool.shutdown(wait=False, cancel_futures=True)
     left = wait([call for call in given if not call.done()], seconds).not_done
     pool.shutdown(wait=not left)
+
+
+def fresh_memory(n_bytes: int) -> memoryview:
+    """Memory that goes back to the system when nobody has it any more. An allocator would keep much
+    of it, apart for each thread that asked for some."""
+    mapped = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            mapped.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(mapped)

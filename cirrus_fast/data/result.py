@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cirrus_fast.data.model import LinearModel, npz_bytes, read_npz
 from cirrus_fast.data.storage import write_file
+from cirrus_fast.data.traffic import Reads
 from cirrus_fast.errors import ModelError
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ class TrainResult:
         checkpoint that was taken while workers went on
     stop_reason : "epochs", "converged", "timeout", "threshold_loss", "callback", "stopped" or
         "interrupted"
+    reads : Reads, what reading data from a server (S3) has cost, by the workers that ended and
+        before them (manifests, held-out rows, a test data set); 0 for data on disk
+    reads_by_epoch : list of Reads, the workers' own; what `reads` has more was read before
     n_workers, executor, param_store : what it ran on
     exchanges : with a parameter store over a network (docs/redis.md): how many, how many of them
         are in doubt, how stale what was learnt from was; empty for the model in memory
@@ -83,6 +87,8 @@ class TrainResult:
     checkpoint_error: str | None = None
     exchanges: Mapping[str, float] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
+    reads: Reads = field(default_factory=Reads)
+    reads_by_epoch: list[Reads] = field(default_factory=list)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes one .npz file, whole or not at all; `LinearModel.load` reads it too."""
@@ -90,6 +96,8 @@ class TrainResult:
             name: getattr(self, name) for name in self.__slots__ if name not in ("model", "history")
         }
         summary["history"] = [asdict(record) for record in self.history]
+        summary["reads"] = asdict(self.reads)
+        summary["reads_by_epoch"] = [asdict(reads) for reads in self.reads_by_epoch]
         arrays = self.model.to_arrays() | {"result": json.dumps(summary)}
         write_file(path, npz_bytes(arrays))
 
@@ -101,6 +109,8 @@ class TrainResult:
         try:
             summary = json.loads(str(arrays["result"]))
             history = [Record(**_known(Record, record)) for record in summary.pop("history")]
+            summary["reads"] = _reads(summary.get("reads", {}))
+            summary["reads_by_epoch"] = [_reads(one) for one in summary.get("reads_by_epoch", [])]
             model = LinearModel.from_arrays(arrays, where)
             return cls(model=model, history=history, **_known(cls, summary))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -115,7 +125,11 @@ class TrainResult:
         return plot_history({"": self}, path)
 
 
-def _known(kind: type[Record | TrainResult], raw: Mapping[str, Any]) -> dict[str, Any]:
+def _reads(raw: Mapping[str, int]) -> Reads:
+    return Reads(**_known(Reads, raw))
+
+
+def _known(kind: type[Record | TrainResult | Reads], raw: Mapping[str, Any]) -> dict[str, Any]:
     """Without the keys of later versions."""
     names = {one.name for one in fields(kind)} - {"model", "history"}
     return {name: value for name, value in raw.items() if name in names}

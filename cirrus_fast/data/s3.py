@@ -19,8 +19,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from cirrus_fast.data.s3_get import Getter
+from cirrus_fast.data.s3_get import Arrived, Getter, replaced
 from cirrus_fast.data.s3_signing import request_payer, signer
+from cirrus_fast.data.traffic import Traffic
 from cirrus_fast.errors import StorageError
 
 SSE, KMS_KEY = "CIRRUS_FAST_S3_SSE", "CIRRUS_FAST_S3_KMS_KEY"
@@ -69,11 +70,21 @@ def client() -> Any:
     return found
 
 
+def _renew() -> None:
+    """Lets this thread's next client look for credentials anew: files, processes and servers that
+    give them may have others by now."""
+    import boto3
+
+    with _lock:
+        boto3.setup_default_session()
+    _local.__dict__.clear()
+
+
 def getter(bucket: str) -> Getter:
     """Who reads a bucket; shared by all that do, so that connections are."""
     with _lock:
         if bucket not in _getters:
-            _getters[bucket] = Getter(signer(client), bucket)
+            _getters[bucket] = Getter(signer(client, renew=_renew), bucket)
         return _getters[bucket]
 
 
@@ -105,15 +116,25 @@ class S3Storage:
     def __init__(self, uri: str) -> None:
         self.bucket, self.prefix = split(uri)
         self.uri = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+        self.traffic = Traffic()
+        self._etags: dict[str, str] = {}  # of objects that are read piece by piece
 
     def key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name
 
     def read(self, name: str) -> bytes:
-        return getter(self.bucket).read(self.key(name))
+        return getter(self.bucket).read(self.key(name), self.traffic)
 
-    def read_into(self, name: str, offset: int, out: memoryview) -> None:
-        getter(self.bucket).read_into(self.key(name), offset, out)
+    def read_into(
+        self, name: str, offset: int, out: memoryview, arrived: Arrived | None = None
+    ) -> None:
+        known = self._etags.get(name)
+        etag = getter(self.bucket).read_into(
+            self.key(name), offset, out, known, self.traffic, arrived
+        )
+        # The first pieces may be under way together: then all but one of them are checked here.
+        if etag is not None and self._etags.setdefault(name, etag) != etag:
+            raise replaced(f"{self.uri}/{name}")
 
     def write(self, name: str, data: bytes) -> None:
         self._put(name, data)

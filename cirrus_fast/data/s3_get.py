@@ -15,10 +15,10 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from threading import Lock
 
 from cirrus_fast.data.s3_signing import Request, Signer
+from cirrus_fast.data.traffic import Traffic
 from cirrus_fast.errors import StorageError
 
 # An answer that breaks off goes on where it broke; so many failures in a row without a byte, or so
@@ -27,24 +27,12 @@ MOST_FRUITLESS = 6
 MOST_ATTEMPTS = 60
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _TIMEOUT_S = 20.0
+_SLICE_BYTES = 1 << 18
 _RETRIED = {408, 429, 500, 502, 503, 504}
 _RETRIED_CODES = {"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable"}
 
 
-@dataclass(slots=True)
-class Traffic:
-    """What reading has cost so far."""
-
-    requests: int = 0
-    retries: int = 0
-    bytes: int = 0
-    _lock: Lock = field(default_factory=Lock, repr=False)
-
-    def add(self, *, requests: int = 0, retries: int = 0, n_bytes: int = 0) -> None:
-        with self._lock:
-            self.requests += requests
-            self.retries += retries
-            self.bytes += n_bytes
+Arrived = Callable[[int], object]
 
 
 class _Broken(Exception):
@@ -69,21 +57,28 @@ class Getter:
         self._idle: dict[tuple[str, str], list[http.client.HTTPConnection]] = {}
         self._lock = Lock()
         self._tls: ssl.SSLContext | None = None
-        self.traffic = Traffic()
+        self.traffic = Traffic()  # for all who read
 
-    def read(self, key: str) -> bytes:
-        """A whole object."""
-        fetch = _Fetch(self, key, 0, None, None)
+    def read(self, key: str, traffic: Traffic | None = None) -> bytes:
+        """A whole object. traffic : counts this reading too"""
+        fetch = _Fetch(self, key, 0, None, None, traffic)
         fetch.run()
         assert fetch.view is not None
         return bytes(fetch.view)
 
     def read_into(
-        self, key: str, offset: int, out: memoryview, etag: str | None = None
+        self,
+        key: str,
+        offset: int,
+        out: memoryview,
+        etag: str | None = None,
+        traffic: Traffic | None = None,
+        arrived: Arrived | None = None,
     ) -> str | None:
         """Fills `out` with the bytes from `offset` on; returns the object's ETag.
 
-        etag : of the object as it was, which it must still be
+        etag : of the object as it was, which it must still be; traffic : counts this reading too
+        arrived : is told how many bytes are there, as they come
 
         Raises
         ------
@@ -92,7 +87,7 @@ class Getter:
         """
         if len(out) == 0:
             return etag
-        fetch = _Fetch(self, key, offset, out, etag)
+        fetch = _Fetch(self, key, offset, out, etag, traffic, arrived)
         fetch.run()
         return fetch.etag
 
@@ -139,14 +134,24 @@ class _Fetch:
     """One read, over as many attempts as it takes."""
 
     def __init__(
-        self, getter: Getter, key: str, offset: int, out: memoryview | None, etag: str | None
+        self,
+        getter: Getter,
+        key: str,
+        offset: int,
+        out: memoryview | None,
+        etag: str | None,
+        traffic: Traffic | None,
+        arrived: Arrived | None = None,
     ) -> None:
         self._getter = getter
         self._key = key
         self._offset = offset
         self.view = out  # None: the whole object, whose size the first answer tells
         self.etag = etag
+        self._counts = [getter.traffic] if traffic is None else [getter.traffic, traffic]
+        self._arrived = arrived
         self._got = 0
+        self._renewed = False
 
     def run(self) -> None:
         fruitless = attempt = 0
@@ -160,9 +165,13 @@ class _Fetch:
                 fruitless = 0 if self._got > before else fruitless + 1
                 if fruitless == MOST_FRUITLESS or attempt == MOST_ATTEMPTS:
                     raise StorageError(f"{self._name}: {error} (attempt {attempt})") from error
-                self._getter.traffic.add(retries=1)
+                self._count(retries=1)
                 longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**fruitless)
                 self._getter._pause(random.uniform(0, longest))
+
+    def _count(self, **more: int) -> None:
+        for traffic in self._counts:
+            traffic.add(**more)
 
     @property
     def _name(self) -> str:
@@ -185,7 +194,7 @@ class _Fetch:
             raise StorageError(f"{self._name}: {error}{hint}") from error
         clean = False
         try:
-            getter.traffic.add(requests=1)
+            self._count(requests=1)
             try:
                 answer = self._ask(connection, request, headers)
             except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
@@ -232,7 +241,7 @@ class _Fetch:
         if status in (200, 206):
             etag = answer.getheader("etag")
             if self.etag is not None and etag is not None and etag != self.etag:
-                raise self._replaced()
+                raise replaced(self._name)
             self.etag = self.etag or etag
             start = 0
             if status == 206:
@@ -251,7 +260,7 @@ class _Fetch:
         code = _tag(body, "Code")
         said = f"{status} {code or answer.reason}"
         if status == 412:
-            raise self._replaced()
+            raise replaced(self._name)
         if status == 416:
             raise StorageError(f"{self._name}: is shorter than it should be; it was cut short")
         if status == 404:
@@ -265,24 +274,34 @@ class _Fetch:
         if status in _RETRIED or code in _RETRIED_CODES:
             raise _Broken(f"the server said {said}")
         if code in ("ExpiredToken", "TokenRefreshRequired", "InvalidToken"):
+            if not self._renewed and self._getter._signer.renew():
+                self._renewed = True
+                raise _Broken(f"the credentials have expired ({said})")
             raise StorageError(f"{self._name}: the credentials have expired ({said}); renew them")
         hint = "; may these credentials read it?" if status in (401, 403) else ""
         raise StorageError(f"{self._name}: the server said {said}{hint}")
 
-    def _replaced(self) -> StorageError:
-        return StorageError(f"{self._name}: was replaced while it was being read")
-
     def _receive(self, answer: http.client.HTTPResponse) -> None:
         view = self.view
         assert view is not None
-        while self._got < len(view):
-            n = answer.readinto(view[self._got :])
-            if n == 0:
-                raise _Broken(f"the answer ended after {self._got} of {len(view)} bytes")
-            self._got += n
-            self._getter.traffic.add(n_bytes=n)
+        before = self._got
+        try:
+            while self._got < len(view):
+                # Not all at once: what came before a time-out would be lost.
+                n = answer.readinto(view[self._got : self._got + _SLICE_BYTES])
+                if n == 0:
+                    raise _Broken(f"the answer ended after {self._got} of {len(view)} bytes")
+                self._got += n
+                if self._arrived is not None:
+                    self._arrived(self._got)
+        finally:
+            self._count(n_bytes=self._got - before)
         if answer.length:  # a server that ignores ranges sends more than was asked for
             answer.will_close = True
+
+
+def replaced(name: str) -> StorageError:
+    return StorageError(f"{name}: was replaced while it was being read")
 
 
 def _tag(body: str, name: str) -> str | None:

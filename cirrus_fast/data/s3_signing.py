@@ -42,23 +42,39 @@ class Signer(Protocol):
     def get(self, bucket: str, key: str) -> Request:
         """A request that is good for some minutes; a Range header may be added."""
 
+    def renew(self) -> bool:
+        """The credentials have expired: looks for others. Whether there may be any."""
+
 
 def request_payer() -> str | None:
     """Who pays for requests to buckets of others: "requester", or None."""
     return os.environ.get(REQUEST_PAYER) or None
 
 
-def signer(client: Callable[[], Any], environment: Mapping[str, str] = os.environ) -> Signer:
-    """`client` makes a boto3 client, should one be needed."""
+def signer(
+    client: Callable[[], Any],
+    environment: Mapping[str, str] = os.environ,
+    *,
+    renew: Callable[[], object] | None = None,
+) -> Signer:
+    """`client` makes a boto3 client, should one be needed; `renew` lets the next be a new one."""
     found = EnvironmentSigner.find(environment)
-    return BotoSigner(client) if found is None else found
+    return BotoSigner(client, renew) if found is None else found
 
 
 class BotoSigner:
     """boto3's presigned addresses."""
 
-    def __init__(self, client: Callable[[], Any]) -> None:
-        self._client = client
+    def __init__(
+        self, client: Callable[[], Any], renew: Callable[[], object] | None = None
+    ) -> None:
+        self._client, self._renew = client, renew
+
+    def renew(self) -> bool:
+        if self._renew is None:
+            return False
+        self._renew()
+        return True
 
     def get(self, bucket: str, key: str) -> Request:
         from botocore.exceptions import BotoCoreError
@@ -127,6 +143,10 @@ class EnvironmentSigner:
             if "." in bucket:  # the certificate is for one level of names
                 host, path = domain, f"/{bucket}{path}"
         return Request(scheme, host, path, self._headers(host, path))
+
+    def renew(self) -> bool:
+        """They are looked up for each request: there are no others."""
+        return False
 
     def _headers(self, host: str, path: str) -> dict[str, str]:
         now = time.gmtime(self.clock())

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from cirrus_fast.data.parallel import fresh_memory
 from cirrus_fast.data.s3 import S3Storage, getter, split
 from cirrus_fast.errors import StorageError
 
@@ -67,7 +68,7 @@ class S3Stream(io.RawIOBase):
             self._coming.append(self._pool.submit(self._fetch, *span))
 
     def _fetch(self, begin: int, n_bytes: int) -> memoryview:
-        out = memoryview(bytearray(n_bytes))
+        out = fresh_memory(n_bytes)
         self._getter.read_into(self._key, begin, out, self._etag)
         return out
 

@@ -40,8 +40,13 @@ def names_text(name: str) -> bool:
         return False
     if glob.has_magic(name):
         return True
+    return names_object(name) if is_s3(name) else is_file(name)
+
+
+def names_object(name: str) -> bool:
+    """Whether an object is at an s3:// URI."""
     if not is_s3(name):
-        return is_file(name)
+        return False
     from cirrus_fast.data import s3_source
 
     return bool(s3_source.find(name))

@@ -12,13 +12,14 @@ import fcntl
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Protocol
 from urllib.parse import unquote, urlsplit
 
+from cirrus_fast.data.traffic import Traffic
 from cirrus_fast.errors import StorageError
 
 ENVIRONMENT_ROOT = "CIRRUS_FAST_STORAGE"
@@ -39,10 +40,21 @@ class Storage(Protocol):
     """A folder of named objects. Every failure is a StorageError that names the object."""
 
     uri: str
+    traffic: Traffic  # what reading through this object has cost
 
     def read(self, name: str) -> bytes: ...
-    def read_into(self, name: str, offset: int, out: memoryview) -> None:
-        """Fills `out` with the object's bytes from `offset` on. May be called on many threads."""
+    def read_into(
+        self,
+        name: str,
+        offset: int,
+        out: memoryview,
+        arrived: Callable[[int], object] | None = None,
+    ) -> None:
+        """Fills `out` with the object's bytes from `offset` on. May be called on many threads; an
+        object of a server must stay the same from the first call to the last.
+
+        arrived : is told how many bytes are there, where they come over time
+        """
         ...
 
     def write(self, name: str, data: bytes) -> None: ...
@@ -164,13 +176,20 @@ class FileStorage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.uri = str(folder)
+        self.traffic = Traffic()  # for servers: a disk is not asked
 
     def read(self, name: str) -> bytes:
         path = self.folder / name
         with _naming(path):
             return path.read_bytes()
 
-    def read_into(self, name: str, offset: int, out: memoryview) -> None:
+    def read_into(
+        self,
+        name: str,
+        offset: int,
+        out: memoryview,
+        arrived: Callable[[int], object] | None = None,
+    ) -> None:
         path, done = self.folder / name, 0
         with _naming(path), path.open("rb", buffering=0) as file:
             while done < len(out):
@@ -178,6 +197,8 @@ class FileStorage:
                 if n == 0:
                     break
                 done += n
+                if arrived is not None:
+                    arrived(done)
         if done != len(out):
             raise StorageError(
                 f"{path}: {len(out)} bytes at {offset} were asked for, {done} are there; "

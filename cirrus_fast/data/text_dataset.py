@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -28,7 +29,11 @@ from cirrus_fast.data.parallel import available_cores, ordered_map
 from cirrus_fast.data.storage import local_path
 from cirrus_fast.data.text import MAX_INDEX, TextParser, rebase
 from cirrus_fast.data.text_file import TextFile
+from cirrus_fast.data.traffic import Reads
 from cirrus_fast.errors import DatasetError, LibsvmParseError, ParseError, StorageError
+
+if TYPE_CHECKING:
+    from cirrus_fast.data.s3_text import FetchedText, TextCopy
 
 # Some hundred rows: many pieces from all over the text make a window, so that text whose rows are
 # sorted is mixed; and a window still fits into the caches.
@@ -79,13 +84,19 @@ class TextDataset:
 
     scaling: Scaling | None = None
 
-    def __init__(self, name: str, n_features: int) -> None:
+    def __init__(self, name: str, n_features: int, copy: TextCopy | None = None) -> None:
+        """copy : of a text in S3, which is then read instead"""
         self.name, self.n_features = name, n_features
-        self._file = TextFile(name)
+        self._file = TextFile(name if copy is None else copy.path)
+        if copy is not None:
+            self._file.uri = copy.uri  # what errors are to name
+        self._fetched: FetchedText | None = None
         self.uri = self._file.uri
         if self._file.n_bytes == 0:
             raise DatasetError(f"{name}: the file is empty")
         identity = f"{Path(self.uri).resolve()} {self._file.version} {n_features}"
+        if copy is not None:
+            identity = f"{copy.identity} {n_features}"
         self.id = hashlib.blake2b(identity.encode(), digest_size=8).hexdigest()
         self.blocks = self._cut()
         if not self.blocks:
@@ -97,7 +108,17 @@ class TextDataset:
 
     @property
     def is_remote(self) -> bool:
-        return False  # text in S3 is no data to train on
+        return False  # text in S3 is brought here first
+
+    @property
+    def copy(self) -> TextCopy | None:
+        """What workers read instead of a text in S3."""
+        return None if self._fetched is None else self._fetched.copy
+
+    @property
+    def reads(self) -> Reads:
+        """What bringing it from S3 has cost."""
+        return Reads() if self._fetched is None else self._fetched.reads
 
     @property
     def n_rows(self) -> int:
@@ -274,6 +295,25 @@ def _batches(blocks: Sequence[Block]) -> Iterator[list[Block]]:
 
 _opened: WeakValueDictionary[tuple[object, ...], TextDataset] = WeakValueDictionary()
 _opening = Lock()
+
+
+def fetch_text(uri: str, n_features: int) -> TextDataset:
+    """A text in S3, brought here."""
+    from cirrus_fast.data.s3_text import FetchedText  # which few need
+
+    fetched = FetchedText(uri)
+    text = TextDataset(uri, n_features, fetched.copy)
+    text._fetched = fetched
+    with _opening:
+        _opened[fetched.copy, n_features] = text
+    return text
+
+
+def open_copy(copy: TextCopy, n_features: int) -> TextDataset:
+    """For workers: a text that the supervisor has brought; those on threads share its own."""
+    with _opening:
+        found = _opened.get((copy, n_features))
+    return TextDataset(copy.uri, n_features, copy) if found is None else found
 
 
 def open_text(name: str, n_features: int) -> TextDataset:

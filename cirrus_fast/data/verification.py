@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -14,7 +15,7 @@ from cirrus_fast import _kernels
 from cirrus_fast.data.blocks import decode_block, read_header
 from cirrus_fast.data.columns import ColumnStatistics
 from cirrus_fast.data.csr import CSR
-from cirrus_fast.data.dataset import Dataset, check_header
+from cirrus_fast.data.dataset import Dataset, check_header, read_ahead
 from cirrus_fast.data.labels import count_labels
 from cirrus_fast.data.manifest import SAME_SUM, Block
 from cirrus_fast.data.parallel import ordered_map, thread_count
@@ -43,8 +44,9 @@ def find_faults(
     if beside["dictionary"]:
         return  # without it no block can be read, which is not the blocks' fault
     found = _Found()
-    for shard, blocks in groupby(dataset.blocks, lambda block: block.shard):
-        for fault in _shard(dataset, shard, blocks, found, threads, on_progress):
+    numbers = range(len(dataset.blocks))
+    for shard, inside in groupby(numbers, lambda number: dataset.blocks[number].shard):
+        for fault in _shard(dataset, shard, list(inside), found, threads, on_progress):
             sound = False
             yield fault
     if sound:  # else the sums are wrong of course
@@ -63,7 +65,7 @@ def _unreadable(dataset: Dataset, what: str) -> str | None:
 def _shard(
     dataset: Dataset,
     shard: str,
-    blocks: Iterator[Block],
+    numbers: list[int],
     found: _Found,
     n_threads: int,
     on_progress: Callable[[int], object] | None,
@@ -79,7 +81,8 @@ def _shard(
         yield f"{place}: has {size} bytes, its manifest says {said}"
         return
     crc, sound = 0, True
-    for block, raw, read in ordered_map(lambda block: _read(dataset, block), blocks, n_threads):
+    stored = _stored(dataset, numbers)
+    for block, raw, read in ordered_map(lambda one: _read(dataset, *one), stored, n_threads):
         crc = _kernels.crc32c(raw, crc)
         if isinstance(read, str):
             sound = False
@@ -92,10 +95,26 @@ def _shard(
         yield f"{place}: its checksum is not the manifest's"
 
 
-def _read(dataset: Dataset, block: Block) -> tuple[Block, bytes, _Part | str]:
-    """A block as stored, and what is in it or what is wrong with it."""
-    raw = b""
+def _stored(dataset: Dataset, numbers: list[int]) -> Iterator[tuple[Block, memoryview | None]]:
+    """The blocks, and what was read ahead of them; where that fails, each is read by itself."""
+    done = 0
     try:
+        for one in read_ahead(dataset, numbers):
+            done += 1
+            yield one
+    except CirrusFastError:
+        yield from ((dataset.blocks[number], None) for number in numbers[done:])
+
+
+def _read(
+    dataset: Dataset, block: Block, ahead: memoryview | None
+) -> tuple[Block, bytes | memoryview, _Part | str]:
+    """A block as stored, and what is in it or what is wrong with it."""
+    raw: bytes | memoryview = b""
+    try:
+        if ahead is not None:
+            with suppress(BlockError):  # else it may have been damaged on its way: once more
+                return block, ahead, _Part.of(dataset, block, ahead)
         raw = dataset.read_bytes(block)
         with dataset.naming(block):
             return block, raw, _Part.of(dataset, block, raw)
@@ -114,7 +133,7 @@ class _Part:
     columns: ColumnStatistics
 
     @classmethod
-    def of(cls, dataset: Dataset, block: Block, raw: bytes) -> _Part:
+    def of(cls, dataset: Dataset, block: Block, raw: bytes | memoryview) -> _Part:
         check_header(raw, block)
         if read_header(raw).n_bytes != block.n_bytes:
             raise BlockError("the block has another length than its manifest says")

@@ -1,9 +1,9 @@
 """A worker's blocks out of storage: read ahead in large pieces, and once only.
 
-Blocks that lie side by side are read by one request. Requests run on threads of their own, a
-bounded number of bytes before whoever decodes. What was read is kept, as the compact bytes it came
-in, for the epochs to come: in memory up to a budget, beyond it in a temporary file, and only where
-that has no room either is it read again.
+Blocks that lie side by side are read by one request, and handed out as they arrive. Requests run
+on threads of their own, a bounded number of bytes before whoever decodes. What was read is kept, as
+the compact bytes it came in, for the epochs to come: in memory up to a budget, beyond it in a
+temporary file, and only where that has no room either is it read again.
 """
 
 from __future__ import annotations
@@ -11,18 +11,27 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from cirrus_fast.data.dataset import CONNECTIONS, RUN_BYTES, side_by_side
+from cirrus_fast.data.block_runs import (
+    CONNECTIONS,
+    RUN_BYTES,
+    connections_for,
+    n_bytes,
+    side_by_side,
+)
 from cirrus_fast.data.manifest import Block
-from cirrus_fast.data.parallel import end_pool
+from cirrus_fast.data.parallel import end_pool, fresh_memory
 from cirrus_fast.errors import StorageError
 from cirrus_fast.notices import notice_once
+
+Result = TypeVar("Result")
 
 
 class BlockSource(Protocol):
@@ -30,8 +39,8 @@ class BlockSource(Protocol):
 
     @property
     def blocks(self) -> Sequence[Block]: ...
-    def read_into(self, block: Block, out: memoryview) -> None:
-        """Fills `out` with the bytes from the block's first on."""
+    def read_into(self, block: Block, out: memoryview, arrived: Callable[[int], object]) -> None:
+        """Fills `out` with the bytes from the block's first on, and may say how many are there."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,6 +51,8 @@ class _Run:
     n_bytes: int
     memory: memoryview | None = None
     coming: Future[memoryview] | None = None
+    arriving: memoryview | None = None  # what will be `memory`, so many bytes of it good already
+    n_arrived: int = 0
     spilled_at: int | None = None  # in the temporary file
     untaken: int = 0  # of its blocks, since they were last expected
 
@@ -57,6 +68,7 @@ class Fetcher:
     keep : whether blocks given out are kept, here or in the temporary file, to be given out again
     run_bytes : bytes of a request, about; fewer where there would be fewer requests than
         connections, or where two would not fit the budget
+    first : a block that a request of its own brings, to be there soon
 
     Attributes
     ----------
@@ -71,30 +83,41 @@ class Fetcher:
         *,
         keep: bool = True,
         run_bytes: int = RUN_BYTES,
-        connections: int = CONNECTIONS,
+        connections: int | None = None,
+        first: int | None = None,
     ) -> None:
         self._blocks = source.blocks
         self._source = source
-        total = sum(self._blocks[i].n_bytes for i in numbers)
-        run_bytes = max(1, min(run_bytes, budget // 2, -(-total // connections)))
-        self._runs = [
-            _Run(together, sum(self._blocks[number].n_bytes for number in together))
-            for together in side_by_side(self._blocks, numbers, run_bytes)
-        ]
+        spread = -(-n_bytes(self._blocks, numbers) // (connections or CONNECTIONS))
+        about = max(1, min(run_bytes, budget // 2, spread))
+        together = side_by_side(self._blocks, numbers, about, max(1, budget // 2))
+        runs = [part for run in together for part in _apart(run, first)]
+        self._runs = [_Run(run, n_bytes(self._blocks, run)) for run in runs]
         self._run_of = {number: run for run in self._runs for number in run.numbers}
         self._budget = max(budget, 2 * max((run.n_bytes for run in self._runs), default=0))
         self._keep = keep
         self._held = 0  # bytes in memory or on their way there
         self._used: deque[_Run] = deque()  # in memory, all blocks taken, longest ago first
         self._expected: deque[_Run] = deque()
-        self._pool = ThreadPoolExecutor(connections, thread_name_prefix="cirrus-fetch")
+        self._pool = ThreadPoolExecutor(
+            connections or connections_for(self._blocks, runs), thread_name_prefix="cirrus-fetch"
+        )
+        self._arrival = threading.Condition()
         self._spill: _SpillFile | None = _SpillFile() if keep else None
+        # Memory of runs let go of, for the next: fresh pages cost as much as receiving into them.
+        self._spare: memoryview | None = None
+        self._lent: _Run | None = None  # whose bytes the caller may be looking at
+        self._to_spare: memoryview | None = None  # is spare once the caller has looked
         self.wait_s = 0.0
 
     @property
     def runs(self) -> list[tuple[int, ...]]:
         """The numbers of the blocks, those that one request brings together."""
         return [run.numbers for run in self._runs]
+
+    def meanwhile(self, work: Callable[[], Result]) -> Future[Result]:
+        """Does something else on a thread of those that read."""
+        return self._pool.submit(work)
 
     def expect(self, numbers: Sequence[int]) -> None:
         """Says which blocks are taken next, each once, in which order; reading begins."""
@@ -110,36 +133,54 @@ class Fetcher:
         self._read_ahead()
 
     def take(self, number: int) -> memoryview:
-        """The bytes of an expected block. Raises what reading them raised."""
+        """The bytes of an expected block, good until the next call. Raises what reading them
+        raised."""
+        if self._to_spare is not None:
+            self._spare, self._to_spare = self._to_spare, None
         run = self._run_of[number]
+        first = self._blocks[number].offset - self._blocks[run.numbers[0]].offset
+        end = first + self._blocks[number].n_bytes
         if run.memory is None:
             started = time.perf_counter()
             if run.coming is None:  # expected later, or not at all
                 self._make_room(run.n_bytes)
                 self._order(run)
-            assert run.coming is not None
-            try:
-                run.memory = run.coming.result()
-            except BaseException:
-                self._held -= run.n_bytes
-                raise
-            finally:
-                run.coming = None
+            self._wait_for(run, end if run.untaken > 1 else run.n_bytes)
             self.wait_s += time.perf_counter() - started
-        first = self._blocks[number].offset - self._blocks[run.numbers[0]].offset
-        view = run.memory[first : first + self._blocks[number].n_bytes]
+        memory = run.arriving if run.memory is None else run.memory
+        assert memory is not None
+        view = memory[first:end]
         run.untaken -= 1
         if run.untaken <= 0:
             self._used.append(run)
+        self._lent = run
         self._read_ahead()
         return view
+
+    def _wait_for(self, run: _Run, n_bytes: int) -> None:
+        """Until the run's first bytes are there; until all is well where that is all of them."""
+        coming = run.coming
+        assert coming is not None
+        with self._arrival:
+            while run.n_arrived < n_bytes and not coming.done():
+                self._arrival.wait()
+        if n_bytes < run.n_bytes and not coming.done():
+            return
+        try:
+            run.memory = coming.result()
+        except BaseException:
+            self._held -= run.n_bytes
+            raise
+        finally:
+            run.coming = run.arriving = None
 
     def repair(self, number: int, data: bytes | memoryview) -> None:
         """Puts other bytes in the place of a block that was taken, for whoever takes it again."""
         run = self._run_of[number]
-        if run.memory is not None:
+        memory = run.arriving if run.memory is None else run.memory
+        if memory is not None:
             first = self._blocks[number].offset - self._blocks[run.numbers[0]].offset
-            run.memory[first : first + len(data)] = data
+            memory[first : first + len(data)] = data
         run.spilled_at = None  # what is in the file is what had to be mended
 
     def close(self) -> None:
@@ -147,7 +188,7 @@ class Fetcher:
         server may not answer."""
         self._expected.clear()
         end_pool(self._pool, [run.coming for run in self._runs if run.coming is not None])
-        self._spill = None
+        self._spill = self._spare = self._to_spare = None
 
     def _read_ahead(self) -> None:
         while self._expected:
@@ -160,12 +201,29 @@ class Fetcher:
 
     def _order(self, run: _Run) -> None:
         self._held += run.n_bytes
-        run.coming = self._pool.submit(self._fetch, run)
+        out = None
+        if self._spare is not None and self._spare.nbytes >= run.n_bytes:
+            out, self._spare = self._spare[: run.n_bytes], None
+        run.n_arrived = 0
+        run.coming = self._pool.submit(self._fetch, run, out)
+        run.coming.add_done_callback(lambda _done: self._wake())
 
-    def _fetch(self, run: _Run) -> memoryview:
-        out = memoryview(bytearray(run.n_bytes))
+    def _note_arrival(self, run: _Run, n_bytes: int) -> None:
+        run.n_arrived = n_bytes
+        self._wake()
+
+    def _wake(self) -> None:
+        with self._arrival:
+            self._arrival.notify_all()
+
+    def _fetch(self, run: _Run, out: memoryview | None) -> memoryview:
+        if out is None:
+            out = fresh_memory(run.n_bytes)
+        run.arriving = out
         if run.spilled_at is None:
-            self._source.read_into(self._blocks[run.numbers[0]], out)
+            self._source.read_into(
+                self._blocks[run.numbers[0]], out, lambda n: self._note_arrival(run, n)
+            )
         else:
             spill = self._spill
             assert spill is not None, "closed"
@@ -182,9 +240,21 @@ class Fetcher:
             spill = self._spill
             if spill is not None and run.spilled_at is None:
                 run.spilled_at = spill.write(run.memory)
+            if run is self._lent:
+                self._to_spare = run.memory
+            else:
+                self._spare = run.memory
             run.memory = None
             self._held -= run.n_bytes
         return self._held + n_bytes <= self._budget
+
+
+def _apart(run: tuple[int, ...], first: int | None) -> list[tuple[int, ...]]:
+    """The run in parts, of which one is the block `first`."""
+    if first is None or first not in run:
+        return [run]
+    at = run.index(first)
+    return [part for part in (run[:at], (first,), run[at + 1 :]) if part]
 
 
 # Full, forbidden, or no folder at all: mkstemp says so if none of those it tries can be used.

@@ -28,15 +28,12 @@ from cirrus_fast.data.manifest import Block
 from cirrus_fast.data.parallel import end_pool
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.errors import DatasetError
-from cirrus_fast.runtime.row_sources import RowArrays, source_of
+from cirrus_fast.runtime.memory import GROUP_BYTES, Memory
+from cirrus_fast.runtime.row_sources import RowArrays, read_ahead_bytes, source_of
 
 if TYPE_CHECKING:
     from cirrus_fast.data.text_dataset import TextDataset
 
-# Of a worker's memory, what rows may take, decoded or not; the rest is the model, Python and NumPy.
-_SHARE_FOR_ROWS = 0.6
-# Rows are shuffled across as many blocks as fit in this.
-_GROUP_BYTES = 16e6
 # How many neighbours stay together where the rows are more than a cache takes: when a group is
 # shuffled, and when rows that are held get another order.
 _SHUFFLED_RUN, _RUN = 16, 128
@@ -62,12 +59,6 @@ class ReadTimes:
     decode: float = 0.0
 
 
-def share_of(dataset: Dataset | TextDataset, worker: int, n_workers: int) -> list[int]:
-    """Numbers of a worker's blocks: dealt out in turn, so that workers get like parts of data that
-    are sorted somehow."""
-    return list(range(worker, len(dataset.blocks), n_workers))
-
-
 def decoded_bytes(block: Block) -> int:
     return block.n_rows * _BYTES_A_ROW + block.nnz * _BYTES_AN_ENTRY
 
@@ -86,7 +77,7 @@ class MiniBatches:
         scale: TrainingScale,
         *,
         epochs: int,
-        worker_size_mb: int,
+        memory: Memory,
         seed: int,
         worker: int,
         stopping: Callable[[], bool] = lambda: False,
@@ -95,13 +86,18 @@ class MiniBatches:
         self.times = ReadTimes()
         self._dataset = dataset
         self._holdout = holdout
-        self._scale, self._places = scale, scale.table()
         self._seed, self._worker = seed, worker
         self._stopping = stopping
-        budget = int(worker_size_mb * 1e6 * _SHARE_FOR_ROWS)
+        self._group_bytes = memory.group
         self._n_bytes = self._bytes(numbers)
-        self._holds = epochs > 1 and self._n_bytes <= budget
-        self._source = source_of(dataset, numbers, budget, keep=epochs > 1 and not self._holds)
+        ahead = read_ahead_bytes(dataset, memory)
+        self._holds = epochs > 1 and memory.holds(self._n_bytes, ahead)
+        first = int(self._draw(4).choice(numbers)) if len(numbers) else None
+        keep = epochs > 1 and not self._holds
+        self._source = source_of(dataset, numbers, memory, keep=keep, first=first)
+        if self._source.first is not None:  # on its way while the rest is made ready
+            self._source.expect([self._source.first])
+        self._scale, self._places = scale, scale.table()
         self._held: CSR | None = None
         self._behind = ThreadPoolExecutor(1, thread_name_prefix="cirrus-decode")
         self._ready: Future[tuple[CSR, int, float]] | None = None
@@ -141,21 +137,39 @@ class MiniBatches:
 
     def _run(self, length: int) -> int:
         """How many rows stay together."""
-        return 1 if self._n_bytes <= _GROUP_BYTES else length
+        return 1 if self._n_bytes <= GROUP_BYTES else length
 
     def _sizes(self, numbers: Sequence[int]) -> tuple[int, int]:
         """(rows, entries) of some blocks, training rows or not."""
         blocks = [self._dataset.blocks[i] for i in numbers]
         return sum(block.n_rows for block in blocks), sum(block.nnz for block in blocks)
 
+    def _order(self, draw: np.random.Generator, epoch: int) -> list[int]:
+        """The blocks' numbers, drawn from some runs at a time; in the first epoch those of a run
+        in the order that they arrive in."""
+        runs, mixed = self._source.runs, self._source.mixed
+        drawn = draw.permutation(len(runs))
+        order: list[int] = []
+        for i in range(0, len(runs), mixed):
+            together = [runs[run] for run in drawn[i : i + mixed]]
+            if epoch == 0:
+                order += _interleaved(together, draw)
+            else:
+                order += draw.permutation(np.concatenate(together)).tolist()
+        return order
+
     def _groups(self, epoch: int) -> Iterator[tuple[CSR, int]]:
         """Rows made ready, and the number of the first that is new; the next ones are already
         being made meanwhile. What is not held is good until the next is asked for."""
         draw = self._draw(3, epoch)
-        runs = self._source.runs
-        numbers = [int(n) for i in draw.permutation(len(runs)) for n in draw.permutation(runs[i])]
-        decoded = [decoded_bytes(self._dataset.blocks[number]) for number in numbers]
-        groups = list(_parts(numbers, decoded, _GROUP_BYTES))
+        numbers = self._order(draw, epoch)
+        begins = []
+        if epoch == 0 and self._source.first is not None:
+            # So that learning begins as soon as one block is there.
+            begins = [self._source.first]
+            numbers.remove(self._source.first)
+        groups = list(_parts(self._dataset.blocks, numbers, self._group_bytes))
+        numbers, groups = begins + numbers, [begins] * bool(begins) + groups
         if not groups:
             return
         self._source.expect(numbers)
@@ -179,11 +193,11 @@ class MiniBatches:
                         done.exception(_POLL_S)
                     if self._stopping():
                         return
-                rows, first, waited = done.result()
+                rows, first, waiting = done.result()
                 self._ready = None
                 took = time.perf_counter() - started
-                self.times.storage_read += min(took, waited)
-                self.times.decode += max(0.0, took - waited)
+                self.times.storage_read += took * waiting
+                self.times.decode += took * (1 - waiting)
                 row, entry = (rows.n_rows, rows.nnz) if self._holds else (0, 0)
             if self._stopping():
                 return
@@ -206,8 +220,9 @@ class MiniBatches:
         entry: int,
     ) -> tuple[CSR, int, float]:
         """The training rows of some blocks, ready to learn from, in an order drawn, behind those
-        that are there: (all of them, where the new ones begin, seconds spent waiting)."""
-        waited = self._source.wait_s
+        that are there: (all of them, where the new ones begin, what share of the time was spent
+        waiting for storage)."""
+        started, waited = time.perf_counter(), self._source.wait_s
         rows, training = self._read(numbers, raw)
         order = training[_runs(len(training), self._run(_SHUFFLED_RUN), draw)]
         last = row + len(order)
@@ -228,7 +243,8 @@ class MiniBatches:
             None if into.weights is None else into.weights[row:last],
         )
         made = into.rows(last, ended, len(self._scale.divisor))
-        return made, row, self._source.wait_s - waited
+        took, waited = time.perf_counter() - started, self._source.wait_s - waited
+        return made, row, min(1.0, waited / took) if took > 0 else 0.0
 
     def _read(self, numbers: Sequence[int], into: RowArrays) -> tuple[CSR, UInt32Array]:
         """The rows of some blocks as stored but for labels 1 and 0, and which are training rows."""
@@ -256,16 +272,25 @@ class MiniBatches:
         return self._source.place(number, row)
 
 
-def _parts(numbers: Sequence[int], sizes: Sequence[int], room: float) -> Iterator[list[int]]:
-    """The numbers in turn, in as long parts as have room; a number that has none is alone."""
+def _interleaved(runs: Sequence[Sequence[int]], draw: np.random.Generator) -> list[int]:
+    """All numbers, of a run drawn each time its next one."""
+    left = [iter(run) for run in runs]
+    turns = np.repeat(np.arange(len(runs)), [len(run) for run in runs])
+    return [next(left[turn]) for turn in draw.permutation(turns)]
+
+
+def _parts(blocks: Sequence[Block], numbers: Sequence[int], most: int) -> Iterator[list[int]]:
+    """The numbers in turn, in as long parts as have so many bytes decoded; a block that has more is
+    alone."""
     part: list[int] = []
-    left = room
-    for number, size in zip(numbers, sizes, strict=True):
-        if part and size > left:
+    size = 0
+    for number in numbers:
+        more = decoded_bytes(blocks[number])
+        if part and size + more > most:
             yield part
-            part, left = [], room
+            part, size = [], 0
         part.append(number)
-        left -= size
+        size += more
     if part:
         yield part
 

@@ -28,12 +28,14 @@ from cirrus_fast.runtime.params.bitfield import (
     save_state,
 )
 from cirrus_fast.runtime.params.control import RemotePort, control_link, ended_here, read_run
+from cirrus_fast.runtime.params.merged import MergedExchange
 from cirrus_fast.runtime.params.resp import nothing
 from cirrus_fast.runtime.worker import Worker, WorkerReport, WorkerSpec
 from cirrus_fast.store_url import parse_urls
 
-# Rows of the first interval; they grow from there (Plan.growth).
-_FIRST_ROWS = 20
+# Rows of the first interval, where exchanges are of single weights, and where of all; they grow
+# from there (Plan.growth).
+_FIRST_ROWS, _FIRST_ROWS_MERGED = 20, 500
 _NO_IDS = np.empty(0, np.uint32)
 _NO_AMOUNTS = np.empty(0, np.int32)
 
@@ -119,13 +121,27 @@ class RemoteWorker(Worker):
             spec.staleness,
             strict=spec.consistency == "ssp",
         )
-        self._exchange = Exchange(self._store.replica, self._store.shards)
+        self._exchange = self._make_exchange()
         self._sent: deque[tuple[_Interval, Request]] = deque()
         self._state_due = time.monotonic() + spec.state_interval
         self._ids = self._counts = np.empty(0, np.uint32)
         self._learnt = self._port.rows  # rows, whether or not the store has them yet
         self._traffic = self._port.record["traffic"]
         self._before = self._traffic.copy()  # by workers that had this one's place
+
+    def _make_exchange(self) -> Exchange | MergedExchange:
+        store, spec, port = self._store, self._spec, self._port
+        if not store.layout.merged:
+            return Exchange(store.replica, store.shards)
+        return MergedExchange(
+            store.replica,
+            store.shards,
+            spec.worker,
+            spec.generation,
+            spec.n_workers,
+            spec.pipeline_depth,
+            lambda: port.stopping,
+        )
 
     def run(self) -> WorkerReport:
         try:
@@ -177,7 +193,8 @@ class RemoteWorker(Worker):
         wanted = self._spec.sync_rows
         if self._spec.n_workers > 1:
             begun = self._port.rows + self._port.begun
-            wanted = min(wanted, _FIRST_ROWS + int(self._spec.growth * begun))
+            first = _FIRST_ROWS_MERGED if self._store.layout.merged else _FIRST_ROWS
+            wanted = min(wanted, first + int(self._spec.growth * begun))
         wanted = min(max(1, wanted // size) * size, len(left))
         granted = self._port.grant(wanted, size, wait=wait)
         if granted == 0:

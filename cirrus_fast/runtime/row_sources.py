@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from cirrus_fast.data.blocks import decode_block_into
+from cirrus_fast.data.blocks import Dictionary, decode_block_into
 from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
-from cirrus_fast.data.dataset import RUN_BYTES, Dataset, check_header, is_text_file
+from cirrus_fast.data.dataset import Dataset, check_header, is_text_file
+from cirrus_fast.data.storage import is_s3
 from cirrus_fast.errors import BlockError
 from cirrus_fast.notices import notice
 from cirrus_fast.runtime.fetching import Fetcher
+from cirrus_fast.runtime.memory import Memory
 
 if TYPE_CHECKING:
     from cirrus_fast.data.text_dataset import TextDataset
 
 # Blocks of this machine's disk need no large requests; small ones mix rows better.
 _NEAR_RUN_BYTES = 1
-# What is read ahead of the decoder, where nothing is kept: from here, and from elsewhere.
-_NEAR_AHEAD_BYTES, _FAR_AHEAD_BYTES = 1 << 20, 2 * RUN_BYTES
+# What is read ahead of the decoder, where nothing is kept.
+_NEAR_AHEAD_BYTES = 1 << 20
+# Blocks of so many runs are mixed, while as many are on their way, and one more.
+_MOST_MIXED = 4
 
 
 class RowArrays:
@@ -59,6 +64,14 @@ class RowSource(Protocol):
         """The blocks' numbers, those together that are best read one after another."""
 
     @property
+    def mixed(self) -> int:
+        """How many runs may be gone through at once."""
+
+    @property
+    def first(self) -> int | None:
+        """The block that is there first, if any is."""
+
+    @property
     def wait_s(self) -> float:
         """Seconds spent waiting for storage."""
 
@@ -75,8 +88,21 @@ class RowSource(Protocol):
     def close(self) -> None: ...
 
 
-def open_rows(path: str, n_features: int) -> Dataset | TextDataset:
-    """The data set or text at the path of a worker's spec."""
+def open_rows(
+    path: str, n_features: int, copy: tuple[str, str, str] | None
+) -> Dataset | TextDataset:
+    """The data set or text at the path of a worker's spec, or its copy of a text in S3."""
+    if copy is not None:
+        from cirrus_fast.data.s3_text import TextCopy
+        from cirrus_fast.data.text_dataset import open_copy
+
+        return open_copy(TextCopy(*copy), n_features)
+    if is_s3(path):
+        with ThreadPoolExecutor(1) as aside:
+            opened = aside.submit(Dataset, path)
+            import numpy.random  # noqa: F401 -- it takes as long, and is needed next
+
+            return opened.result()
     if not is_text_file(path):
         return Dataset(path)
     from cirrus_fast.data.text_dataset import open_text  # which few workers need, and all pay for
@@ -84,15 +110,29 @@ def open_rows(path: str, n_features: int) -> Dataset | TextDataset:
     return open_text(path, n_features)
 
 
+def read_ahead_bytes(dataset: Dataset | TextDataset, memory: Memory) -> int:
+    """What blocks take that are read once."""
+    if not isinstance(dataset, Dataset):
+        return 0
+    if not dataset.is_remote:
+        return min(memory.blocks, _NEAR_AHEAD_BYTES)
+    return min(memory.blocks - memory.run, (2 * _MOST_MIXED + 1) * memory.run)
+
+
 def source_of(
-    dataset: Dataset | TextDataset, numbers: Sequence[int], budget: int, *, keep: bool
+    dataset: Dataset | TextDataset,
+    numbers: Sequence[int],
+    memory: Memory,
+    *,
+    keep: bool,
+    first: int | None = None,
 ) -> RowSource:
     """
-    budget : bytes that blocks may take in memory
-    keep : whether they will be read again, in later epochs
+    keep : whether blocks will be read again, in later epochs
+    first : the block that is wanted first
     """
     if isinstance(dataset, Dataset):
-        return StoredBlocks(dataset, numbers, budget, keep=keep)
+        return StoredBlocks(dataset, numbers, memory, keep=keep, first=first)
     return TextPieces(dataset, numbers)
 
 
@@ -100,18 +140,30 @@ class StoredBlocks:
     """Blocks of a data set in storage."""
 
     def __init__(
-        self, dataset: Dataset, numbers: Sequence[int], budget: int, *, keep: bool
+        self,
+        dataset: Dataset,
+        numbers: Sequence[int],
+        memory: Memory,
+        *,
+        keep: bool,
+        first: int | None = None,
     ) -> None:
         self._dataset = dataset
         far = dataset.is_remote
-        ahead = _FAR_AHEAD_BYTES if far else _NEAR_AHEAD_BYTES
+        ahead = read_ahead_bytes(dataset, memory)
         self._fetcher = Fetcher(
             dataset,
             numbers,
-            budget if far and keep else min(budget, ahead),
+            memory.blocks - memory.run if far and keep else ahead,
             keep=far and keep,
-            run_bytes=RUN_BYTES if far else _NEAR_RUN_BYTES,
+            run_bytes=memory.run if far else _NEAR_RUN_BYTES,
+            first=first if far else None,
         )
+        # Once for all blocks, while the first of them are on their way.
+        self._dictionary = self._fetcher.meanwhile(lambda: dataset.dictionary)
+        self.first = first if far else None
+        # By what is read ahead in any case, so that the order of rows does not depend on `keep`.
+        self.mixed = max(1, (ahead // memory.run - 1) // 2) if far else 1
 
     @property
     def runs(self) -> Sequence[Sequence[int]]:
@@ -133,9 +185,12 @@ class StoredBlocks:
 
     def _read(self, number: int, into: RowArrays, row: int, entry: int) -> int:
         block = self._dataset.blocks[number]
+        started = time.perf_counter()
+        dictionary = self._dictionary.result()
+        self._fetcher.wait_s += time.perf_counter() - started
         raw = self._fetcher.take(number)
         try:
-            self._decode(number, raw, into, row, entry)
+            self._decode(number, raw, dictionary, into, row, entry)
         except BlockError as error:
             if not self._dataset.is_remote:
                 raise
@@ -144,12 +199,18 @@ class StoredBlocks:
             started = time.perf_counter()
             again = self._dataset.read_bytes(block)
             self._fetcher.wait_s += time.perf_counter() - started
-            self._decode(number, again, into, row, entry)
+            self._decode(number, again, dictionary, into, row, entry)
             self._fetcher.repair(number, again)
         return block.nnz
 
     def _decode(
-        self, number: int, raw: bytes | memoryview, into: RowArrays, row: int, entry: int
+        self,
+        number: int,
+        raw: bytes | memoryview,
+        dictionary: Dictionary | None,
+        into: RowArrays,
+        row: int,
+        entry: int,
     ) -> None:
         dataset = self._dataset
         block = dataset.blocks[number]
@@ -158,7 +219,7 @@ class StoredBlocks:
             check_header(raw, block)
             decode_block_into(
                 raw,
-                dataset.dictionary,
+                dictionary,
                 into.labels[at],
                 into.indptr[row : row + block.n_rows + 1],
                 into.indices[of],
@@ -180,7 +241,8 @@ class StoredBlocks:
 class TextPieces:
     """Pieces of a text, parsed anew each time."""
 
-    wait_s = 0.0  # the file is mapped: reading it is part of parsing
+    wait_s = 0.0  # reading the file is part of parsing
+    mixed, first = 1, None
 
     def __init__(self, text: TextDataset, numbers: Sequence[int]) -> None:
         self._text = text

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,9 +22,12 @@ from cirrus_fast import _kernels
 from cirrus_fast.data.csr import CSR, UInt32Array
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.holdout import HoldOut
+from cirrus_fast.data.traffic import Reads
 from cirrus_fast.errors import CirrusFastError, KernelError, ParseError, TrainingError
+from cirrus_fast.runtime.assignment import share_of
 from cirrus_fast.runtime.bsp import Rounds, make_scratch
-from cirrus_fast.runtime.minibatches import MiniBatches, share_of
+from cirrus_fast.runtime.memory import Memory
+from cirrus_fast.runtime.minibatches import MiniBatches
 from cirrus_fast.runtime.params.local import Port, connect
 from cirrus_fast.runtime.row_sources import open_rows
 from cirrus_fast.store_url import is_store_url
@@ -53,6 +56,7 @@ class WorkerSpec:
     generation: int
     dataset: str
     dataset_id: str
+    text_copy: tuple[str, str, str] | None
     holdout_seed: int
     holdout_fraction: float
     param_store: str
@@ -83,12 +87,16 @@ class WorkerSpec:
         known = {field.name for field in fields(cls)}
         if set(raw) != known:
             raise TrainingError(f"worker spec has wrong fields: {sorted(set(raw) ^ known)}")
-        return cls(**raw | {"class_weight": tuple(raw["class_weight"])})
+        copy = raw["text_copy"] and tuple(raw["text_copy"])
+        return cls(**raw | {"class_weight": tuple(raw["class_weight"]), "text_copy": copy})
 
 
 @dataclass(slots=True)
 class WorkerReport:
-    """Where a worker's seconds went."""
+    """Where a worker's seconds went, and what it read from a server.
+
+    reads : of `data.traffic.Reads`, by epoch; those before the first under -1
+    """
 
     worker: int
     start_up: float = 0.0
@@ -98,6 +106,7 @@ class WorkerReport:
     compute: float = 0.0
     push: float = 0.0
     other: float = 0.0
+    reads: dict[int, Reads] = field(default_factory=dict)
 
 
 def run_worker(spec_json: str) -> str:
@@ -132,11 +141,12 @@ class Worker:
         self._spec = spec
         self._connect()
         port = self._port  # a cycle would keep all rows until they are collected
-        dataset = open_rows(spec.dataset, self._store.layout.model_size)
+        dataset = open_rows(spec.dataset, self._store.layout.model_size, spec.text_copy)
         self._longest_row = dataset.manifest.longest_row
         if dataset.id != spec.dataset_id:
             raise TrainingError(f"{spec.dataset}: was replaced after the run began")
         holdout = HoldOut.plan(dataset.blocks, spec.holdout_fraction, spec.holdout_seed)
+        self._dataset = dataset
         self._blocks = share_of(dataset, spec.worker, spec.n_workers)
         self._stream = MiniBatches(
             dataset,
@@ -144,7 +154,7 @@ class Worker:
             holdout,
             self._store.scale,
             epochs=spec.epochs,
-            worker_size_mb=spec.worker_size,
+            memory=Memory.of(spec.worker_size, self._store.layout.n_bytes),
             seed=spec.seed,
             worker=spec.worker,
             stopping=lambda: port.stopping,
@@ -202,13 +212,23 @@ class Worker:
         if rows_an_epoch == 0:
             return
         first, skip = divmod(self._port.rows, rows_an_epoch)
+        self._report.reads[-1] = before = self._reads
         for epoch in range(first, self._spec.epochs):
-            for window in self._stream.epoch(epoch, skip):
-                if not self._window(window.rows, window.order):
-                    return
+            try:
+                for window in self._stream.epoch(epoch, skip):
+                    if not self._window(window.rows, window.order):
+                        return
+            finally:
+                self._report.reads[epoch] = self._reads - before
             if self._port.stopping:
                 return
+            before = self._reads
             skip = 0
+
+    @property
+    def _reads(self) -> Reads:
+        """From a server, so far; a text's are the supervisor's."""
+        return self._dataset.reads if isinstance(self._dataset, Dataset) else Reads()
 
     def _window(self, rows: CSR, order: UInt32Array) -> bool:
         """Learns from the rows in order; False if the run is stopping."""

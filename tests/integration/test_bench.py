@@ -21,5 +21,15 @@ def test_every_benchmark_runs_and_no_answer_differs(repository, run_python, tmp_
     text = report.read_text()
     assert "failed:" not in text
     groups = re.findall(r"^## (.*)$", text, re.MULTILINE)
-    for work in ("streaming", "fresh CSR", "statistics", "gradient", "pass", "shards", "memory"):
+    for work in (
+        "streaming",
+        "fresh CSR",
+        "statistics",
+        "gradient",
+        "pass",
+        "shards",
+        "memory",
+        "S3",
+    ):
         assert any(work in group for group in groups), work
+    assert any("reading from S3" in group for group in groups)

@@ -478,10 +478,7 @@ def test_without_a_command_the_help_is_shown(run: Run) -> None:
     ("name", "value"),
     [
         ("max_cost", "3"),
-        ("sync_rows", "100"),
-        ("pipeline_depth", "2"),
         ("executor", "lambda"),
-        ("param_store", "redis://localhost"),
     ],
 )
 def test_what_is_not_in_this_version_is_refused_as_in_python(

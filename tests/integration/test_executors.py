@@ -21,6 +21,7 @@ import pytest
 
 import cirrus_fast
 from cirrus_fast import LogisticRegression
+from cirrus_fast.backend.plan import Plan
 from cirrus_fast.backend.processes import ProcessExecutor, WorkerDiedError, _report
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.errors import (
@@ -31,8 +32,17 @@ from cirrus_fast.errors import (
     OptionError,
     TrainingError,
 )
+from cirrus_fast.options import parse_options
 from cirrus_fast.runtime import worker as worker_module
-from cirrus_fast.runtime.params.local import Layout, LocalStore, connect, shared_url
+from cirrus_fast.runtime.params.local import (
+    ACTIVE,
+    FINISHED,
+    WAITING,
+    Layout,
+    LocalStore,
+    connect,
+    shared_url,
+)
 from cirrus_fast.runtime.worker import CHUNK_ROWS, run_worker
 
 
@@ -375,6 +385,74 @@ def test_rows_are_accounted_when_every_worker_is_killed_once(
     assert result.test_loss is None
     assert np.isfinite(result.model.evaluate(clicks).logloss)
     assert not made[0].pids
+
+
+@pytest.mark.parametrize("consistency", ["async", "bsp"])
+def test_a_worker_that_gives_no_sign_is_replaced_and_its_rows_are_learnt(
+    clicks: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    consistency: str,
+) -> None:
+    made = catching_process_executors(monkeypatch)
+    epochs, size = 40, 200
+    wanted = options(clicks, executor="processes", epochs=epochs, minibatch_size=size)
+    run = LogisticRegression(
+        wanted, consistency=consistency, n_workers=2, eval_interval=1.0
+    ).start()
+    _wait_for(run.progress)
+    victim = made[0].pids[-1]
+    os.kill(victim, signal.SIGSTOP)
+    # Long enough for the one in its place to start on a machine that is busy.
+    monkeypatch.setattr("cirrus_fast.backend.workers._LATE_S", 8.0)
+    monkeypatch.setattr("cirrus_fast.backend.workers._LOOKING_S", 8.0)
+    result = run.result(120)
+    assert result.stop_reason == "epochs"
+    assert result.rows_processed == epochs * clicks.n_rows
+    ended = caplog.text.count("another takes its place")  # one, but on a machine that is too busy
+    assert result.rows_repeated <= ended * max(size, CHUNK_ROWS)
+    assert "has given no sign for 8 s; it is ended" in caplog.text
+    _wait_for(lambda: _is_gone(victim))
+
+
+def test_who_holds_the_others_up(clicks: Dataset) -> None:
+    store = Plan.make(
+        parse_options(options(clicks, consistency="bsp", n_workers=3, executor="local"))
+    ).create_store("task")
+    slots = store.slots
+    slots["state"] = ACTIVE
+
+    def late() -> list[int]:
+        return [worker for worker in range(3) if store.holds_up(worker)]
+
+    assert late() == [0, 1, 2]
+    slots["ready"] = 1, 0, 1
+    assert late() == [1]
+    slots["ready"] = 1  # the first running is to merge
+    assert late() == [0]
+    slots[0]["state"] = FINISHED
+    assert late() == [1]
+    store.allow(0)  # the model is being measured
+    assert late() == []
+    store.allow(10**9)
+    slots["ready"] = 0
+    slots["updates"] = 5, 7, 6
+    assert late() == [2]
+    slots[1]["state"] = WAITING
+    assert late() == [1, 2]
+
+
+def test_workers_that_wait_while_the_model_is_measured_are_not_late(
+    clicks: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("cirrus_fast.backend.workers._LATE_S", 2.5)
+    pauses = iter([4.0])
+    result = LogisticRegression(
+        options(clicks, executor="processes", consistency="bsp", n_workers=2, eval_interval=1.0),
+        callbacks=[lambda _record: time.sleep(next(pauses, 0.0))],
+    ).run()
+    assert result.rows_processed == 2 * clicks.n_rows
+    assert "no sign" not in caplog.text
 
 
 def test_a_worker_killed_as_the_run_ends_is_not_replaced(

@@ -15,6 +15,8 @@ from cirrus_fast.errors import DatasetError, OptionError
 from cirrus_fast.options import table
 from cirrus_fast.runtime import minibatches, row_sources
 from cirrus_fast.runtime import worker as worker_module
+from cirrus_fast.runtime.memory import Memory
+from cirrus_fast.runtime.params.bitfield import Exchange
 from cirrus_fast.runtime.worker import run_worker
 
 N_ROWS, WIDTH = 3000, 30
@@ -235,7 +237,7 @@ def test_consistency():
 def test_staleness(monkeypatch):
     """A worker that is slow holds the other up, once that one is as far ahead as it may be."""
     monkeypatch.setattr(worker_module, "CHUNK_ROWS", 1)
-    train_chunk = worker_module._Worker._train
+    train_chunk = worker_module.Worker._train
     leads = {}
     for staleness in (0, 8):
         done, seen = [0, 0], []
@@ -247,7 +249,7 @@ def test_staleness(monkeypatch):
             done[worker] += len(order)
             seen.append(done[0] - done[1])
 
-        monkeypatch.setattr(worker_module._Worker, "_train", slowly)
+        monkeypatch.setattr(worker_module.Worker, "_train", slowly)
         options = {"n_workers": 2, "minibatch_size": 1, "timeout": 0.7}
         train(consistency="ssp", staleness=staleness, **options)
         leads[staleness] = max(seen)
@@ -279,16 +281,48 @@ def test_max_cost():
     refused_rather_than_ignored("max_cost")
 
 
-def test_sync_rows():
-    refused_rather_than_ignored("sync_rows")
+def in_redis(server, **options):
+    base = {"param_store": server.url, "n_workers": 1, "consistency": "async"}
+    return train(**base | options)
 
 
-def test_pipeline_depth():
-    refused_rather_than_ignored("pipeline_depth")
+def test_sync_rows(redis_server):
+    often, seldom = (in_redis(redis_server, sync_rows=rows) for rows in (300, 1500))
+    assert often.exchanges["exchanges"] > 2 * seldom.exchanges["exchanges"]
+    with pytest.raises(OptionError, match="sync_rows=300: means nothing with param_store='memory'"):
+        train(sync_rows=300)
 
 
-def test_n_ps():
+def test_pipeline_depth(redis_server, monkeypatch):
+    """So many exchanges are under way at once, and no more."""
+    most = []
+    submit = Exchange.submit
+
+    def watched(self, *arguments, **more):
+        request = submit(self, *arguments, **more)
+        most.append(self.n_under_way)
+        return request
+
+    monkeypatch.setattr(Exchange, "submit", watched)
+    monkeypatch.setattr("cirrus_fast.backend.redis_run.pays", lambda n_ids, sync_rows: False)
+    for depth in (1, 3):
+        most.clear()
+        in_redis(redis_server, sync_rows=100, pipeline_depth=depth)
+        assert max(most) == depth
+    with pytest.raises(OptionError, match="pipeline_depth=2: means nothing with param_store='mem"):
+        train(pipeline_depth=2)
+
+
+def test_n_ps(redis_server):
     """In memory there is one server, so anything else is refused rather than ignored."""
+    found = []
+
+    def look(_record):
+        with redis_server.client() as client:
+            found.append(len(client.keys("*:model")))
+
+    in_redis(redis_server, n_ps=3, callbacks=look, eval_interval=1)
+    assert found[0] == 3
     train(n_ps=1)
     with pytest.raises(OptionError, match="n_ps=2: means nothing with param_store='memory'"):
         train(n_ps=2)
@@ -296,14 +330,18 @@ def test_n_ps():
 
 def test_worker_size(monkeypatch):
     """Too small for all rows: blocks are read again each epoch, and still every row comes once."""
-    monkeypatch.setattr(minibatches, "_SHARE_FOR_ROWS", 5e-4)  # 128 MB stand for 64 kB
+    given = Memory.of
+    small = Memory(64_000, 8000)
+    monkeypatch.setattr(
+        Memory, "of", lambda size, model: small if size == 128 else given(size, model)
+    )
     monkeypatch.setattr(row_sources, "_NEAR_AHEAD_BYTES", 5000)
     reads, rows_seen = [], []
     read_into, read = Dataset.read_into, minibatches.MiniBatches._read
 
-    def counted(self, block, out):
+    def counted(self, block, out, arrived):
         reads.append(block)
-        read_into(self, block, out)
+        read_into(self, block, out, arrived)
 
     def watched(self, *arguments):
         rows, training = read(self, *arguments)
@@ -345,10 +383,11 @@ def test_executor(monkeypatch):
     assert same(here, given)
 
 
-def test_param_store():
+def test_param_store(redis_server):
     assert train(param_store="memory").param_store == "memory"
-    with pytest.raises(OptionError, match="param_store"):
-        train(param_store="redis://localhost")
+    assert in_redis(redis_server).param_store == redis_server.url
+    with pytest.raises(OptionError, match="param_store='elsewhere' is not known"):
+        train(param_store="elsewhere")
 
 
 def test_seed():

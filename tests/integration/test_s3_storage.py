@@ -27,6 +27,7 @@ from cirrus_fast.data.s3 import S3Storage, getter
 from cirrus_fast.data.s3_get import Getter
 from cirrus_fast.data.s3_signing import BotoSigner, EnvironmentSigner
 from cirrus_fast.errors import BlockError, DatasetError, OptionError, StorageError
+from cirrus_fast.runtime.memory import Memory
 from cirrus_fast.runtime.minibatches import held_out_rows
 from cirrus_fast.runtime.row_sources import RowArrays, StoredBlocks
 
@@ -578,12 +579,13 @@ def test_a_damaged_block_that_came_from_the_temporary_file_is_mended_for_good(
     _, far = _near_and_far(storage_root, text)
     numbers = range(len(far.blocks))
     most = max(block.n_bytes for block in far.blocks)
-    source = StoredBlocks(far, numbers, 3 * most, keep=True)
+    _ = far.dictionary
+    source = StoredBlocks(far, numbers, Memory(3 * most + 3, 1), keep=True)
     into = RowArrays(100, max(block.nnz for block in far.blocks), has_weights=False)
     s3.faults = Faults.first(1, "corrupt", after=1000)
     for _ in range(3):
         source.expect(numbers)
         for number in numbers:
-            source.read(number, into, 0, 0)
+            source.read([number], into)
     source.close()
     assert caplog.text.count("; read again") == 1

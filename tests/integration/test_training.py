@@ -263,13 +263,13 @@ def test_every_row_is_learnt_from_once_an_epoch(n_workers, consistency):
 def test_each_row_comes_once_and_not_just_as_many(monkeypatch):
     """The rows given to the kernel, by the numbers of the rows, over all workers."""
     seen = []
-    real = worker_module._Worker._train
+    real = worker_module.Worker._train
 
     def watched(self, rows, order):
         seen.append((self._spec.worker, order.copy()))
         real(self, rows, order)
 
-    monkeypatch.setattr(worker_module._Worker, "_train", watched)
+    monkeypatch.setattr(worker_module.Worker, "_train", watched)
     result = train(n_workers=3, epsilon=0, epochs=2)
     for worker in range(3):
         mine = np.concatenate([order for who, order in seen if who == worker])

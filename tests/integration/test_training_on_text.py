@@ -14,7 +14,7 @@ from cirrus_fast import LibsvmParseError, LogisticRegression
 from cirrus_fast.data import text_dataset
 from cirrus_fast.data.text_dataset import TextDataset, open_text
 from cirrus_fast.errors import DatasetError, OptionError, StorageError
-from cirrus_fast.runtime import minibatches
+from cirrus_fast.runtime.memory import Memory
 
 WIDTH = 1 << 19
 
@@ -220,7 +220,7 @@ def test_a_bare_name_is_a_file_of_the_current_folder_unless_a_data_set_has_it(
 def test_a_text_that_changes_meanwhile_is_an_error_and_no_crash(
     clicks, tmp_path, monkeypatch, change
 ):
-    monkeypatch.setattr(minibatches, "_SHARE_FOR_ROWS", 1e-3)  # read again each epoch
+    monkeypatch.setattr(Memory, "of", lambda *_: Memory(64_000, 8000))  # read again each epoch
     path = tmp_path / "text.svm"
     path.write_bytes((clicks / "test.svm").read_bytes())
 

@@ -1,4 +1,4 @@
-"""Runs with random faults, for as long as asked: `make soak MINUTES=10`.
+"""Runs with random faults, for as long as asked: `make soak-runs MINUTES=10`.
 
 Each round trains with random options on a random executor while a thread does something bad to it:
 kills worker processes, stops and continues them, presses Ctrl-C once or twice, lets the time run

@@ -23,6 +23,7 @@ from cirrus_fast import (
     LinearModel,
     LogisticRegression,
     LRegression,
+    Reads,
     Record,
     TrainResult,
     active_impl,
@@ -99,6 +100,8 @@ def training(params: Mapping[str, Any]) -> None:
     assert_type(result, TrainResult)
     assert_type(result.model, LinearModel)
     assert_type(result.history, list[Record])
+    assert_type(result.reads, Reads)
+    assert_type(result.reads_by_epoch, list[Reads])
     assert_type(result.test_loss, float | None)
     assert_type(result.auc, float | None)
     assert_type(result.breakdown, Mapping[str, float])

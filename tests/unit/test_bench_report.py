@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 
 import pytest
-
-
-@pytest.fixture
-def bench(repository, monkeypatch):
-    """Modules of bench/, which is not installed, by name."""
-    monkeypatch.syspath_prepend(str(repository))
-    return lambda name: importlib.import_module(f"bench.{name}")
 
 
 def measured(runs):

@@ -36,7 +36,7 @@ class Source:
         self.broken: set[int] = set()
         self._lock = threading.Lock()
 
-    def read_into(self, block: Block, out: memoryview) -> None:
+    def read_into(self, block: Block, out: memoryview, arrived=None) -> None:
         with self._lock:
             self.asked.append((block.shard, block.offset, len(out)))
         if self.gate is not None:
@@ -44,6 +44,25 @@ class Source:
         if block.offset in self.broken:
             raise StorageError(f"{block.shard}: gone")
         out[:] = self.content[block.shard][block.offset : block.offset + len(out)]
+
+    def halt_in_the_middle(self) -> None:
+        """Half of each answer comes at once, and the rest when the gate is opened."""
+        whole, self.gate = self.read_into, threading.Event()
+
+        def read_into(block, out, arrived):
+            half, gate = len(out) // 2, self.gate
+            self.gate = None
+            whole(block, out)
+            kept, out[half:] = bytes(out[half:]), bytes(len(out) - half)
+            arrived(half)
+            gate.wait(10)
+            if (block.shard, block.offset) in self.broken_later:
+                raise StorageError(f"{block.shard}: gone")
+            out[half:] = kept
+            arrived(len(out))
+
+        self.read_into = read_into
+        self.broken_later = set()
 
     def bytes_of(self, number: int) -> bytes:
         block = self.blocks[number]
@@ -69,10 +88,10 @@ def taken(fetcher: Fetcher, numbers) -> list[bytes]:
 
 def test_neighbours_are_read_together_and_shards_apart(source):
     fetcher = Fetcher(source, ALL, 10_000, run_bytes=400, connections=1)
-    assert fetcher.runs == [(0, 1, 2, 3), (4, 5, 6, 7), (8, 9), (10, 11, 12, 13), (14, 15, 16, 17),
-                            (18, 19)]  # fmt: skip
+    assert fetcher.runs == [(0, 1, 2), (3, 4, 5, 6), (7, 8, 9),
+                            (10, 11, 12), (13, 14, 15, 16), (17, 18, 19)]  # fmt: skip
     assert taken(fetcher, ALL) == [source.bytes_of(n) for n in ALL]
-    assert [n for _, _, n in sorted(source.asked)] == [400, 400, 200, 400, 400, 200]
+    assert [n for _, _, n in sorted(source.asked)] == [300, 400, 300, 300, 400, 300]
     fetcher.close()
 
 
@@ -124,16 +143,16 @@ def test_without_keeping_no_more_than_the_budget_is_ever_held(source):
 
 def test_reading_goes_on_before_anyone_asks_and_stays_within_the_budget(source):
     source.gate = threading.Event()
-    fetcher = Fetcher(source, ALL, 900, keep=False, run_bytes=300, connections=4)
+    fetcher = Fetcher(source, ALL, 1500, keep=False, run_bytes=500, connections=4)
     fetcher.expect(ALL)
     for _ in range(200):
         if len(source.asked) >= 3:
             break
         threading.Event().wait(0.01)
     assert sorted(source.asked) == [
-        ("shard-0", 0, 300),
-        ("shard-0", 300, 300),
-        ("shard-0", 600, 300),
+        ("shard-0", 0, 500),
+        ("shard-0", 500, 500),
+        ("shard-1", 0, 500),
     ]
     source.gate.set()
     assert bytes(fetcher.take(0)) == source.bytes_of(0)
@@ -141,14 +160,14 @@ def test_reading_goes_on_before_anyone_asks_and_stays_within_the_budget(source):
 
 
 def test_a_read_that_fails_is_raised_where_its_block_is_taken(source):
-    source.broken = {300}
-    fetcher = Fetcher(source, range(10), 10_000, run_bytes=300, connections=1)
+    source.broken = {500}
+    fetcher = Fetcher(source, range(10), 10_000, run_bytes=500, connections=1)
     fetcher.expect(range(10))
     assert bytes(fetcher.take(2)) == source.bytes_of(2)
     with pytest.raises(StorageError, match="shard-0: gone"):
-        fetcher.take(3)
+        fetcher.take(5)
     source.broken = set()
-    assert bytes(fetcher.take(3)) == source.bytes_of(3)  # and is tried anew if asked for again
+    assert bytes(fetcher.take(5)) == source.bytes_of(5)  # and is tried anew if asked for again
     fetcher.close()
 
 
@@ -219,13 +238,71 @@ def test_the_temporary_file_has_no_name_and_goes_with_the_fetcher(source, tmp_pa
     assert _open_files() == before
 
 
-def test_a_view_outlives_its_eviction(source):
-    fetcher = Fetcher(source, ALL, 600, run_bytes=300)
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("budget", [500, 600, 900])
+def test_a_view_is_good_until_the_next_is_taken(source, keep, budget):
+    """Whatever is read ahead meanwhile, into memory that is used again."""
+    fetcher = Fetcher(source, ALL, budget, keep=keep, run_bytes=200)
+    for _ in range(3):
+        fetcher.expect(ALL)
+        for n in ALL:
+            view = fetcher.take(n)
+            for run in fetcher._runs:
+                if run.coming is not None:
+                    run.coming.result()
+            assert bytes(view) == source.bytes_of(n)
+    fetcher.close()
+
+
+def test_memory_of_what_was_let_go_is_used_again(source):
+    fetcher = Fetcher(source, ALL, 800, keep=False, run_bytes=200)
     fetcher.expect(ALL)
-    first = fetcher.take(0)
-    for n in ALL[1:]:
-        fetcher.take(n)
-    assert bytes(first) == source.bytes_of(0)
+    where = {id(fetcher.take(n).obj) for n in ALL}
+    assert len(where) <= 6 < len(fetcher.runs)
+    fetcher.close()
+
+
+def test_the_first_block_has_a_request_of_its_own(source):
+    fetcher = Fetcher(source, ALL, 10_000, run_bytes=500, first=7)
+    assert (7,) in fetcher.runs
+    assert sorted(n for run in fetcher.runs for n in run) == list(ALL)
+    order = [7, *(n for n in ALL if n != 7)]
+    assert taken(fetcher, order) == [source.bytes_of(n) for n in order]
+    assert ("shard-0", 700, 100) in source.asked
+    assert sum(n for _, _, n in source.asked) == 2000
+    fetcher.close()
+
+
+def test_blocks_are_handed_out_as_they_arrive(source):
+    source.halt_in_the_middle()
+    gate = source.gate
+    fetcher = Fetcher(source, range(10), 10_000, run_bytes=1000, connections=1)
+    fetcher.expect(range(10))
+    assert [bytes(fetcher.take(n)) for n in range(5)] == [source.bytes_of(n) for n in range(5)]
+    fetcher.repair(1, b"x" * 100)
+    assert not gate.is_set()
+    threading.Timer(0.05, gate.set).start()
+    assert [bytes(fetcher.take(n)) for n in range(5, 10)] == [
+        source.bytes_of(n) for n in range(5, 10)
+    ]
+    again = taken(fetcher, range(10))
+    assert again[1] == b"x" * 100
+    assert again[2:] == [source.bytes_of(n) for n in range(2, 10)]
+    assert len(source.asked) == 1
+    fetcher.close()
+
+
+def test_a_read_that_fails_in_the_middle_is_raised_with_the_first_block_that_is_not_there(source):
+    source.halt_in_the_middle()
+    gate = source.gate
+    source.broken_later.add(("shard-0", 0))
+    fetcher = Fetcher(source, range(10), 10_000, run_bytes=1000, connections=1)
+    fetcher.expect(range(10))
+    assert [bytes(fetcher.take(n)) for n in range(5)] == [source.bytes_of(n) for n in range(5)]
+    gate.set()
+    with pytest.raises(StorageError, match="shard-0: gone"):
+        fetcher.take(5)
+    assert fetcher._held == 0
     fetcher.close()
 
 

@@ -19,7 +19,7 @@ from cirrus_fast.data.blocks import Dictionary, encode_block
 from cirrus_fast.data.csr import CSR
 from cirrus_fast.errors import CirrusFastError
 
-F32, I64, U8, U32, U64 = np.float32, np.int64, np.uint8, np.uint32, np.uint64
+F32, I32, I64, U8, U32, U64 = np.float32, np.int32, np.int64, np.uint8, np.uint32, np.uint64
 Array = npt.NDArray[Any]
 EXTREMES = [-1, np.iinfo(I64).min, np.iinfo(I64).max, 1 << 32, 7]
 REFUSALS = (ValueError, TypeError, OverflowError, BufferError, RuntimeError, CirrusFastError)
@@ -93,6 +93,84 @@ def model(kind: str = "adagrad", hot: bool = False) -> _kernels.TrainModel:
         own = np.empty(8 * optimizer.width, F32)
         copies = _kernels.HotCopies(optimizer, published, 1, own, 2)
     return _kernels.TrainModel(optimizer, state, np.ones((N_IDS, 2), F32), hot=copies)
+
+
+def replica_arrays() -> dict[str, Array]:
+    return {
+        "state": np.ones(2 * (N_IDS + 1), F32),
+        "held": np.zeros(N_IDS + 1, I32),
+        "sent": np.zeros(N_IDS + 1, U32),
+        "residual": np.zeros(N_IDS + 1, F32),
+        "count": np.zeros(N_IDS + 1, U32),
+    }
+
+
+def replica() -> _kernels.Replica:
+    return _kernels.Replica(_kernels.Optimizer("adagrad", 0.1), **replica_arrays(), n_workers=3)
+
+
+def replica_calls() -> dict[str, Call]:
+    ids = np.array([1, 4, 2], U32)
+    some = {"ids": ids, "counts": np.array([1, 2, 3], U32), "before": np.ones(3, F32)}
+    whole = only("labels indptr indices data", order=np.array([2, 0, 1], U32))
+    return {
+        "Replica": (
+            lambda **more: _kernels.Replica(_kernels.Optimizer("sgd", 0.1), **more),
+            replica_arrays() | {"state": np.ones(N_IDS + 1, F32), "n_workers": 2},
+        ),
+        "Replica.touch": (
+            replica().touch,
+            {**whole, "ids": np.empty(20, U32), "counts": np.empty(20, U32)},
+        ),
+        "Replica.keep": (replica().keep, {"ids": ids, "before": np.empty(3, F32)}),
+        "Replica.take": (
+            replica().take,
+            {**some, "places": np.empty(4, U32), "amounts": np.empty(4, I32)},
+        ),
+        "Replica.settle": (
+            replica().settle,
+            {"ids": ids, "values": np.ones(3, I32), "sent_then": np.ones(3, U32)},
+        ),
+        "Replica.settle_run": (
+            replica().settle_run,
+            {"first": 1, "stride": 3, "values": np.ones(3, I32), "sent_then": np.ones(3, U32)},
+        ),
+        "Replica.missing": (
+            replica().missing,
+            {"ids": ids, "known": np.array([4], U32), "below": 1, "out": np.empty(3, U32)},
+        ),
+        "Replica.dense": (replica().dense, {"ids": ids, "bytes_alone": 43}),
+    }
+
+
+def bitfield_calls() -> dict[str, Call]:
+    room = _kernels.bitfield_room(3, 2, 2)
+    reply = np.frombuffer(b"*3\r\n:1\r\n:2\r\n:3\r\n", U8)
+    return {
+        "bitfield_pack": (
+            _kernels.bitfield_pack,
+            {
+                "key": np.frombuffer(b"key", U8),
+                "add_places": np.array([1, 5], U32),
+                "amounts": np.array([3, -3], I32),
+                "get_places": np.array([2, 9], U32),
+                "out": np.empty(room, U8),
+            },
+        ),
+        "BitfieldReply": (_kernels.BitfieldReply, {"values": np.zeros(3, I32)}),
+        "BitfieldReply.read": (
+            lambda **more: _kernels.BitfieldReply(np.zeros(3, I32)).read(**more),
+            {"buffer": reply, "begin": 0, "end": len(reply)},
+        ),
+        "bitfield_decode": (
+            _kernels.bitfield_decode,
+            {"data": np.ones(12, U8), "values": np.empty(3, I32)},
+        ),
+        "bitfield_encode": (
+            _kernels.bitfield_encode,
+            {"values": np.ones(3, I32), "out": np.empty(12, U8)},
+        ),
+    }
 
 
 def only(names: str, **others: Any) -> dict[str, Any]:
@@ -364,6 +442,8 @@ def calls() -> dict[str, Call]:
                 "scratch": scratch(),
             },
         ),
+        **replica_calls(),
+        **bitfield_calls(),
         "crc32c": (_kernels.crc32c, {"data": np.frombuffer(TEXT, U8), "crc": 0}),
         "dictionary_build_sizes": (_kernels.dictionary_build_sizes, {"nnz": 9, "max_ids": 9}),
         "dictionary_build": (
@@ -409,6 +489,7 @@ NAMES = sorted(calls())
 HARMLESS = {
     "LocalTable",
     "active_impl",
+    "bitfield_room",
     "implementations",
     "libsvm_hash",
     "number_format",
@@ -509,6 +590,12 @@ WRITES = {
     "libsvm_fill hashed": ("labels", "row_ends", "indices", "data", "weights", "scratch"),
     "criteo_fill": ("labels", "row_ends", "indices", "data"),
     "TrainScratch": SCRATCH,
+    "bitfield_pack": ("out",),
+    "Replica": ("state", "held", "sent", "residual", "count"),
+    "Replica.touch": ("ids", "counts"),
+    "Replica.keep": ("before",),
+    "Replica.take": ("places", "amounts"),
+    "Replica.missing": ("out",),
 }
 
 

@@ -8,16 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cirrus_fast import CSR, load_csr
+from cirrus_fast import CSR, Dataset, load_csr
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.labels import LabelMap
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.errors import DatasetError, KernelError
 from cirrus_fast.runtime import minibatches, row_sources
+from cirrus_fast.runtime.memory import Memory
 from cirrus_fast.runtime.minibatches import MiniBatches, decoded_bytes
 
 F32 = np.float32
 N_ROWS, N_IDS = 6000, 50
+PLENTY = Memory.of(2048, 0)
 
 
 @pytest.fixture
@@ -45,9 +47,7 @@ def stream():
         one.close()
 
 
-def _stream(
-    dataset, *, worker_size_mb=2048, holdout=None, seed=0, epochs=2, stopping=lambda: False
-):
+def _stream(dataset, *, memory=PLENTY, holdout=None, seed=0, epochs=2, stopping=lambda: False):
     scale = TrainingScale.of(
         dataset.columns, dataset.n_rows, optimizer="adagrad", l1=0.0, l2=0.0, mean_weight=1.0
     )
@@ -59,7 +59,7 @@ def _stream(
         held,
         scale,
         epochs=epochs,
-        worker_size_mb=worker_size_mb,
+        memory=memory,
         seed=seed,
         worker=0,
         stopping=stopping,
@@ -76,40 +76,66 @@ def taken(windows):
 
 
 def allow(monkeypatch, dataset, share, group=0.1):
-    """Lets a worker of 128 MB hold this share of the rows, and mix this share at a time."""
+    """Memory for this share of the rows, and to mix this share at a time."""
     all_rows = sum(map(decoded_bytes, dataset.blocks))
-    monkeypatch.setattr(minibatches, "_SHARE_FOR_ROWS", share * all_rows / 128e6)
-    monkeypatch.setattr(minibatches, "_GROUP_BYTES", group * all_rows)
+    monkeypatch.setattr(minibatches, "GROUP_BYTES", group * all_rows)
     monkeypatch.setattr(minibatches, "_RUN", 8)
     monkeypatch.setattr(minibatches, "_SHUFFLED_RUN", 4)
+    monkeypatch.setattr(row_sources, "_NEAR_AHEAD_BYTES", 10_000)
+    beside = group * all_rows + 10_000
+    return Memory(int(share * all_rows + beside) + 1, int(group * all_rows))
 
 
+def put_far(monkeypatch):
+    """Data sets are read as from a server."""
+    monkeypatch.setattr(Dataset, "is_remote", property(lambda _: True))
+
+
+@pytest.mark.parametrize("far", [False, True])
 @pytest.mark.parametrize("share", [1.1, 0.3])
 def test_every_training_row_comes_once_an_epoch_in_an_order_of_its_own(
-    dataset, stream, monkeypatch, share
+    dataset, stream, monkeypatch, share, far
 ):
-    allow(monkeypatch, dataset, share)
+    memory = allow(monkeypatch, dataset, share)
+    if far:
+        put_far(monkeypatch)
     holdout = HoldOut.plan(dataset.blocks, 0.1, 3)
     kept = np.concatenate([~holdout.mask(i, b) for i, b in enumerate(dataset.blocks)])
-    rows = stream(dataset, worker_size_mb=128, holdout=holdout)
+    rows = stream(dataset, memory=memory, holdout=holdout)
     first, second = taken(rows.epoch(0)), taken(rows.epoch(1))
     for order in (first, second):
         np.testing.assert_array_equal(np.sort(order), np.flatnonzero(kept))
     assert (first != second).mean() > 0.99
-    again = stream(dataset, worker_size_mb=128, holdout=holdout)
+    again = stream(dataset, memory=memory, holdout=holdout)
     np.testing.assert_array_equal(taken(again.epoch(1)), second)
     np.testing.assert_array_equal(taken(again.epoch(1, skip=1234)), second[1234:])
-    other = stream(dataset, worker_size_mb=128, holdout=holdout, seed=1)
+    other = stream(dataset, memory=memory, holdout=holdout, seed=1)
     assert (taken(other.epoch(0)) != first).mean() > 0.99
 
 
 @pytest.mark.parametrize("share", [1.1, 0.5])
 def test_rows_sorted_by_class_come_mixed(dataset, stream, monkeypatch, share):
     """A model that sees thousands of rows of one class forgets the other."""
-    allow(monkeypatch, dataset, share, group=0.25)  # 15 blocks, as there are of clicks
-    order = taken(stream(dataset, worker_size_mb=128).epoch(0))
+    memory = allow(monkeypatch, dataset, share, group=0.25)  # 15 blocks, as there are of clicks
+    order = taken(stream(dataset, memory=memory).epoch(0))
     positive = (order < N_ROWS // 2).reshape(-1, 500).mean(axis=1)
     assert 0.2 < positive.min() < positive.max() < 0.8
+
+
+def test_from_a_server_one_block_comes_first_and_runs_are_mixed(dataset, stream, monkeypatch):
+    memory = allow(monkeypatch, dataset, 0.5, group=0.25)
+    put_far(monkeypatch)
+    rows = stream(dataset, memory=memory)
+    assert rows._source.mixed == 2
+    windows = rows.epoch(0)
+    first = next(windows)
+    assert len(first.order) == 100
+    assert len({int(row) // 100 for row in first.rows.weights[first.order]}) == 1
+    assert len(next(windows).order) > 1000
+    assert len(next(iter(rows.epoch(1))).order) > 1000
+    whole = taken(stream(dataset, memory=memory).epoch(0))
+    again = stream(dataset, memory=memory, epochs=5)  # how long it will go on is of no account
+    np.testing.assert_array_equal(taken(again.epoch(0)), whole)
 
 
 def test_rows_are_what_was_stored_in_the_scales_terms(dataset, stream):
@@ -132,25 +158,23 @@ def test_rows_are_what_was_stored_in_the_scales_terms(dataset, stream):
 
 
 @pytest.mark.parametrize("share", [1.1, 0.3])
-def test_memory_is_little_more_than_the_rows_held(dataset, stream, monkeypatch, share):
-    allow(monkeypatch, dataset, share)
-    monkeypatch.setattr(row_sources, "_NEAR_AHEAD_BYTES", 10_000)
-    rows = stream(dataset, worker_size_mb=128)
-    held = min(1.0, share) * sum(map(decoded_bytes, dataset.blocks))
+def test_rows_take_the_memory_they_may_take(dataset, stream, monkeypatch, share):
+    memory = allow(monkeypatch, dataset, share)
+    rows = stream(dataset, memory=memory)
     tracemalloc.start()
     for epoch in range(2):
         for window in rows.epoch(epoch):
             assert len(window.order)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak <= 1.3 * held + 50_000  # Python's own objects, blocks as stored
+    assert peak <= 1.1 * memory.rows + 50_000  # Python's own objects
 
 
 def test_windows_take_turns_in_the_same_memory(dataset, stream, monkeypatch):
-    allow(monkeypatch, dataset, 0.3)
+    memory = allow(monkeypatch, dataset, 0.3)
     where = {
         window.rows.indptr.__array_interface__["data"][0]
-        for window in stream(dataset, worker_size_mb=128).epoch(0)
+        for window in stream(dataset, memory=memory).epoch(0)
     }
     assert len(where) == 2
 
@@ -184,9 +208,9 @@ def test_a_label_of_neither_class_is_placed(dataset, stream):
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_an_epoch_ends_where_a_stop_is_seen(dataset, stream, monkeypatch, epoch):
-    allow(monkeypatch, dataset, 2.0)
+    memory = allow(monkeypatch, dataset, 2.0)
     read = []
-    rows = stream(dataset, stopping=lambda: len(read) > 0)
+    rows = stream(dataset, memory=memory, stopping=lambda: len(read) > 0)
     plain = rows._read
     monkeypatch.setattr(rows, "_read", lambda *a: read.append(a) or plain(*a))
     assert list(rows.epoch(epoch)) == []

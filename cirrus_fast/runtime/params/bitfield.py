@@ -27,7 +27,6 @@ from cirrus_fast.errors import StoreError
 from cirrus_fast.notices import notice_once
 from cirrus_fast.runtime.params.control import TTL_S, RunHeader
 from cirrus_fast.runtime.params.resp import (
-    GIVE_UP_S,
     Connection,
     Link,
     Lost,
@@ -65,10 +64,6 @@ class Shard:
     @property
     def state_key(self) -> bytes:
         return self.key.removesuffix(b"model") + b"state"
-
-    @property
-    def keys(self) -> tuple[bytes, ...]:
-        return self.key, self.state_key
 
     def mine(self, ids: UInt32Array) -> npt.NDArray[np.bool_]:
         """Which of some ids are here."""
@@ -410,7 +405,7 @@ def write_weights(shard: Shard, whole: Int32Array) -> None:
         shard.link.ask("SETRANGE", shard.key, 4 * (first + begin), bytes(raw))
 
 
-def read_weights(shards: Sequence[Shard], give_up_s: float = GIVE_UP_S) -> Int32Array:
+def read_weights(shards: Sequence[Shard], give_up_s: float | None = None) -> Int32Array:
     """All weights, as the store's numbers. They are read in pieces, while workers go on."""
     n = sum(shard.n for shard in shards)
     out = np.empty(n, np.int32)

@@ -6,7 +6,7 @@ What this package stores of a run, all of it with a time to live (docs/redis.md)
     {cirrus_fast:TASK}:scale    list: the training scale, compressed, in pieces
     {cirrus_fast:TASK}:control  what the supervisor says, written by it alone
     {cirrus_fast:TASK}:workers  hash: "WORKER.GENERATION" -> what that worker says
-    model and state of the optimiser: params/bitfield.py
+    model and state of the optimiser: params/bitfield.py, params/merged.py
 
 A worker writes its own record only, always as a whole, so that writing it again does no harm, and
 one lost with a server is there again after the next. A twin that was replaced writes under a
@@ -28,8 +28,9 @@ import numpy.typing as npt
 
 from cirrus_fast.data.training_scale import NOWHERE, TrainingScale
 from cirrus_fast.errors import StoreError, TrainingError
+from cirrus_fast.runtime.params import resp
 from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, SLOT, STARTED
-from cirrus_fast.runtime.params.resp import GIVE_UP_S, Connection, Link, Refused
+from cirrus_fast.runtime.params.resp import Connection, Link, Refused
 from cirrus_fast.store_url import StoreUrl
 
 FORMAT = 1
@@ -51,7 +52,6 @@ TRAFFIC = np.dtype(
         ("rollbacks", np.int64),  # times the server came back with an older model
         ("stale_sum", np.float64),  # others' exchanges between a read and the write that follows
         ("stale_max", np.int64),
-        ("bounded", np.int64),  # weights that reached the bounds of what the store holds
         ("bytes_sent", np.int64),
         ("bytes_received", np.int64),
     ]
@@ -62,7 +62,7 @@ RECORD = np.dtype([("slot", SLOT), ("traffic", TRAFFIC)])
 COMMANDS = (
     *("+auth", "+select", "+cluster|slots", "+expire", "+unlink"),
     *("+get", "+set", "+getrange", "+setrange", "+bitfield"),
-    *("+hset", "+hget", "+hgetall", "+hdel", "+rpush", "+lrange"),
+    *("+hset", "+hget", "+hgetall", "+hdel", "+rpush", "+lrange", "+ltrim", "+llen"),
 )
 
 _ended: set[str] = set()
@@ -77,6 +77,7 @@ class RunHeader:
     shards : keys of the model; coordinate i is at place i // n of the (i mod n)-th
     places : of the shards' servers among the URLs; meaningless in a cluster
     mark : a number in each model, which tells it from another with the same name
+    merged : whether the supervisor merges what workers learn (params/merged.py)
     store : how it is held: bitfield or module
     """
 
@@ -92,6 +93,7 @@ class RunHeader:
     shards: tuple[str, ...]
     places: tuple[int, ...]
     mark: int
+    merged: bool
     store: str
     format: int = FORMAT
 
@@ -156,7 +158,7 @@ def is_clustered(urls: Sequence[StoreUrl]) -> bool:
 
     link = Link(tuple(urls), b"", clustered=False)
     try:
-        return link.again(ask, give_up_s=min(GIVE_UP_S, 2 * urls[0].timeout))
+        return link.again(ask, give_up_s=min(resp.GIVE_UP_S, 2 * urls[0].timeout))
     finally:
         link.close()
 
@@ -311,7 +313,7 @@ class RemotePort:
         slot["rows"] += rows
         slot["granted"] -= rows
 
-    def _refresh(self, give_up_s: float = GIVE_UP_S) -> None:
+    def _refresh(self, give_up_s: float | None = None) -> None:
         """Tells where this worker is, and asks how the run is."""
         names = self._names
         commands: list[tuple[bytes | str | int, ...]] = [

@@ -81,6 +81,11 @@ class Layout:
     owner: int  # process id of the supervisor
     magic: str = _MAGIC
 
+    @property
+    def n_bytes(self) -> int:
+        """Of the buffer, and of what every worker makes to find its way in it."""
+        return self.sections()["end"][0] + 8 * self.n_places + 4 * self.n_ids
+
     def sections(self) -> dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]]:
         """name -> (offset, dtype, shape)"""
         width = _kernels.Optimizer(self.optimizer, self.learning_rate).width
@@ -273,6 +278,25 @@ class LocalStore:
     def exchanges(self) -> dict[str, float]:
         """There are none: workers learn on the model itself."""
         return {}
+
+    def progress(self, worker: int) -> tuple[int, int, int]:
+        """What changes as a worker gets on; the state comes first."""
+        slot = self.slots[worker]
+        return int(slot["state"]), int(slot["rows"]), int(slot["merged"])
+
+    def holds_up(self, worker: int) -> bool:
+        """Whether a worker could go on, and others wait for it or soon will."""
+        slots = self.slots
+        if slots[worker]["state"] != ACTIVE:
+            return bool(slots[worker]["state"] != FINISHED)
+        running = np.flatnonzero(slots["state"] != FINISHED)
+        handed_in = slots["ready"] > self.control["round"]  # in bsp, where the first then merges
+        done = handed_in[worker] and not (handed_in[running].all() and running[0] == worker)
+        return bool(
+            self.rows < self.control["allowed_rows"]
+            and slots[worker]["updates"] == slots["updates"][running].min()
+            and not done
+        )
 
     def wait(self, rows: float, timeout: float) -> int:
         """Waits until this many rows are done or all workers are, at most `timeout` seconds;

@@ -88,10 +88,6 @@ class ModuleShard:
     n: int
     link: Link
 
-    @property
-    def keys(self) -> tuple[bytes, ...]:
-        return (self.key,)
-
     def of(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The part of an array by coordinate that is here."""
         return np.ascontiguousarray(array[self.number :: self.n_shards])

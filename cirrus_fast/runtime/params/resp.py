@@ -367,20 +367,21 @@ class Link:
             last = Lost(f"no server of the cluster has slot {slot}")
         raise last
 
-    def ask(self, *arguments: bytes | str | int | float, give_up_s: float = GIVE_UP_S) -> Any:
+    def ask(self, *arguments: bytes | str | int | float, give_up_s: float | None = None) -> Any:
         """The answer to a command that may be done more than once."""
         return self.again(lambda connection: connection.ask(*arguments), give_up_s=give_up_s)
 
     def ask_all(
-        self, *commands: tuple[bytes | str | int | float, ...], give_up_s: float = GIVE_UP_S
+        self, *commands: tuple[bytes | str | int | float, ...], give_up_s: float | None = None
     ) -> list[Any]:
         """The same for several."""
         return self.again(lambda connection: connection.ask_all(*commands), give_up_s=give_up_s)
 
-    def again(self, act: Callable[[Connection], T], *, give_up_s: float = GIVE_UP_S) -> T:
+    def again(self, act: Callable[[Connection], T], *, give_up_s: float | None = None) -> T:
         """`act` on a connection, which may be done more than once: after a lost connection or a
         refusal that passes it is tried again for a while."""
-        until, pause = time.monotonic() + give_up_s, _PAUSE_S
+        patience = GIVE_UP_S if give_up_s is None else give_up_s
+        until, pause = time.monotonic() + patience, _PAUSE_S
         while True:
             try:
                 return act(self.connection())
@@ -398,7 +399,7 @@ class Link:
             self.close()
             if time.monotonic() >= until or self._stopping():
                 said = str(why).removeprefix(f"{place}: ")
-                raise StoreError(f"{place}: {said}; given up after {give_up_s:g} s") from why
+                raise StoreError(f"{place}: {said}; given up after {patience:g} s") from why
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 

@@ -1,0 +1,46 @@
+"""Which blocks each worker learns from: decided by the data set and the number of workers alone."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cirrus_fast.data.block_runs import CONNECTIONS, RUN_BYTES, cut_evenly, n_bytes
+from cirrus_fast.data.dataset import Dataset
+
+if TYPE_CHECKING:
+    from cirrus_fast.data.text_dataset import TextDataset
+
+
+def share_of(dataset: Dataset | TextDataset, worker: int, n_workers: int) -> list[int]:
+    """Numbers of a worker's blocks, increasing.
+
+    Shares are even in bytes, and from all over the data set, so that workers get like parts of data
+    that are sorted somehow. Of a data set that a server has, they are runs of neighbours: one
+    request's worth each where there is enough for that.
+    """
+    return shares(dataset, n_workers)[worker]
+
+
+def shares(dataset: Dataset | TextDataset, n_workers: int) -> list[list[int]]:
+    """Of all workers. Each has something where there are as many blocks."""
+    blocks = dataset.blocks
+    numbers = range(len(blocks))
+    if n_workers == 1:
+        return [list(numbers)]
+    units: Sequence[Sequence[int]] = [(number,) for number in numbers]
+    if dataset.is_remote:
+        # As many for each, or shares would differ by a run.
+        each = max(CONNECTIONS, round(n_bytes(blocks, numbers) / n_workers / RUN_BYTES))
+        runs = cut_evenly(blocks, numbers, each * n_workers)
+        if len(runs) >= n_workers:
+            units = runs
+    # The next one goes to who has least: in turn, but for differences in size.
+    dealt: list[list[int]] = [[] for _ in range(n_workers)]
+    least = [(0, worker) for worker in range(n_workers)]
+    for unit in units:
+        size, worker = least[0]
+        dealt[worker] += unit
+        heapq.heapreplace(least, (size + n_bytes(blocks, unit), worker))
+    return dealt

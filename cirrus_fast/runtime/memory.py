@@ -1,0 +1,64 @@
+"""What a worker does with the memory it may use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cirrus_fast.data.block_runs import RUN_BYTES
+from cirrus_fast.notices import notice_once
+
+# Python, NumPy, the kernels and a connection with TLS, measured.
+_BASE_BYTES = 50e6
+# What allocators keep, dictionaries and statistics take, arrays of a block or a few pass through.
+_SLACK = 0.1
+# Rows are shuffled across as many blocks as fit in this.
+GROUP_BYTES = 16e6
+_LEAST_GROUP_BYTES = 1e6
+# One group as it is decoded, and two ready: one learnt from, one being made.
+GROUPS = 3
+# Below this, blocks come one by one and rows are hardly mixed.
+_LEAST_BYTES = 16e6
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes by purpose.
+
+    Attributes
+    ----------
+    rows : all that rows may take, decoded or as blocks
+    group : of rows that are decoded, shuffled and learnt from together
+    """
+
+    rows: int
+    group: int
+
+    @classmethod
+    def of(cls, worker_size_mb: int, model_bytes: int) -> Memory:
+        """
+        model_bytes : of the model, and of what a worker has to find its way in it
+        """
+        left = (worker_size_mb * 1e6 - _BASE_BYTES) * (1 - _SLACK) - model_bytes
+        if left < _LEAST_BYTES:
+            notice_once(
+                f"worker_size={worker_size_mb} MB leaves {max(0, round(left / 1e6))} MB for rows "
+                f"beside a model of {round(model_bytes / 1e6)} MB: workers will use more than that"
+            )
+        rows = max(left, _LEAST_BYTES)
+        return cls(int(rows), int(max(_LEAST_GROUP_BYTES, min(GROUP_BYTES, rows / 8))))
+
+    @property
+    def blocks(self) -> int:
+        """What blocks may take beside the groups: kept, and on their way."""
+        return max(self.rows - GROUPS * self.group, self.group)
+
+    @property
+    def run(self) -> int:
+        """Bytes of a large request: two such are decoded from while three are on their way, and the
+        memory of one waits to be used again."""
+        return min(RUN_BYTES, self.blocks // 6)
+
+    def holds(self, decoded_bytes: int, ahead: int) -> bool:
+        """Whether so many bytes of decoded rows can stay, beside one group and what is read ahead
+        to make them."""
+        return decoded_bytes + self.group + ahead <= self.rows

@@ -1,0 +1,250 @@
+"""Long intervals: what is learnt is handed over in one piece, and merged by the supervisor.
+
+A server takes some 0.4 us for each number that BITFIELD adds. A worker that learns from 20,000 rows
+of clicks moves 80,000 weights, so ten workers would keep a server busy at 200,000 rows a second in
+all. Instead they push all moves of an interval as one string to a list; the supervisor takes the
+strings, adds them up and writes the model back as a whole, which costs a server as good as nothing.
+Workers read the whole model. It is the same string as in bitfield.py, and nobody else writes to it.
+
+Behind the weights, the mark and the count lies, for each worker, the number of its last string that
+the model has. So a worker knows which of its own are still on their way, and waits for them, or
+adds them to what it reads; and a string that may have been pushed or not is pushed again, for the
+supervisor takes none twice.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from cirrus_fast import _kernels
+from cirrus_fast.data.csr import UInt32Array
+from cirrus_fast.errors import StoreError
+from cirrus_fast.runtime.params.bitfield import Int32Array, Request, Shard
+from cirrus_fast.runtime.params.control import TTL_S
+from cirrus_fast.runtime.params.resp import Connection, Lost, pack
+
+_HEAD = struct.Struct("<iiI")  # worker, number, moves
+# Numbers of a worker's strings begin anew with its generation.
+_A_GENERATION = 1 << 18
+# Between two looks whether the supervisor has merged.
+_NAP_S = 0.001
+
+
+# Weights that may be written back at once.
+_MOST_WEIGHTS = 1 << 24
+
+
+def pays(n_ids: int, sync_rows: int) -> bool:
+    """Whether reading all weights is little beside what so many rows move."""
+    return n_ids <= min(50 * sync_rows, _MOST_WEIGHTS)
+
+
+def inbox_of(shard: Shard) -> bytes:
+    return shard.key.removesuffix(b"model") + b"inbox"
+
+
+def write_moves(worker: int, number: int, places: UInt32Array, amounts: Int32Array) -> bytes:
+    head = _HEAD.pack(worker, number, len(places))
+    return head + places.astype("<u4").tobytes() + amounts.astype("<i4").tobytes()
+
+
+def read_moves(
+    text: bytes, shard: Shard, n_workers: int
+) -> tuple[int, int, UInt32Array, Int32Array]:
+    """(worker, number, places, amounts)"""
+    try:
+        worker, number, n = _HEAD.unpack_from(text)
+        if len(text) != _HEAD.size + 8 * n or not 0 <= worker < n_workers:
+            raise ValueError
+        places = np.frombuffer(text, "<u4", n, _HEAD.size)
+        amounts = np.frombuffer(text, "<i4", n, _HEAD.size + 4 * n)
+        if n and int(places.max()) >= shard.n:
+            raise ValueError
+    except (struct.error, ValueError) as error:
+        raise StoreError(
+            f"{shard.link.place}: {inbox_of(shard).decode()} holds what no worker of this run has "
+            "pushed: another program writes to it"
+        ) from error
+    return worker, number, places, amounts
+
+
+class MergedExchange:
+    """A worker's traffic with the model; the counterpart of `bitfield.Exchange`.
+
+    It goes on from a model that has what it pushed before, but for the last `depth` - 1 strings:
+    were it to run ahead, workers would make several moves each that know nothing of the others'.
+    """
+
+    def __init__(
+        self,
+        replica: _kernels.Replica,
+        shards: list[Shard],
+        worker: int,
+        generation: int,
+        n_workers: int,
+        depth: int,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._replica, self._shards = replica, shards
+        self._worker, self._n_workers, self._stopping = worker, n_workers, stopping
+        self._lag = depth - 1
+        self._number = generation * _A_GENERATION
+        self._under_way: deque[tuple[Request, int]] = deque()
+        # What was pushed and is not in the model yet: number, places and amounts, by shard.
+        self._own: dict[int, deque[tuple[int, UInt32Array, Int32Array]]] = {
+            shard.number: deque() for shard in shards
+        }
+        self._added = 0
+        self.doubtful = 0  # none is: they are pushed again
+        self.bounded = 0
+
+    @property
+    def n_under_way(self) -> int:
+        return len(self._under_way)
+
+    @property
+    def rollbacks(self) -> int:
+        return sum(shard.rollbacks for shard in self._shards)
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes sent and received."""
+        both = [shard.link.traffic for shard in self._shards]
+        return sum(sent for sent, _ in both), sum(received for _, received in both)
+
+    def submit(
+        self,
+        add: UInt32Array,
+        amounts: Int32Array,
+        read: UInt32Array,  # noqa: ARG002
+        *,
+        ahead: bool,  # noqa: ARG002
+    ) -> Request:
+        """Pushes what is to be added; the weights are read when they are settled."""
+        self._added += len(add) > 0
+        request = Request(adds=len(add) > 0, own=self._added)
+        if request.adds:
+            self._number += 1
+            for shard in self._shards:
+                here = shard.mine(add)
+                places, moves = add[here] // np.uint32(shard.n_shards), amounts[here]
+                text = write_moves(self._worker, self._number, places, moves)
+                inbox = inbox_of(shard)
+                shard.link.ask_all(("RPUSH", inbox, text), ("EXPIRE", inbox, TTL_S))
+                self._own[shard.number].append((self._number, places, moves))
+        self._under_way.append((request, self._number))
+        return request
+
+    def settle(self) -> Request:
+        """Waits until what was pushed is in the model, and takes over what the store has."""
+        request, number = self._under_way.popleft()
+        for shard in self._shards:
+            while self._merged(shard) < number - self._lag and not self._stopping():
+                time.sleep(_NAP_S)
+            count = shard.link.again(partial(self._read, shard))
+            if shard.number == 0:
+                request.count = count
+        request.settled = True
+        return request
+
+    def _merged(self, shard: Shard) -> int:
+        """The number of this worker's last string that the model has."""
+        if self._number % _A_GENERATION == 0:
+            return self._number
+        at = 4 * (shard.n + 2 + self._worker)
+        text = shard.link.ask("GETRANGE", shard.key, at, at + 3)
+        if len(text) != 4:
+            raise shard.lost()
+        return int(struct.unpack(">i", text)[0])
+
+    def _read(self, shard: Shard, connection: Connection) -> int:
+        n = shard.n + 2 + self._n_workers
+        raw, values = bytearray(4 * n), np.empty(n, np.int32)
+        connection.send(pack("GETRANGE", shard.key, 0, 4 * n - 1))
+        if not connection.read_string_into(memoryview(raw)):
+            raise shard.lost()
+        _kernels.bitfield_decode(raw, values)
+        if int(values[shard.n]) != shard.mark:
+            raise shard.lost()
+        shard.count = int(values[shard.n + 1])
+        merged, own = int(values[shard.n + 2 + self._worker]), self._own[shard.number]
+        while own and own[0][0] <= merged:
+            own.popleft()
+        weights = values[: shard.n]
+        for _, places, amounts in own:
+            weights[places] += amounts
+        self._replica.settle_run(shard.number, shard.n_shards, weights, None)
+        self.bounded += int(np.count_nonzero(np.abs(weights.astype(np.int64)) >= 2**31 - 1))
+        return shard.count
+
+
+class Merger:
+    """The supervisor's part: takes what workers pushed, and writes the model.
+
+    Attributes
+    ----------
+    lost : strings that never came: a server lost them
+    """
+
+    def __init__(self, shards: Sequence[Shard], n_workers: int) -> None:
+        self._shards, self._n_workers = list(shards), n_workers
+        self._values = {s.number: np.zeros(s.n + 2 + n_workers, np.int32) for s in shards}
+        self.lost = 0
+
+    def begin(self, whole: Int32Array) -> None:
+        """Writes a model with these weights."""
+        for shard in self._shards:
+            values = self._values[shard.number]
+            values[: shard.n] = whole[shard.number :: shard.n_shards]
+            values[shard.n] = shard.mark
+            self._write(shard)
+
+    @property
+    def whole(self) -> Int32Array:
+        """All weights, as the store's numbers."""
+        out = np.empty(sum(shard.n for shard in self._shards), np.int32)
+        for shard in self._shards:
+            out[shard.number :: shard.n_shards] = self._values[shard.number][: shard.n]
+        return out
+
+    def merge(self, give_up_s: float | None = None) -> int:
+        """Takes what there is; returns how many strings."""
+        taken = 0
+        for shard in self._shards:
+            inbox = inbox_of(shard)
+            texts = shard.link.ask("LRANGE", inbox, 0, self._n_workers - 1, give_up_s=give_up_s)
+            for text in texts:
+                self._add(shard, text)
+            if texts:
+                self._write(shard, give_up_s)
+                taken += len(texts)
+                try:  # once: what a second time takes away, nobody has merged
+                    shard.link.connection().ask("LTRIM", inbox, len(texts), -1)
+                except Lost:
+                    shard.link.close()
+        return taken
+
+    def _add(self, shard: Shard, text: bytes) -> None:
+        worker, number, places, amounts = read_moves(text, shard, self._n_workers)
+        values = self._values[shard.number]
+        before = int(values[shard.n + 2 + worker])
+        if number <= before:
+            return  # pushed again, for nobody knew whether it had been
+        if number // _A_GENERATION == before // _A_GENERATION:
+            self.lost += number - before - 1
+        moved = values[places].astype(np.int64) + amounts
+        values[places] = np.clip(moved, -(2**31), 2**31 - 1).astype(np.int32)
+        values[shard.n + 2 + worker] = number
+        values[shard.n + 1] += 1
+
+    def _write(self, shard: Shard, give_up_s: float | None = None) -> None:
+        values = self._values[shard.number]
+        raw = bytearray(4 * len(values))
+        _kernels.bitfield_encode(values, raw)
+        shard.link.ask("SETRANGE", shard.key, 0, bytes(raw), give_up_s=give_up_s)

