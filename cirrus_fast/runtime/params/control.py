@@ -176,7 +176,8 @@ def scale_of_bytes(data: bytes, header: RunHeader) -> TrainingScale:
         raw = zlib.decompress(data)
     except zlib.error as error:
         raise StoreError(f"run {header.task}: its scale is damaged ({error})") from error
-    if len(raw) != 8 * n + 8 * n * header.penalized:
+    n_pairs, rest = divmod(len(raw) - 8 * n, 8)  # of penalties: the last serves all later columns
+    if rest or not (min(n, 1) <= n_pairs <= n if header.penalized else n_pairs == 0):
         raise StoreError(f"run {header.task}: its scale is damaged (wrong length)")
     ids = np.frombuffer(raw, np.uint32, n)
     place = np.full(header.n_places, NOWHERE, np.uint32)
@@ -186,7 +187,7 @@ def scale_of_bytes(data: bytes, header: RunHeader) -> TrainingScale:
     divisor = np.frombuffer(raw, np.float32, n, 4 * n)
     if not header.penalized:
         return TrainingScale(ids, place, divisor, None)
-    penalties = np.frombuffer(raw, np.float32, 2 * n, 8 * n).reshape(n, 2)
+    penalties = np.frombuffer(raw, np.float32, 2 * n_pairs, 8 * n).reshape(n_pairs, 2)
     return TrainingScale(ids, place, divisor, penalties)
 
 

@@ -364,7 +364,10 @@ def create(
     intercept: float,
     intercept_rate: float,
 ) -> None:
-    """Makes the model at weight 0 but for the intercept."""
+    """Makes the model at weight 0 but for the intercept.
+
+    penalties : the last pair serves all later coordinates too
+    """
     for shard in shards:
         try:
             shard.link.ask(
@@ -381,8 +384,10 @@ def create(
                     f"that name, or left it behind; it goes away by itself within {TTL_S} s"
                 ) from error
             raise
-        if penalties is not None:
-            _write(shard, shard.tell()["penalties_offset"], shard.of(penalties))
+        if penalties is not None and shard.n:
+            places = np.arange(shard.number, shard.number + shard.n * shard.n_shards, shard.n_shards)
+            pairs = penalties[np.minimum(places, len(penalties) - 1)]
+            _write(shard, shard.tell()["penalties_offset"], pairs)
 
 
 def _write(shard: ModuleShard, offset: int, array: npt.NDArray[Any]) -> None:
