@@ -172,7 +172,7 @@ def rows(url: str, uri: str, test: str | None, n_workers: int) -> Iterator[dict[
 def link(url: str, uri: str, seconds: float) -> Iterator[dict[str, object]]:
     """One worker over a round trip of 0.55 ms and 75 MB/s each way."""
     place, rate = url.rpartition("@")[2], 75e6
-    for depth in (1, 2, 4):
+    for depth in (1, 2, 4, 8):
         with Link(place, rate=rate, round_trip=0.00055) as way:
             there = url.replace(place, f"{way.host}:{way.port}")
             more = {"minibatch_size": SIZE, "sync_rows": SIZE, "timeout": seconds + 2}

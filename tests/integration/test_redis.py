@@ -271,7 +271,7 @@ def test_a_user_of_few_rights_is_enough(clicks: Dataset, own_redis: Any) -> None
         ({"minibatch_size": 100, "sync_rows": 50}, "less than one mini-batch"),
         ({"param_store": "redis://a,redis://b", "n_ps": 1}, "less than the 2 servers"),
         ({"param_store": "redis://a?store=string"}, "choose bitfield or module"),
-        ({"param_store": "redis://a?stoer=x"}, r"\?stoer is unknown"),
+        ({"param_store": "redis://a?kind=x"}, r"\?kind is unknown"),
         ({"param_store": "redis://"}, "needs a host"),
         ({"param_store": "redis://h:99999"}, "not a number up to 65535"),
         ({"param_store": "redis://h/x"}, "the database must be a number"),

@@ -400,17 +400,26 @@ def test_a_dead_server_of_a_cluster_is_an_error(clicks: Dataset, tmp_path: Path)
 # Workers
 
 
-def test_ten_workers_are_killed_and_replaced_at_random(
-    clicks: Dataset, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    executors: list[processes.ProcessExecutor] = []
+@pytest.fixture
+def executors(monkeypatch: pytest.MonkeyPatch) -> list[processes.ProcessExecutor]:
+    """Those that runs make."""
+    found: list[processes.ProcessExecutor] = []
     made = processes.ProcessExecutor.__init__
 
     def remember(self: processes.ProcessExecutor, *args: Any, **more: Any) -> None:
         made(self, *args, **more)
-        executors.append(self)
+        found.append(self)
 
     monkeypatch.setattr(processes.ProcessExecutor, "__init__", remember)
+    return found
+
+
+def test_ten_workers_are_killed_and_replaced_at_random(
+    clicks: Dataset,
+    redis_server: RedisServer,
+    executors: list[processes.ProcessExecutor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("cirrus_fast.backend.workers._MOST_DEATHS", 20)
     draw, killed, over = random.Random(4), [], threading.Event()
 
@@ -448,17 +457,8 @@ def test_ten_workers_are_killed_and_replaced_at_random(
 
 
 def test_a_dead_worker_does_not_hang_the_others(
-    clicks: Dataset, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    clicks: Dataset, redis_server: RedisServer, executors: list[processes.ProcessExecutor]
 ) -> None:
-    executors: list[processes.ProcessExecutor] = []
-    made = processes.ProcessExecutor.__init__
-
-    def remember(self: processes.ProcessExecutor, *args: Any, **more: Any) -> None:
-        made(self, *args, **more)
-        executors.append(self)
-
-    monkeypatch.setattr(processes.ProcessExecutor, "__init__", remember)
-
     def kill() -> None:
         os.kill(executors[0].pids[0], signal.SIGKILL)
 

@@ -135,6 +135,7 @@ class Request:
     count : exchanges that have added to the first shard, when it was answered
     own : how many of those were this worker's, as far as it knows
     doubtful : whether its additions may have been done or not
+    number : of the string it pushed last (merged.py)
     """
 
     adds: bool
@@ -144,24 +145,24 @@ class Request:
     count: int = 0
     doubtful: bool = False
     settled: bool = False
+    number: int = 0
 
 
-class Exchange:
-    """A worker's traffic with the model, several requests under way at once.
+class Exchanges:
+    """A worker's traffic with the strings of a model, several requests under way at once.
 
     Attributes
     ----------
     doubtful : requests that broke off after they were sent, so that what they were to add may be
         in the model or not. They are not sent again
+    bounded : weights that were found at the bounds of what a place holds
     """
 
     def __init__(self, replica: _kernels.Replica, shards: list[Shard]) -> None:
         self._replica, self._shards = replica, shards
-        self._sent: UInt32Array = np.asarray(replica.sent)
         self._under_way: deque[Request] = deque()
-        self._own = 0
-        self.doubtful = 0
-        self.bounded = 0
+        self._own = 0  # requests that add, so far
+        self.doubtful = self.bounded = 0
 
     @property
     def n_under_way(self) -> int:
@@ -176,6 +177,14 @@ class Exchange:
         """Bytes sent and received."""
         both = [shard.link.traffic for shard in self._shards]
         return sum(sent for sent, _ in both), sum(received for _, received in both)
+
+
+class Exchange(Exchanges):
+    """By BITFIELD commands: each request adds and reads single weights."""
+
+    def __init__(self, replica: _kernels.Replica, shards: list[Shard]) -> None:
+        super().__init__(replica, shards)
+        self._sent: UInt32Array = np.asarray(replica.sent)
 
     def submit(
         self, add: UInt32Array, amounts: Int32Array, read: UInt32Array, *, ahead: bool

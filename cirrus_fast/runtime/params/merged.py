@@ -25,7 +25,7 @@ import numpy as np
 from cirrus_fast import _kernels
 from cirrus_fast.data.csr import UInt32Array
 from cirrus_fast.errors import StoreError
-from cirrus_fast.runtime.params.bitfield import Int32Array, Request, Shard
+from cirrus_fast.runtime.params.bitfield import Exchanges, Int32Array, Request, Shard
 from cirrus_fast.runtime.params.control import TTL_S
 from cirrus_fast.runtime.params.resp import Connection, Lost, pack
 
@@ -74,11 +74,13 @@ def read_moves(
     return worker, number, places, amounts
 
 
-class MergedExchange:
-    """A worker's traffic with the model; the counterpart of `bitfield.Exchange`.
+class MergedExchange(Exchanges):
+    """By strings that the supervisor merges. Nothing is in doubt: what may have been pushed is
+    pushed again.
 
-    It goes on from a model that has what it pushed before, but for the last `depth` - 1 strings:
-    were it to run ahead, workers would make several moves each that know nothing of the others'.
+    A worker goes on from a model that has what it pushed before, but for the last `depth` - 1
+    strings: were it to run ahead, workers would make several moves each that know nothing of the
+    others'.
     """
 
     def __init__(
@@ -91,32 +93,14 @@ class MergedExchange:
         depth: int,
         stopping: Callable[[], bool],
     ) -> None:
-        self._replica, self._shards = replica, shards
+        super().__init__(replica, shards)
         self._worker, self._n_workers, self._stopping = worker, n_workers, stopping
         self._lag = depth - 1
         self._number = generation * _A_GENERATION
-        self._under_way: deque[tuple[Request, int]] = deque()
         # What was pushed and is not in the model yet: number, places and amounts, by shard.
-        self._own: dict[int, deque[tuple[int, UInt32Array, Int32Array]]] = {
+        self._unmerged: dict[int, deque[tuple[int, UInt32Array, Int32Array]]] = {
             shard.number: deque() for shard in shards
         }
-        self._added = 0
-        self.doubtful = 0  # none is: they are pushed again
-        self.bounded = 0
-
-    @property
-    def n_under_way(self) -> int:
-        return len(self._under_way)
-
-    @property
-    def rollbacks(self) -> int:
-        return sum(shard.rollbacks for shard in self._shards)
-
-    @property
-    def traffic(self) -> tuple[int, int]:
-        """Bytes sent and received."""
-        both = [shard.link.traffic for shard in self._shards]
-        return sum(sent for sent, _ in both), sum(received for _, received in both)
 
     def submit(
         self,
@@ -127,8 +111,8 @@ class MergedExchange:
         ahead: bool,  # noqa: ARG002
     ) -> Request:
         """Pushes what is to be added; the weights are read when they are settled."""
-        self._added += len(add) > 0
-        request = Request(adds=len(add) > 0, own=self._added)
+        self._own += len(add) > 0
+        request = Request(adds=len(add) > 0, own=self._own)
         if request.adds:
             self._number += 1
             for shard in self._shards:
@@ -137,15 +121,16 @@ class MergedExchange:
                 text = write_moves(self._worker, self._number, places, moves)
                 inbox = inbox_of(shard)
                 shard.link.ask_all(("RPUSH", inbox, text), ("EXPIRE", inbox, TTL_S))
-                self._own[shard.number].append((self._number, places, moves))
-        self._under_way.append((request, self._number))
+                self._unmerged[shard.number].append((self._number, places, moves))
+        request.number = self._number
+        self._under_way.append(request)
         return request
 
     def settle(self) -> Request:
         """Waits until what was pushed is in the model, and takes over what the store has."""
-        request, number = self._under_way.popleft()
+        request = self._under_way.popleft()
         for shard in self._shards:
-            while self._merged(shard) < number - self._lag and not self._stopping():
+            while self._merged(shard) < request.number - self._lag and not self._stopping():
                 time.sleep(_NAP_S)
             count = shard.link.again(partial(self._read, shard))
             if shard.number == 0:
@@ -173,7 +158,7 @@ class MergedExchange:
         if int(values[shard.n]) != shard.mark:
             raise shard.lost()
         shard.count = int(values[shard.n + 1])
-        merged, own = int(values[shard.n + 2 + self._worker]), self._own[shard.number]
+        merged, own = int(values[shard.n + 2 + self._worker]), self._unmerged[shard.number]
         while own and own[0][0] <= merged:
             own.popleft()
         weights = values[: shard.n]

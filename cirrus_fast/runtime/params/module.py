@@ -385,7 +385,9 @@ def create(
                 ) from error
             raise
         if penalties is not None and shard.n:
-            places = np.arange(shard.number, shard.number + shard.n * shard.n_shards, shard.n_shards)
+            places = np.arange(
+                shard.number, shard.number + shard.n * shard.n_shards, shard.n_shards
+            )
             pairs = penalties[np.minimum(places, len(penalties) - 1)]
             _write(shard, shard.tell()["penalties_offset"], pairs)
 
