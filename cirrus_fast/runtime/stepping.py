@@ -104,7 +104,14 @@ class SteppingWorker(Worker):
             strict=False,
             consistency=spec.consistency,
         )
-        self._steps = Steps(store.shards, spec.worker, spec.generation, lambda: port.stopping)
+        # Half of the steps under way go together, while the others are answered.
+        self._steps = Steps(
+            store.shards,
+            spec.worker,
+            spec.generation,
+            lambda: port.stopping,
+            max(1, spec.pipeline_depth // 2),
+        )
         # Steps under way: what each pushed and pulled.
         self._under_way: deque[tuple[_Batch | None, _Batch | None]] = deque()
         self._served = spec.consistency != "async"
@@ -243,13 +250,16 @@ class SteppingWorker(Worker):
         if pulled is not None:
             pulled.intercept, pulled.arrived = answer.intercept, True
         if pushed is not None:
-            traffic, (sent, received) = self._traffic, self._steps.traffic
-            traffic["exchanges"] += 1
-            traffic["rollbacks"] = self._before["rollbacks"] + self._steps.rollbacks
-            traffic["bytes_sent"] = self._before["bytes_sent"] + sent
-            traffic["bytes_received"] = self._before["bytes_received"] + received
+            self._traffic["exchanges"] += 1
             self._port.report(len(pushed.order), 1, pushed.loss, pushed.weight)
 
     def _drain(self) -> None:
         while self._under_way:
             self._settle()
+        self._tell_traffic()
+
+    def _tell_traffic(self) -> None:
+        traffic, (sent, received) = self._traffic, self._steps.traffic
+        traffic["rollbacks"] = self._before["rollbacks"] + self._steps.rollbacks
+        traffic["bytes_sent"] = self._before["bytes_sent"] + sent
+        traffic["bytes_received"] = self._before["bytes_received"] + received

@@ -162,6 +162,7 @@ class _Line:
     shard: ModuleShard
     number: int = 0  # of the last push
     settled: int = 0  # of the last push known to be in the model
+    unsent: list[bytearray] = field(default_factory=list)  # of those under way, the last
     under_way: deque[_Request] = field(default_factory=deque)
 
 
@@ -179,10 +180,14 @@ class Steps:
         worker: int,
         generation: int,
         stopping: Callable[[], bool],
+        together: int = 1,
     ) -> None:
-        """stopping : asked while the server makes this worker wait"""
+        """
+        stopping : asked while the server makes this worker wait
+        together : requests that may be sent by one call, unless an answer is waited for before
+        """
         self._worker, self._generation = worker, generation
-        self._stopping = stopping
+        self._stopping, self._together = stopping, together
         self._lines = [_Line(shard) for shard in shards]
         self.rollbacks = 0
         for line in self._lines:
@@ -218,16 +223,23 @@ class Steps:
         return Pulled(ids, parts)
 
     def submit(self, push: Push | None, pull: Pulled | None) -> None:
-        """Sends a push, a pull or both; does not wait."""
+        """Sends a push, a pull or both, now or with the next; does not wait."""
         for i, line in enumerate(self._lines):
             request = self._request(i, line, push, pull)
             line.under_way.append(request)
-            try:
-                if line.shard.link.is_closed:
-                    raise Lost("not connected")
-                line.shard.link.connection().send(request.message)
-            except Lost:
-                self._recover(line)
+            line.unsent.append(request.message)
+            if len(line.unsent) >= self._together:
+                try:
+                    self._flush(line)
+                except Lost:
+                    self._recover(line)
+
+    def _flush(self, line: _Line) -> None:
+        if line.shard.link.is_closed:
+            raise Lost("not connected")
+        messages, line.unsent = line.unsent, []
+        together = messages[0] if len(messages) == 1 else bytearray().join(messages)
+        line.shard.link.connection().send(together)
 
     def _request(self, i: int, line: _Line, push: Push | None, pull: Pulled | None) -> _Request:
         key, n_pull = line.shard.key, 0
@@ -281,7 +293,10 @@ class Steps:
             try:
                 if line.shard.link.is_closed:
                     raise Lost("not connected")
-                answer = line.shard.link.connection().read()
+                connection = line.shard.link.connection()
+                if line.unsent and not connection.has_more:
+                    self._flush(line)
+                answer = connection.read()
                 status, intercept, rows_seen, _, _ = _kernels.step_answer(answer, weights)
                 if status == _WAIT:  # nothing else is under way then
                     if self._stopping():
@@ -304,6 +319,7 @@ class Steps:
         """Sends all that is not answered again, on a new connection. What was taken before is not
         taken twice."""
         line.shard.link.close()
+        line.unsent = []
 
         def send_again(connection: Connection) -> None:
             for request in line.under_way:
