@@ -280,9 +280,9 @@ def test_a_user_of_few_rights_is_enough(clicks: Dataset, own_redis: Any) -> None
         ({"param_store": "unix://host/x"}, "needs the path of a socket"),
         ({"param_store": "redis://h,redis://h:6379/0"}, "names a server twice"),
         ({"param_store": "http://h"}, "is not known"),
-        ({"param_store": "memory", "sync_rows": 10}, "sync_rows: means nothing"),
-        ({"param_store": "memory", "pipeline_depth": 2}, "pipeline_depth: means nothing"),
-        ({"param_store": "memory", "n_ps": 2}, "n_ps: means nothing"),
+        ({"param_store": "memory", "sync_rows": 10}, "sync_rows=10: means nothing"),
+        ({"param_store": "memory", "pipeline_depth": 2}, "pipeline_depth=2: means nothing"),
+        ({"param_store": "memory", "n_ps": 2}, "n_ps=2: means nothing"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options: dict[str, object], says: str) -> None:

@@ -96,7 +96,7 @@ def test_a_database_and_a_user(own_redis: Callable[..., Any]) -> None:
 
 # cirrus-fast redis
 
-COMMAND = [sys.executable, "-m", "cirrus_fast", "redis"]
+COMMAND = [sys.executable, "-P", "-m", "cirrus_fast", "redis"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

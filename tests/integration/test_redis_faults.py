@@ -19,7 +19,7 @@ from cirrus_fast import LogisticRegression
 from cirrus_fast.backend import processes
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.result import Record, TrainResult
-from cirrus_fast.errors import CirrusFastError, StoreError
+from cirrus_fast.errors import CirrusFastError, StoreError, TrainingError
 from cirrus_fast.runtime.params import resp
 
 # Intervals of a mini-batch, exchanged weight by weight (params/bitfield.py), and longer ones, which
@@ -286,6 +286,22 @@ def test_what_is_no_redis_is_named(clicks: Dataset, s3_process: Any) -> None:
     port = s3_process.url.rpartition(":")[2]
     with pytest.raises(StoreError, match=r"not Redis's protocol|closed|broke"):
         train(clicks, f"redis://127.0.0.1:{port}?timeout=1")
+
+
+@both_ways
+@pytest.mark.parametrize("n_workers", [1, 3])
+def test_weights_that_no_place_can_hold_end_the_run(
+    clicks: Dataset, redis_server: RedisServer, sync_rows: int, n_workers: int
+) -> None:
+    with pytest.raises(TrainingError, match=r"has left the range|no longer a finite"):
+        train(
+            clicks,
+            redis_server.url,
+            sync_rows=sync_rows,
+            n_workers=n_workers,
+            learning_rate=3000.0,
+        )
+    assert keys_left(redis_server) == []
 
 
 # The way to it

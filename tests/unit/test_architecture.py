@@ -97,6 +97,12 @@ def test_a_worker_loads_nothing_that_it_does_not_need(run_python):
     assert not ours & {f"cirrus_fast.{name}" for name in LAYERS[-1] + LAYERS[-2]}
 
 
+def test_a_worker_with_its_model_in_a_redis_loads_no_client_library(run_python):
+    """Which would take a cold worker some 200 ms."""
+    loaded = loaded_by(run_python, "cirrus_fast.runtime.remote")
+    assert not loaded & {"redis", "hiredis", "asyncio", "ssl", "boto3"}
+
+
 def test_the_package_alone_loads_no_numpy(run_python):
     loaded = loaded_by(run_python, "cirrus_fast")
     assert "numpy" not in loaded

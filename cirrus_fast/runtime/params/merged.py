@@ -24,7 +24,7 @@ import numpy as np
 
 from cirrus_fast import _kernels
 from cirrus_fast.data.csr import UInt32Array
-from cirrus_fast.errors import StoreError
+from cirrus_fast.errors import StoreError, TrainingError
 from cirrus_fast.runtime.params.bitfield import Exchanges, Int32Array, Request, Shard
 from cirrus_fast.runtime.params.control import TTL_S
 from cirrus_fast.runtime.params.resp import Connection, Lost, pack
@@ -32,8 +32,10 @@ from cirrus_fast.runtime.params.resp import Connection, Lost, pack
 _HEAD = struct.Struct("<iiI")  # worker, number, moves
 # Numbers of a worker's strings begin anew with its generation.
 _A_GENERATION = 1 << 18
+# What a place can hold.
+_BOUND = 2**31
 # Between two looks whether the supervisor has merged.
-_NAP_S = 0.001
+_NAP_S = 0.004
 
 
 # Weights that may be written back at once.
@@ -165,7 +167,6 @@ class MergedExchange(Exchanges):
         for _, places, amounts in own:
             weights[places] += amounts
         self._replica.settle_run(shard.number, shard.n_shards, weights, None)
-        self.bounded += int(np.count_nonzero(np.abs(weights.astype(np.int64)) >= 2**31 - 1))
         return shard.count
 
 
@@ -224,7 +225,12 @@ class Merger:
         if number // _A_GENERATION == before // _A_GENERATION:
             self.lost += number - before - 1
         moved = values[places].astype(np.int64) + amounts
-        values[places] = np.clip(moved, -(2**31), 2**31 - 1).astype(np.int32)
+        if len(moved) and not -_BOUND < moved.min() <= moved.max() < _BOUND:
+            raise TrainingError(
+                "a weight has left the range of +-128 that a Redis holds: lower learning_rate, or "
+                "normalize the data set"
+            )
+        values[places] = moved
         values[shard.n + 2 + worker] = number
         values[shard.n + 1] += 1
 
