@@ -32,11 +32,14 @@ static cf_status gather(const cf_csr *rows, const uint32_t *order, size_t n, siz
     return cf_ok();
 }
 
-/* Takes the ids of word w, which follow `found` others. */
+/* Takes the ids of word w, which follow `found` others. Bits that were not 0 before may be of ids
+ * that cannot be, or more than there is room for: those are left out. */
 static inline uint32_t take_word(const cf_pulled_scratch *scratch, size_t w, uint32_t found,
-                                 uint32_t *ids) {
+                                 uint32_t *ids, size_t room) {
     for (uint64_t word = scratch->bits[w]; word; word &= word - 1) {
         const uint32_t id = (uint32_t)(w * WORD_BITS + (unsigned)__builtin_ctzll(word));
+        if (found == room || id >= scratch->n_ids)
+            break;
         scratch->table[id] = found;
         ids[found++] = id;
     }
@@ -46,18 +49,18 @@ static inline uint32_t take_word(const cf_pulled_scratch *scratch, size_t w, uin
 
 /* Looks at every word: where there are few, that costs less than telling which are not 0. */
 static size_t find_few(const cf_pulled_scratch *scratch, const uint32_t *entries, size_t n,
-                       uint32_t *ids) {
+                       uint32_t *ids, size_t room) {
     const size_t n_words = id_words(scratch->n_ids);
     uint32_t found = 0;
     for (size_t k = 0; k < n; k++)
         scratch->bits[entries[k] / WORD_BITS] |= (uint64_t)1 << entries[k] % WORD_BITS;
     for (size_t w = 0; w < n_words; w++)
-        found = take_word(scratch, w, found, ids);
+        found = take_word(scratch, w, found, ids, room);
     return found;
 }
 
 static size_t find_many(const cf_pulled_scratch *scratch, const uint32_t *entries, size_t n,
-                        uint32_t *ids) {
+                        uint32_t *ids, size_t room) {
     uint64_t *const used = scratch->bits + id_words(scratch->n_ids);
     const size_t n_used = id_words(scratch->n_ids) / WORD_BITS + 1;
     uint32_t found = 0;
@@ -68,7 +71,8 @@ static size_t find_many(const cf_pulled_scratch *scratch, const uint32_t *entrie
     }
     for (size_t i = 0; i < n_used; i++) {
         for (uint64_t some = used[i]; some; some &= some - 1)
-            found = take_word(scratch, i * WORD_BITS + (unsigned)__builtin_ctzll(some), found, ids);
+            found = take_word(scratch, i * WORD_BITS + (unsigned)__builtin_ctzll(some), found, ids,
+                              room);
         used[i] = 0;
     }
     return found;
@@ -82,8 +86,8 @@ cf_status cf_pulled_localize(const cf_csr *rows, const uint32_t *order, size_t n
     if (status.code != CF_OK)
         return status;
     const size_t n_words = id_words(scratch->n_ids);
-    *n_distinct = n_words <= FEW_WORDS ? find_few(scratch, local, *n_entries, ids)
-                                       : find_many(scratch, local, *n_entries, ids);
+    *n_distinct = n_words <= FEW_WORDS ? find_few(scratch, local, *n_entries, ids, room)
+                                       : find_many(scratch, local, *n_entries, ids, room);
     for (size_t k = 0; k < *n_entries; k++)
         local[k] = scratch->table[local[k]];
     return cf_ok();

@@ -120,11 +120,12 @@ static uint8_t *write_ids(cf_step_ids ids, uint8_t *at) {
 
 static uint8_t *write_touches(const float *touches, size_t n, uint8_t *at) {
     for (size_t i = 0; i < n; i++) {
-        if (touches[i] < MANY_TOUCHES) {
-            *at++ = (uint8_t)touches[i];
+        const float n_times = touches[i] > 0 ? touches[i] : 0.0f; /* NaN is none */
+        if (n_times < MANY_TOUCHES) {
+            *at++ = (uint8_t)n_times;
         } else {
             *at = MANY_TOUCHES;
-            cf_store_u32(at + 1, touches[i] < 4e9f ? (uint32_t)touches[i] : UINT32_MAX);
+            cf_store_u32(at + 1, n_times < 4e9f ? (uint32_t)n_times : UINT32_MAX);
             at += LONGEST_TOUCH;
         }
     }

@@ -162,7 +162,7 @@ cdef class StepIds:
         cdef const uint32_t *first = _u32(ids)
         _need(n <= 0xffffffff and cf_ids_increase(first, n, n_ids),
               "ids must increase, and be below n_ids")
-        self._bytes = bytearray(cf_id_set_bound(n, n_ids))
+        self._bytes = bytearray(cf_id_set_bound(n, <size_t>first[n - 1] + 1 if n else 0))
         self._c.bytes = <const uint8_t *><char *>self._bytes
         self._c.n_bytes = cf_id_set_write(first, n, <uint8_t *>self._c.bytes)
         self.n = <uint32_t>n

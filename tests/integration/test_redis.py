@@ -263,11 +263,14 @@ def test_a_user_of_few_rights_is_enough(clicks: Dataset, own_redis: Any) -> None
     assert keys_left(server) == []
 
 
+PLAIN_STRINGS = {"param_store": "redis://h?store=bitfield"}
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"optimizer": "ftrl"}, "optimizer=ftrl: its state does not add up"),
-        ({"consistency": "bsp"}, "consistency=bsp: a plain Redis cannot average"),
+        (PLAIN_STRINGS | {"optimizer": "ftrl"}, "optimizer=ftrl: its state does not add up"),
+        (PLAIN_STRINGS | {"consistency": "bsp"}, "consistency=bsp: a plain Redis cannot sum"),
         ({"minibatch_size": 100, "sync_rows": 50}, "less than one mini-batch"),
         ({"param_store": "redis://a,redis://b", "n_ps": 1}, "less than the 2 servers"),
         ({"param_store": "redis://a?store=string"}, "choose bitfield or module"),
