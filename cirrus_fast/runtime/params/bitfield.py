@@ -112,7 +112,8 @@ class _Command:
     """One BITFIELD command under way, or the reading of a run of places.
 
     ids : added to, then read; values come back in that order, with those behind the model among
-        them: see `Exchange._commands`
+        them: see `Exchange._pack`
+    counted : whether it adds to the count of exchanges
     """
 
     ids: UInt32Array
@@ -225,15 +226,14 @@ class Exchange(Exchanges):
             add, amounts = add[here], amounts[here]
             read = read[shard.mine(read)]
         commands, n_most = [], _kernels.BITFIELD_MOST - 3
-        cuts = range(0, max(1, len(add) + len(read)), n_most) if len(add) + len(read) else ()
-        for first in cuts:
+        for first in range(0, len(add) + len(read), n_most):
             adds = add[first : first + n_most]
             reads = read[max(0, first - len(add)) : max(0, first + n_most - len(add))]
             counted = first == 0 and len(adds) > 0
             command = _Command(
                 np.concatenate([adds, reads]),
                 amounts[first : first + n_most],
-                np.empty(len(adds) + len(reads) + counted + (not counted) + 1, np.int32),
+                np.empty(len(adds) + len(reads) + _BEHIND, np.int32),
                 counted,
             )
             if ahead:
@@ -285,6 +285,7 @@ class Exchange(Exchanges):
                     raise
                 self._recover(shard)
         self._under_way.popleft()
+        request.count = request.count or self._shards[0].count  # reading a run does not tell
         self.doubtful += request.doubtful
         request.settled = True
         return request
@@ -351,7 +352,7 @@ class Exchange(Exchanges):
                 if command.n_add and not command.refused:
                     # Reads only.
                     command.amounts, command.counted = _NO_AMOUNTS, False
-                command.values = np.empty(len(command.ids) + 2, np.int32)
+                command.values = np.empty(len(command.ids) + _BEHIND, np.int32)
                 command.sent_then = None
                 command.refused = False
                 connection.send(self._pack(shard, command))
