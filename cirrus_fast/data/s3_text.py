@@ -14,9 +14,9 @@ from pathlib import Path
 from threading import local
 from weakref import finalize
 
+from cirrus_fast.data import s3_source
 from cirrus_fast.data.parallel import fresh_memory
 from cirrus_fast.data.s3 import getter, split
-from cirrus_fast.data.s3_source import CONNECTIONS, RANGE_BYTES, lineage
 from cirrus_fast.data.traffic import Reads, Traffic
 from cirrus_fast.errors import StorageError
 
@@ -38,7 +38,7 @@ class FetchedText:
     """A text in S3 and its copy here; the copy, which has no name, is gone with this object."""
 
     def __init__(self, uri: str) -> None:
-        version = lineage(uri)
+        version = s3_source.lineage(uri)
         size, etag = int(version["bytes"]), version["etag"]
         self._traffic = Traffic()
         folder = "the temporary folder"
@@ -57,8 +57,8 @@ class FetchedText:
 
         def bring(begin: int) -> None:
             if not hasattr(buffers, "one"):
-                buffers.one = fresh_memory(RANGE_BYTES)
-            out = buffers.one[: min(RANGE_BYTES, size - begin)]
+                buffers.one = fresh_memory(s3_source.RANGE_BYTES)
+            out = buffers.one[: min(s3_source.RANGE_BYTES, size - begin)]
             reader.read_into(key, begin, out, etag, self._traffic)
             done = 0
             try:
@@ -67,8 +67,8 @@ class FetchedText:
             except OSError as error:
                 raise _no_room(uri, size, folder, error) from error
 
-        with ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="cirrus-s3") as pool:
-            coming = [pool.submit(bring, begin) for begin in range(0, size, RANGE_BYTES)]
+        with ThreadPoolExecutor(s3_source.CONNECTIONS, thread_name_prefix="cirrus-s3") as pool:
+            coming = [pool.submit(bring, begin) for begin in range(0, size, s3_source.RANGE_BYTES)]
             try:
                 for one in coming:
                     one.result()

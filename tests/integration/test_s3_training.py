@@ -239,7 +239,7 @@ def test_text_in_s3_that_the_temporary_folder_cannot_keep_is_refused(s3, text, m
 def test_text_in_s3_replaced_while_it_is_brought_is_refused(s3, text, monkeypatch):
     folder = S3Storage("s3://bucket/text")
     folder.write("a.svm", text)
-    monkeypatch.setattr("cirrus_fast.data.s3_text.RANGE_BYTES", 10_000)
+    monkeypatch.setattr("cirrus_fast.data.s3_source.RANGE_BYTES", 10_000)
     version = s3_source.lineage("s3://bucket/text/a.svm")
     monkeypatch.setattr("cirrus_fast.data.s3_text.lineage", lambda _uri: version)
     folder.write("a.svm", text.upper() + b"\n")
