@@ -1,12 +1,13 @@
 # One command each. Uses the Python of the active environment; override with PYTHON=...
 PYTHON ?= python
-C_FILES = $(wildcard csrc/*.c csrc/*.h tests/core/*.c tests/fuzz/*.c tests/fuzz/*.h bench/*.c)
+C_FILES = $(wildcard csrc/*.c csrc/*.h csrc/redis_module/*.c csrc/redis_module/*.h tests/core/*.c tests/fuzz/*.c tests/fuzz/*.h bench/*.c)
 FUZZ_SECONDS ?= 60
+COMMANDS ?= 1000000
 
 MINUTES ?= 10
 S3_FAULTS ?= 10000
 
-.PHONY: dev test check check-style check-types check-c check-spelling asan coverage fuzz soak soak-runs soak-s3 bench bench-check bench-accept clean
+.PHONY: dev test check check-style check-types check-c check-spelling asan coverage fuzz fuzz-module soak soak-runs soak-s3 bench bench-check bench-accept clean
 .PHONY: wheels test-wheels test-arm test-cpus release
 
 dev: ## install for development; again after touching csrc/ or pyx/
@@ -27,7 +28,7 @@ check-types: ## mypy, and the stubs against the installed compiled module
 
 check-c: ## clang-format, and the compiler's warnings as errors
 	clang-format --dry-run -Werror $(C_FILES)
-	set -e; for file in csrc/*.c tests/core/*.c tests/fuzz/*.c; do $${CC:-cc} -std=c11 -O3 -ffp-contract=off -Icsrc -Wall -Wextra -Wconversion -Werror -c $$file -o /dev/null; done
+	set -e; for file in csrc/*.c csrc/redis_module/*.c tests/core/*.c tests/fuzz/*.c; do $${CC:-cc} -std=c11 -O3 -ffp-contract=off -Icsrc -DCIRRUS_VERSION='"0"' -Wall -Wextra -Wconversion -Werror -c $$file -o /dev/null; done
 
 check-spelling: ## codespell
 	codespell README.md CHANGELOG.md docs csrc pyx cirrus_fast tests/unit tests/property tests/integration tests/typing tests/soak bench
@@ -40,6 +41,9 @@ coverage: ## which lines of csrc/ the tests run, in the active environment
 
 fuzz: ## each target of tests/fuzz/targets.txt for FUZZ_SECONDS
 	FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh
+
+fuzz-module: ## a million random commands for the module of Redis, in a real server
+	$(PYTHON) tests/soak/module_commands.py --commands $(COMMANDS)
 
 soak: soak-runs soak-s3 ## runs with random faults
 

@@ -1,10 +1,12 @@
-"""Builds the one compiled module, cirrus_fast._kernels; everything else is in pyproject.toml.
+"""Builds the compiled module, cirrus_fast._kernels, and beside it cirrus.so, the module for Redis,
+which knows no Python; everything else is in pyproject.toml.
 
 Environment flags: CIRRUS_FAST_DEBUG=1 (no optimisation, assertions on), CIRRUS_FAST_SANITIZE=1
 (AddressSanitizer and UBSan), CIRRUS_FAST_COVERAGE=1 (gcov).
 """
 
 import os
+import re
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -38,9 +40,18 @@ if flag("COVERAGE"):
     link_args += ["--coverage"]
 
 
+REDIS_MODULE = "cirrus_fast.cirrus"
+
+
 class BuildKernels(build_ext):
     """Puts a plain build into the source tree as well: Python started there, as people do after
     `pip install .`, imports the tree's cirrus_fast and must find the kernels in it."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Redis's module is a library by a plain name, not one of Python's."""
+        if fullname in (REDIS_MODULE, REDIS_MODULE.rsplit(".", 1)[1]):
+            return f"{fullname.replace('.', '/')}.so"
+        return str(super().get_ext_filename(fullname))
 
     def run(self) -> None:
         super().run()
@@ -59,8 +70,27 @@ kernels = Extension(
     py_limited_api=True,
 )
 
+version = re.search('"(.+)"', Path("cirrus_fast/_version.py").read_text())
+assert version
+redis_module = Extension(
+    REDIS_MODULE,
+    sources=[
+        *sources("csrc/redis_module/*.c"),
+        *(f"csrc/cf_{name}.c" for name in ("id_set", "optimizer", "status", "step")),
+    ],
+    include_dirs=["csrc"],
+    depends=sources("csrc/*.h") + sources("csrc/redis_module/*.h"),
+    define_macros=[("CIRRUS_VERSION", f'"{version[1]}"')],
+    # The server is told to load it: its own allocator and loader see no sanitizer.
+    extra_compile_args=[flag for flag in compile_args if "sanitize" not in flag],
+    extra_link_args=[flag for flag in link_args if "sanitize" not in flag],
+)
+
 setup(
     cmdclass={"build_ext": BuildKernels},
-    ext_modules=cythonize([kernels], build_dir="build/cython", language_level=3),
+    ext_modules=[
+        *cythonize([kernels], build_dir="build/cython", language_level=3),
+        redis_module,
+    ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

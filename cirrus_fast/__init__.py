@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cirrus_fast.preprocessing import load_csr as load_csr
     from cirrus_fast.preprocessing import load_libsvm as load_libsvm
     from cirrus_fast.preprocessing import normalize as normalize
+    from cirrus_fast.redis_module import redis_module_path as redis_module_path
 
     LRegression = LogisticRegression
 
@@ -65,6 +66,7 @@ _HOMES = {
     "make_clicks": "data.generators",
     "normalize": "preprocessing",
     "parse_libsvm": "data.text",
+    "redis_module_path": "redis_module",
     "remove_dataset": "data.dataset",
 }
 # The paper's listing uses both names.

@@ -438,23 +438,40 @@ def _check_together(options: Options, given: Mapping[str, Any]) -> None:
         raise OptionError("staleness: means nothing with n_workers=1, who has nobody to wait for")
 
 
-def _check_redis(options: Options) -> None:
+def needs_module(options: Options) -> str:
+    """Why a plain Redis will not do for these options; empty if it will."""
     if options.optimizer == "ftrl":
-        raise OptionError(
+        return (
             "optimizer=ftrl: its state does not add up as weights do, so a plain Redis cannot hold "
-            "it; take adagrad or sgd, or param_store=memory"
+            "it; take adagrad or sgd, a server with our module, or param_store=memory"
         )
     if options.consistency == "bsp":
+        return (
+            "consistency=bsp: a plain Redis cannot sum gradients; take ssp or async, a server with "
+            "our module, or param_store=memory"
+        )
+    return ""
+
+
+def _check_redis(options: Options) -> None:
+    urls = parse_urls(options.param_store)
+    stores = {url.store for url in urls}
+    if len(stores) > 1:
+        raise OptionError("param_store: ?store= must be the same in all URLs")
+    why = needs_module(options)
+    if why and (stores == {"bitfield"} or (stores == {None} and options.sync_rows is not None)):
+        raise OptionError(why)
+    if stores == {"module"} and options.sync_rows is not None:
         raise OptionError(
-            "consistency=bsp: a plain Redis cannot average gradients; take ssp or async, or "
-            "param_store=memory"
+            "sync_rows: means nothing with ?store=module, where every mini-batch is a step; leave "
+            "one of them out"
         )
     if options.sync_rows is not None and options.sync_rows < options.minibatch_size:
         raise OptionError(
             f"sync_rows={options.sync_rows}: is less than one mini-batch of "
             f"{options.minibatch_size} rows"
         )
-    servers = len(parse_urls(options.param_store))
+    servers = len(urls)
     if options.n_ps < servers:
         raise OptionError(f"n_ps={options.n_ps}: is less than the {servers} servers of param_store")
 

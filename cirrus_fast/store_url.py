@@ -22,6 +22,8 @@ SCHEMES = ("redis://", "rediss://", "unix://")
 PASSWORD_VARIABLE = "CIRRUS_FAST_REDIS_PASSWORD"
 # What a supervisor hands to the worker processes it starts: JSON, shown URL -> password.
 SECRETS_VARIABLE = "CIRRUS_FAST_STORE_SECRETS"
+# How a server may hold a model.
+STORES = ("bitfield", "module")
 _SECURE = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _QUERY = ("db", "store", "timeout", *_SECURE)
 
@@ -41,6 +43,7 @@ class StoreUrl:
     timeout : seconds a connection or an answer may take
     ca_certs : file of certificates to trust; None: those the system trusts
     certfile, keyfile : this side's certificate, where the server wants one
+    store : how it is to hold the model, one of STORES; None: whichever it can do best
     """
 
     scheme: str
@@ -53,6 +56,7 @@ class StoreUrl:
     ca_certs: str | None
     certfile: str | None
     keyfile: str | None
+    store: str | None
     shown: str
 
     @property
@@ -88,11 +92,9 @@ class StoreUrl:
                 raise OptionError(f"{name}: ?{key} means nothing without TLS, which is rediss://")
         if parts.fragment:
             raise OptionError(f"{name}: ends in '#...'; write %23 for a # in a password")
-        kind = query.get("store", "bitfield")
-        if kind == "module":
-            raise OptionError(f"{name}: ?store=module: not in this version: there is no module yet")
-        if kind != "bitfield":
-            raise OptionError(f"{name}: ?store={kind} is unknown; choose bitfield")
+        kind = query.get("store")
+        if kind not in (None, *STORES):
+            raise OptionError(f"{name}: ?store={kind} is unknown; choose {' or '.join(STORES)}")
         if scheme == "unix" and (parts.hostname or not parts.path.strip("/")):
             raise OptionError(f"{name}: needs the path of a socket: unix:///path/to/socket")
         if scheme != "unix" and not parts.hostname:
@@ -122,6 +124,7 @@ class StoreUrl:
             ca_certs=query.get("ssl_ca_certs"),
             certfile=query.get("ssl_certfile"),
             keyfile=query.get("ssl_keyfile"),
+            store=kind,
             shown=shown,
         )
 

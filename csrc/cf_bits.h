@@ -1,4 +1,4 @@
-/* cf_bits.h -- little-endian numbers and bit streams for blocks and dictionaries (internal).
+/* cf_bits.h -- little-endian numbers and bit streams, for blocks and messages (internal).
  *
  * A bit stream fills each byte from its low bit up; a number of `width` bits stands with its low
  * bit first. Readers load eight bytes at a time, so a stream is followed by at least CF_BITS_PAD
@@ -42,6 +42,22 @@ static inline void cf_store_u16(uint8_t *p, uint32_t v) {
 static inline void cf_store_u32(uint8_t *p, uint32_t v) { memcpy(p, &v, sizeof v); }
 
 static inline void cf_store_u64(uint8_t *p, uint64_t v) { memcpy(p, &v, sizeof v); }
+
+static inline float cf_load_f32(const uint8_t *p) {
+    float v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static inline double cf_load_f64(const uint8_t *p) {
+    double v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static inline void cf_store_f32(uint8_t *p, float v) { memcpy(p, &v, sizeof v); }
+
+static inline void cf_store_f64(uint8_t *p, double v) { memcpy(p, &v, sizeof v); }
 
 static inline uint32_t cf_float_bits(float value) {
     uint32_t bits;

@@ -47,7 +47,8 @@
     X(CF_E_DISTINCT, "mini-batch has too many distinct features")                                  \
     /* replies of a parameter store */                                                             \
     X(CF_E_REPLY, "not the reply of such a command")                                               \
-    X(CF_E_REPLY_ERROR, "the server refuses the command")
+    X(CF_E_REPLY_ERROR, "the server refuses the command")                                          \
+    X(CF_E_MESSAGE, "message is malformed")
 
 typedef enum {
 #define CF_STATUS_ENUM(code, text) code,

@@ -41,8 +41,9 @@ PINS_OF_PYTHON = {"3.11": {"numpy": "2.2.6"}}
 
 # A worker needs none of these: tests, what is for type checkers, compilers and packagers; of NumPy
 # its Fourier transforms, polynomials and masked arrays (which rewrite the docstrings that are left
-# out below) and what builds on them; and what asks for packages that are not in the layer: our
-# commands for click and rich, some of redis for others. All that is left can be imported.
+# out below) and what builds on them; the module for Redis; and what asks for packages that are not
+# in the layer: our commands for click and rich, some of redis for others. All that is left can be
+# imported.
 _LEFT_OUT = re.compile(
     r"(^|/)(tests|include|_pyinstaller|_examples)/"
     r"|\.(pyi|pxd|pyx|h|hpp|c|a|pc|typed)$"
@@ -50,7 +51,7 @@ _LEFT_OUT = re.compile(
     r"|^numpy/(conftest|matlib|lib/recfunctions|_core/cversions)\.py$"
     r"|^numpy/_core/(_simd|_\w+_tests)\.[^/]*\.so$"
     r"|^redis/(asyncio/)?multidb/|^redis/ocsp\.py$"
-    r"|^cirrus_fast/(cli/|_reference\.py|demo\.py|plots\.py|__main__\.py)"
+    r"|^cirrus_fast/(cli/|_reference\.py|demo\.py|plots\.py|__main__\.py|cirrus\.so$)"
     r"|^[^/]+\.dist-info/(RECORD|WHEEL|INSTALLER|entry_points\.txt|top_level\.txt|sboms/.*)$"
     r"|^[^/]+\.data/"
 )

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from cirrus_fast import _kernels
+from cirrus_fast.backend.module_run import ModuleRun
 from cirrus_fast.backend.redis_run import RedisRun
+from cirrus_fast.backend.store_choice import choose_store
 from cirrus_fast.data.csr import CSR, Float32Array
 from cirrus_fast.data.dataset import Dataset, is_text_file, refuse_compressed
 from cirrus_fast.data.evaluation import exact_auc
@@ -29,7 +31,7 @@ from cirrus_fast.runtime.assignment import shares
 from cirrus_fast.runtime.minibatches import held_out_rows
 from cirrus_fast.runtime.params.local import LocalStore
 from cirrus_fast.runtime.worker import CHUNK_ROWS, WorkerSpec, most_entries
-from cirrus_fast.store_url import is_store_url, parse_urls
+from cirrus_fast.store_url import parse_urls
 
 # Below this many rows more than one worker costs quality: a mini-batch in flight is then a
 # noticeable part of the data.
@@ -117,6 +119,7 @@ class Plan:
     learning_rate: float
     class_weight: tuple[float, float]
     n_workers: int
+    store: str  # who holds the model: memory, bitfield or module
     dataset_path: str  # in full, so that a change of folder during the run is of no account
     test_reads: Reads  # of a test data set from a server
 
@@ -153,6 +156,7 @@ class Plan:
                 options, n_train, dataset.manifest.n_positive - held_positive, dataset.name
             ),
             n_workers=_worker_count(options, dataset, n_train),
+            store=choose_store(options),
             dataset_path=absolute(dataset.uri),
             test_reads=test_reads,
         )
@@ -170,8 +174,10 @@ class Plan:
             "model_size": self.model_size,
             "n_workers": self.n_workers,
         }
-        if is_store_url(self.options.param_store):
-            decided |= {"sync_rows": self.sync_rows, "pipeline_depth": self.pipeline_depth}
+        if self.store == "bitfield":
+            decided["sync_rows"] = self.sync_rows
+        if self.store != "memory":
+            decided["pipeline_depth"] = self.pipeline_depth
         return self.options.to_json() | decided
 
     @property
@@ -190,8 +196,10 @@ class Plan:
         # Rows learnt from twice before others are learnt from once make a worse model, so even
         # free workers keep level, roughly.
         rows = max(CHUNK_ROWS, round(FREE_LEAD * self.n_train / self.n_workers))
-        if is_store_url(options.param_store):
+        if self.store == "bitfield":
             rows = max(rows, 2 * self.sync_rows * self.pipeline_depth)
+        if self.store == "module":
+            rows = max(rows, 2 * options.minibatch_size * self.pipeline_depth)
         return -(-rows // options.minibatch_size)
 
     @property
@@ -253,7 +261,22 @@ class Plan:
                 n_features=self.model_size if isinstance(self.dataset, TextDataset) else None,
                 step_rows=self._step_rows,
             )
-            if is_store_url(options.param_store):
+            if self.store == "module":
+                return ModuleRun(
+                    parse_urls(options.param_store),
+                    options.optimizer,
+                    self.learning_rate,
+                    scale,
+                    model_size=self.model_size,
+                    n_workers=self.n_workers,
+                    n_shards=options.n_ps,
+                    intercept=intercept,
+                    task=task,
+                    consistency=options.consistency,
+                    staleness=self.staleness if options.consistency == "ssp" else 0,
+                    intercept_rate=self._intercept_rate if options.fit_intercept else 0.0,
+                )
+            if self.store == "bitfield":
                 return RedisRun(
                     parse_urls(options.param_store),
                     options.optimizer,
@@ -311,6 +334,7 @@ class Plan:
             rows_per_epoch=self.n_train,
             consistency=options.consistency,
             staleness=self.staleness,
+            store=self.store,
             sync_rows=self.sync_rows,
             growth=GROWTH_OF_FEW if few else GROWTH,
             pipeline_depth=self.pipeline_depth,

@@ -56,7 +56,10 @@ class RedisRun:
     Attributes
     ----------
     slots : what workers say, record of `local.SLOT` each
+    store : how the model is held; this one: in plain strings
     """
+
+    store = "bitfield"
 
     def __init__(
         self,
@@ -78,12 +81,7 @@ class RedisRun:
         self.scale = scale
         self.clustered = is_clustered(urls)
         self._deadline = math.inf
-        n = len(scale.ids) + 1
-        if -(-n // n_shards) > bitfield.MOST_WEIGHTS:
-            raise TrainingError(
-                f"a Redis string holds {bitfield.MOST_WEIGHTS} weights, and {n} are wanted: raise "
-                f"n_ps to {-(-n // bitfield.MOST_WEIGHTS)} at least"
-            )
+        self._check_size(len(scale.ids) + 1, n_shards)
         self._task, self._names = task, Names(task)
         self._lock = RLock()
         self._link = control_link(urls, task, self.clustered, lambda: ended_here(task))
@@ -101,10 +99,11 @@ class RedisRun:
             shards=self._shard_keys(task, n_shards),
             places=tuple(k % len(urls) for k in range(n_shards)),
             mark=1 + secrets.randbelow(2**31 - 1),
-            merged=pays(len(scale.ids), sync_rows),
+            merged=self._merges(len(scale.ids), sync_rows),
+            store=self.store,
         )
-        self._shards = bitfield.open_shards(urls, self.header)
-        self._merging = Merging(urls, self.header) if self.header.merged else None
+        self._merging: Merging | None = None
+        self._open()
         self._records = np.zeros(n_workers, RECORD)
         self.slots: npt.NDArray[np.void] = self._records["slot"]
         self._generations = np.zeros(n_workers, np.int64)
@@ -118,6 +117,21 @@ class RedisRun:
         except BaseException:
             self.close()
             raise
+
+    def _check_size(self, n: int, n_shards: int) -> None:
+        if -(-n // n_shards) > bitfield.MOST_WEIGHTS:
+            raise TrainingError(
+                f"a Redis string holds {bitfield.MOST_WEIGHTS} weights, and {n} are wanted: raise "
+                f"n_ps to {-(-n // bitfield.MOST_WEIGHTS)} at least"
+            )
+
+    def _merges(self, n_ids: int, sync_rows: int) -> bool:
+        return pays(n_ids, sync_rows)
+
+    def _open(self) -> None:
+        self._shards = bitfield.open_shards(self.urls, self.header)
+        if self.header.merged:
+            self._merging = Merging(self.urls, self.header)
 
     def _shard_keys(self, task: str, n: int) -> tuple[str, ...]:
         """In a cluster, with tags that put them on its servers in turn."""
@@ -147,13 +161,16 @@ class RedisRun:
         data = scale_to_bytes(self.scale)
         for first in range(0, len(data), _PIECE_BYTES):
             self._link.ask("RPUSH", names.scale, data[first : first + _PIECE_BYTES])
+        self._create_model(intercept)
+        self._say()
+        self._prolong()
+
+    def _create_model(self, intercept: float) -> None:
         weights = np.zeros(len(self.scale.ids) + 1, np.float32)
         weights[-1] = intercept
         bitfield.create(self._shards, weights)
         if self._merging is not None:
             self._merging.begin(bitfield.to_whole(weights))
-        self._say()
-        self._prolong()
 
     def expect_end(self, deadline: float) -> None:
         """A store that is away is not waited for beyond this, by time.perf_counter."""
@@ -354,11 +371,14 @@ class RedisRun:
                 self._merging.begin(whole)
             if self.optimizer.kind == "adagrad":
                 bitfield.save_state(self._shards, np.ascontiguousarray(state[1::2]))
-            self.slots[:] = slots
-            self._generations[:] = self.slots["generation"]
-            self.slots["state"] = ACTIVE
-            self.slots["granted"] = 0
-            self.slots["first_step"] = 0
+            self._restore_slots(slots)
+
+    def _restore_slots(self, slots: npt.NDArray[np.void]) -> None:
+        self.slots[:] = slots
+        self._generations[:] = self.slots["generation"]
+        self.slots["state"] = ACTIVE
+        self.slots["granted"] = 0
+        self.slots["first_step"] = 0
 
     # Keys and connections
 
@@ -373,11 +393,15 @@ class RedisRun:
             *commands, give_up_s=self._give_up_s if give_up_s is None else give_up_s
         )
 
+    def _keys(self, shard: bitfield.Shard) -> tuple[bytes, ...]:
+        return shard.key, shard.state_key, inbox_of(shard)
+
     def _prolong(self) -> None:
         self._ask_all(*(("EXPIRE", key, TTL_S) for key in self._names.all()))
         for shard in self._shards:
-            keys = shard.key, shard.state_key, inbox_of(shard)
-            shard.link.ask_all(*(("EXPIRE", key, TTL_S) for key in keys), give_up_s=self._give_up_s)
+            shard.link.ask_all(
+                *(("EXPIRE", key, TTL_S) for key in self._keys(shard)), give_up_s=self._give_up_s
+            )
         self._prolonged = time.monotonic()
 
     def close(self) -> None:
@@ -390,8 +414,7 @@ class RedisRun:
                     self._merging.end()
                 for shard in self._shards:
                     with suppress(StoreError):  # `welcome` sees to it that they are this run's
-                        keys = shard.key, shard.state_key, inbox_of(shard)
-                        shard.link.ask("UNLINK", *keys, give_up_s=0)
+                        shard.link.ask("UNLINK", *self._keys(shard), give_up_s=0)
                 with suppress(StoreError):
                     self._ask_all(*(("UNLINK", key) for key in self._names.all()), give_up_s=0)
             for shard in self._shards:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from cirrus_fast.errors import StoreError
+from cirrus_fast.redis_module import redis_module_path
 from cirrus_fast.runtime.params.resp import Connection, Lost
 from cirrus_fast.store_url import StoreUrl
 
@@ -47,8 +48,13 @@ class LocalServer:
     url : with its password
     """
 
-    def __init__(self, port: int | None = None, max_memory: str | None = None) -> None:
-        """port : None for a free one; it listens on this machine alone"""
+    def __init__(
+        self, port: int | None = None, max_memory: str | None = None, *, module: bool = False
+    ) -> None:
+        """port : None for a free one; it listens on this machine alone
+        module : load our module, so that it is a parameter server
+        """
+        self._module = redis_module_path() if module else None
         self._binary = find_server()
         self._port = port or _free_port()
         self._max_memory = max_memory
@@ -66,6 +72,8 @@ class LocalServer:
             "daemonize": "no",
             "requirepass": self._password,
         }
+        if self._module:
+            settings["loadmodule"] = f'"{self._module}"'
         if self._max_memory:
             settings |= {"maxmemory": self._max_memory, "maxmemory-policy": "noeviction"}
         # By standard input: arguments are for everyone to see.

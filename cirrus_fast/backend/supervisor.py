@@ -15,6 +15,7 @@ from cirrus_fast.backend.plan import Plan
 from cirrus_fast.backend.processes import ProcessExecutor
 from cirrus_fast.backend.progress import Reporter, reporter
 from cirrus_fast.backend.redis_run import Store
+from cirrus_fast.backend.store_choice import named
 from cirrus_fast.backend.threads import ThreadExecutor
 from cirrus_fast.backend.workers import Workers
 from cirrus_fast.data.result import PHASES, Record, TrainResult
@@ -171,7 +172,7 @@ class _Course:
             stop_reason=reason,
             n_workers=self._plan.n_workers,
             executor=options.executor_name,
-            param_store=options.param_store,
+            param_store=named(options.param_store, self._plan.store),
             exchanges=store.exchanges,
             checkpoint=self._checkpoints.path,
             checkpoint_error=self._checkpoints.error,

@@ -16,7 +16,12 @@ from cirrus_fast.errors import StoreError
     metavar="SIZE",
     help="What it may hold, such as 512mb; more is refused, and never thrown out.",
 )
-def redis_command(port: int | None, max_memory: str | None, as_json: bool) -> None:
+@click.option(
+    "--module",
+    is_flag=True,
+    help="Load our module: the server then runs the optimiser (docs/redis-module.md).",
+)
+def redis_command(port: int | None, max_memory: str | None, module: bool, as_json: bool) -> None:
     """Start a Redis server on this machine, and stop it with Ctrl-C.
 
     Its URL, with a password of its own, is printed when it is ready: give it as --param-store. It
@@ -32,7 +37,7 @@ def redis_command(port: int | None, max_memory: str | None, as_json: bool) -> No
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        with LocalServer(port, max_memory) as server:
+        with LocalServer(port, max_memory, module=module) as server:
             if as_json:
                 output.show_json({"url": server.url})
             else:

@@ -70,7 +70,8 @@ class WorkerSpec:
     rows_per_epoch: int
     consistency: str
     staleness: int
-    # Where the model is in a store over a network:
+    store: str  # what holds the model: memory, bitfield or module
+    # Where that is over a network:
     sync_rows: int  # between exchanges with it, at most
     growth: float  # an interval is at most this share of the rows a worker has learnt from
     pipeline_depth: int  # intervals under way at once
@@ -123,6 +124,10 @@ def run_worker(spec_json: str) -> str:
 def _kind(spec: WorkerSpec) -> type[Worker]:
     if not is_store_url(spec.param_store):
         return Worker
+    if spec.store == "module":
+        from cirrus_fast.runtime.stepping import SteppingWorker
+
+        return SteppingWorker
     from cirrus_fast.runtime.remote import RemoteWorker
 
     return RemoteWorker
@@ -154,6 +159,14 @@ class Worker:
             worker=spec.worker,
             stopping=lambda: port.stopping,
         )
+        self._prepare(most_entries(dataset, self._blocks, spec.minibatch_size))
+        self._port.join()
+        self._report = WorkerReport(spec.worker)
+        self._report.start_up = time.perf_counter() - self._started
+
+    def _prepare(self, room: int) -> None:
+        """The kernels, for mini-batches of up to `room` entries."""
+        spec = self._spec
         self._model = _kernels.TrainModel(
             self._store.optimizer,
             self._store.state,
@@ -164,14 +177,10 @@ class Worker:
             negative_weight=spec.class_weight[0],
             positive_weight=spec.class_weight[1],
         )
-        room = most_entries(dataset, self._blocks, spec.minibatch_size)
         self._scratch = make_scratch(self._store.layout.n_ids, room)
-        self._port.join()
         self._rounds = None
         if spec.consistency == "bsp" and spec.n_workers > 1:
             self._rounds = Rounds(self._port, self._model)
-        self._report = WorkerReport(spec.worker)
-        self._report.start_up = time.perf_counter() - self._started
 
     def _connect(self) -> None:
         spec = self._spec

@@ -71,7 +71,7 @@ def test_several_workers_learn_together(
     assert alone.test_loss is not None
     # Rows in flight are a noticeable part of so few rows.
     assert result.test_loss < alone.test_loss * 1.02
-    assert result.param_store == redis_server.url
+    assert result.param_store == redis_server.url + "?store=bitfield"
     assert keys_left(redis_server) == []
 
 
@@ -240,7 +240,7 @@ def test_a_password_is_shown_nowhere(
         if path.is_file():
             texts.append(path.read_bytes().decode("latin-1"))
     assert not any("s3same" in text for text in texts)
-    assert result.param_store == f"redis://127.0.0.1:{server.port}/2"
+    assert result.param_store == f"redis://127.0.0.1:{server.port}/2?store=bitfield"
 
 
 def test_a_password_may_come_from_the_environment(
@@ -263,14 +263,17 @@ def test_a_user_of_few_rights_is_enough(clicks: Dataset, own_redis: Any) -> None
     assert keys_left(server) == []
 
 
+PLAIN_STRINGS = {"param_store": "redis://h?store=bitfield"}
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"optimizer": "ftrl"}, "optimizer=ftrl: its state does not add up"),
-        ({"consistency": "bsp"}, "consistency=bsp: a plain Redis cannot average"),
+        (PLAIN_STRINGS | {"optimizer": "ftrl"}, "optimizer=ftrl: its state does not add up"),
+        (PLAIN_STRINGS | {"consistency": "bsp"}, "consistency=bsp: a plain Redis cannot sum"),
         ({"minibatch_size": 100, "sync_rows": 50}, "less than one mini-batch"),
         ({"param_store": "redis://a,redis://b", "n_ps": 1}, "less than the 2 servers"),
-        ({"param_store": "redis://a?store=module"}, "there is no module yet"),
+        ({"param_store": "redis://a?store=string"}, "choose bitfield or module"),
         ({"param_store": "redis://a?kind=x"}, r"\?kind is unknown"),
         ({"param_store": "redis://"}, "needs a host"),
         ({"param_store": "redis://h:99999"}, "not a number up to 65535"),

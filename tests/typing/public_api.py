@@ -36,6 +36,7 @@ from cirrus_fast import (
     make_clicks,
     normalize,
     parse_libsvm,
+    redis_module_path,
     remove_dataset,
 )
 from cirrus_fast.data.evaluation import CalibrationBin
@@ -46,6 +47,7 @@ Float32Array = npt.NDArray[np.float32]
 
 assert_type(cirrus_fast.__version__, str)
 assert_type(active_impl(), str)
+assert_type(redis_module_path(), str)
 assert_type((MIN_MAX_SCALING, MAX_ABS_SCALING, STANDARD_SCALING), tuple[str, str, str])
 
 

@@ -18,7 +18,7 @@ PACKAGE = Path(cirrus_fast.__file__).parent
 # From the bottom up; the first prefix that fits is a module's layer. Modules import from their own
 # layer and those before it. What is below everything may be imported by everything.
 LAYERS = [
-    ("_version", "errors", "notices", "options", "store_url"),
+    ("_version", "errors", "notices", "options", "redis_module", "store_url"),
     ("_kernels",),
     ("data", "plots", "_reference"),
     ("runtime",),

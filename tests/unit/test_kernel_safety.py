@@ -143,6 +143,62 @@ def replica_calls() -> dict[str, Call]:
     }
 
 
+def step_calls() -> dict[str, Call]:
+    table, words = np.zeros(N_IDS, U32), _kernels.pulled_words(N_IDS)
+    order = np.array([2, 0, 1], U32)
+    local, ids = np.empty(NNZ, U32), np.empty(NNZ, U32)
+    some = only("indptr indices data", order=order)
+    n, k = _kernels.pulled_localize(
+        **some, table=table, bits=np.zeros(words, U64), local=local, ids=ids
+    )
+    sent = _kernels.StepIds(ids[:k].copy(), N_IDS)
+    answer = np.frombuffer(bytes([1, 0]) + bytes(30) + bytes(4 * k), U8)
+    return {
+        "pulled_words": (_kernels.pulled_words, {"n_ids": N_IDS}),
+        "pulled_localize": (
+            _kernels.pulled_localize,
+            {
+                **some,
+                "table": table,
+                "bits": np.zeros(words, U64),
+                "local": np.empty(NNZ, U32),
+                "ids": np.empty(NNZ, U32),
+            },
+        ),
+        "pulled_gradient": (
+            _kernels.pulled_gradient,
+            {
+                **rows(),
+                "order": order,
+                "local": local[:n].copy(),
+                "w": np.ones(k, F32),
+                "intercept": 0.5,
+                "gradient": np.empty(k, F32),
+                "touches": np.empty(k, F32),
+            },
+        ),
+        "StepIds": (_kernels.StepIds, {"ids": ids[:k].copy(), "n_ids": N_IDS}),
+        "step_request": (
+            _kernels.step_request,
+            {
+                "worker": 1,
+                "generation": 2,
+                "number": 3,
+                "n_rows": 4,
+                "loss_sum": 0.5,
+                "weight_sum": 1.0,
+                "rate": 1.0,
+                "intercept_gradient": 0.5,
+                "push_ids": sent,
+                "gradient": np.ones(k, F32),
+                "touches": np.ones(k, F32),
+                "pull_ids": sent,
+            },
+        ),
+        "step_answer": (_kernels.step_answer, {"answer": answer, "weights": np.empty(k, F32)}),
+    }
+
+
 def bitfield_calls() -> dict[str, Call]:
     room = _kernels.bitfield_room(3, 2, 2)
     reply = np.frombuffer(b"*3\r\n:1\r\n:2\r\n:3\r\n", U8)
@@ -444,6 +500,7 @@ def calls() -> dict[str, Call]:
         ),
         **replica_calls(),
         **bitfield_calls(),
+        **step_calls(),
         "crc32c": (_kernels.crc32c, {"data": np.frombuffer(TEXT, U8), "crc": 0}),
         "dictionary_build_sizes": (_kernels.dictionary_build_sizes, {"nnz": 9, "max_ids": 9}),
         "dictionary_build": (
@@ -581,6 +638,8 @@ WRITES = {
     "columns_scan": ("ones", "others", "met"),
     "auc": ("scratch",),
     "logistic_gradient": ("gradient",),
+    "pulled_localize": ("table", "bits", "local", "ids"),
+    "pulled_gradient": ("gradient", "touches"),
     "block_decode": ("labels", "indptr", "indices", "data", "weights", "scratch"),
     "block_decode_minibatches": (
         *("labels", "indptr", "local", "data", "weights", "ids", "offsets", "scratch"),

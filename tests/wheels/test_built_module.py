@@ -107,7 +107,7 @@ def installed_path() -> Path:
 
 def module_in(wheel: Path) -> tuple[str, bytes]:
     with zipfile.ZipFile(wheel) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith(".so"))
+        (name,) = (name for name in archive.namelist() if name.endswith(".abi3.so"))
         return PurePosixPath(name).name, archive.read(name)
 
 
@@ -155,6 +155,17 @@ def test_it_needs_no_library_but_the_c_library(named_module: tuple[str, Module])
 def test_nothing_but_its_start_is_visible(named_module: tuple[str, Module]) -> None:
     _, module = named_module
     assert module.defined - {"_init", "_fini"} == {"PyInit__kernels"}
+
+
+@pytest.mark.parametrize("wheel", WHEELS, ids=lambda wheel: wheel.stem)
+def test_the_module_for_redis_knows_no_python(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        info = archive.getinfo("cirrus_fast/cirrus.so")
+        module = read_module(archive.read(info))
+    assert info.external_attr >> 16 & 0o111 == 0o111  # Redis loads no file that is not executable
+    assert module.defined - {"_init", "_fini"} == {"RedisModule_OnLoad", "RedisModule_OnUnload"}
+    assert module.needed <= {"libc.so.6", "libm.so.6"}
+    assert not {name for name in module.undefined if name.startswith(("Py", "_Py"))}
 
 
 @pytest.mark.parametrize("wheel", WHEELS, ids=lambda wheel: wheel.stem)

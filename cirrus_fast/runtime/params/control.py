@@ -78,6 +78,7 @@ class RunHeader:
     places : of the shards' servers among the URLs; meaningless in a cluster
     mark : a number in each model, which tells it from another with the same name
     merged : whether the supervisor merges what workers learn (params/merged.py)
+    store : how it is held: bitfield or module
     """
 
     task: str
@@ -93,6 +94,7 @@ class RunHeader:
     places: tuple[int, ...]
     mark: int
     merged: bool
+    store: str
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -174,7 +176,8 @@ def scale_of_bytes(data: bytes, header: RunHeader) -> TrainingScale:
         raw = zlib.decompress(data)
     except zlib.error as error:
         raise StoreError(f"run {header.task}: its scale is damaged ({error})") from error
-    if len(raw) != 8 * n + 8 * n * header.penalized:
+    n_pairs, rest = divmod(len(raw) - 8 * n, 8)  # of penalties: the last serves all later columns
+    if rest or not (min(n, 1) <= n_pairs <= n if header.penalized else n_pairs == 0):
         raise StoreError(f"run {header.task}: its scale is damaged (wrong length)")
     ids = np.frombuffer(raw, np.uint32, n)
     place = np.full(header.n_places, NOWHERE, np.uint32)
@@ -184,7 +187,7 @@ def scale_of_bytes(data: bytes, header: RunHeader) -> TrainingScale:
     divisor = np.frombuffer(raw, np.float32, n, 4 * n)
     if not header.penalized:
         return TrainingScale(ids, place, divisor, None)
-    penalties = np.frombuffer(raw, np.float32, 2 * n, 8 * n).reshape(n, 2)
+    penalties = np.frombuffer(raw, np.float32, 2 * n_pairs, 8 * n).reshape(n_pairs, 2)
     return TrainingScale(ids, place, divisor, penalties)
 
 

