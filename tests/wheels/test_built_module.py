@@ -27,7 +27,8 @@ C_LIBRARY = {
     *("__memcpy_chk", "__memmove_chk", "__memset_chk", "__snprintf_chk"),
     *("__stack_chk_fail", "abort", "__assert_fail"),
     "getauxval",  # what an ARM can do
-    *("exp", "log", "log1p", "sqrt", "sqrtf", "fabs", "ldexp", "nearbyint", "rint", "rintf"),
+    *("exp", "log", "log1p", "sqrt", "sqrtf", "fabs", "ldexp"),
+    *("nearbyint", "nearbyintf", "rint", "rintf"),
 }
 # The linker's and the start-up code's, all weak.
 START_UP = {"__cxa_finalize", "__gmon_start__", "_ITM_deregisterTMCloneTable"}
