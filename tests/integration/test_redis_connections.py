@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
-import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis_server import RedisServer, environment, free_port
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from redis_server import RedisServer, environment
 
 from cirrus_fast.backend.redis_server import LocalServer, find_server
 from cirrus_fast.errors import StoreError
@@ -29,36 +36,62 @@ def ask(url: str) -> object:
         link.close()
 
 
-def certificate(folder: Path, name: str, *more: str) -> tuple[Path, Path]:
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
     """(certificate, key), signed by itself."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl")
-    made, key = folder / f"{name}.pem", folder / f"{name}.key"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    command += ["-subj", f"/CN={name}", "-keyout", str(key), "-out", str(made), *more]
-    subprocess.run(command, check=True, capture_output=True)
-    return made, key
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(
+        subject,
+        subject,
+        key.public_key(),
+        x509.random_serial_number(),
+        now,
+        now + timedelta(days=2),
+    ).add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+    made, secret = folder / f"{name}.pem", folder / f"{name}.key"
+    pem = serialization.Encoding.PEM
+    made.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(pem))
+    form = serialization.PrivateFormat.PKCS8
+    secret.write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()))
+    return made, secret
 
 
 @pytest.fixture
-def tls(tmp_path: Path) -> Iterator[tuple[int, Path, Path]]:
-    """(port, certificate of localhost, its key) of a server that wants no certificate of clients"""
-    made, key = certificate(tmp_path, "localhost", "-addext", "subjectAltName=DNS:localhost")
-    port = free_port()
-    try:
-        server = RedisServer(
-            tmp_path / "redis",
-            *("--tls-port", str(port), "--tls-cert-file", str(made), "--tls-key-file", str(key)),
-            *("--tls-auth-clients", "no", "--tls-ca-cert-file", str(made)),
-        )
-    except AssertionError:
-        pytest.skip("this redis-server has no TLS")
-    yield port, made, key
-    server.stop()
+def tls(redis_server: RedisServer, tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """(port, certificate of localhost) before a server: not every redis-server is built with TLS.
+    Good for one request after another."""
+    made, key = certificate(tmp_path, "localhost")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made, key)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return  # the test is over
+            with (
+                contextlib.suppress(OSError),  # who does not trust us goes away
+                client,
+                context.wrap_socket(client, server_side=True) as inside,
+                socket.create_connection(("127.0.0.1", redis_server.port)) as server,
+            ):
+                while request := inside.recv(1 << 16):
+                    server.sendall(request)
+                    inside.sendall(server.recv(1 << 16))
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield listener.getsockname()[1], made
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join(20)
 
 
-def test_certificates_are_checked(tls: tuple[int, Path, Path], tmp_path: Path) -> None:
-    port, made, _ = tls
+def test_certificates_are_checked(tls: tuple[int, Path], tmp_path: Path) -> None:
+    port, made = tls
     assert ask(f"rediss://localhost:{port}?ssl_ca_certs={made}") == b"PONG"
     with pytest.raises(StoreError, match=r"not trusted.*ssl_ca_certs"):
         ask(f"rediss://localhost:{port}")
