@@ -28,6 +28,13 @@ def free_port() -> int:
             return port
 
 
+def version_of(program: Path | None) -> int:
+    """7 of Redis 7.0.15."""
+    assert program is not None
+    told = subprocess.check_output([program, "--version"], text=True)
+    return int(told.partition("v=")[2].partition(".")[0])
+
+
 class RedisServer:
     """One server in a folder of its own; `kill` and `start` again at will."""
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis_server import Cluster, Proxy, RedisServer, keys_left
+from redis_server import Cluster, Proxy, RedisServer, keys_left, version_of
 
 import cirrus_fast
 from cirrus_fast import LogisticRegression
 from cirrus_fast.backend import processes
+from cirrus_fast.backend.redis_server import find_server
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.result import Record, TrainResult
 from cirrus_fast.errors import CirrusFastError, StoreError, TrainingError
@@ -52,12 +53,14 @@ def train(dataset: Dataset, url: str, **more: object) -> TrainResult:
     return LogisticRegression(plain | more).run()
 
 
-def at_row(n: int, act: Callable[[], object]) -> Callable[[Record], None]:
+def at_row(
+    n: int, act: Callable[[], object], ready: Callable[[], bool] = lambda: True
+) -> Callable[[Record], None]:
     """A callback that acts once, in the middle of a run."""
     done: list[int] = []
 
     def look(record: Record) -> None:
-        if record.rows >= n and not done:
+        if record.rows >= n and not done and ready():
             done.append(record.rows)
             act()
 
@@ -123,19 +126,24 @@ def test_a_server_that_comes_back_empty_ends_the_run_and_a_checkpoint_goes_on(
         server.kill()
         server.start()
 
+    def kept() -> list[Path]:
+        return list((storage_root / "checkpoints").glob("*.npz"))
+
     with pytest.raises(StoreError, match=r"lost|is over"):
         train(
             clicks,
             server.url,
             sync_rows=sync_rows,
             executor=executor,
+            epochs=6,
             checkpoint_interval=0.01,
-            callbacks=[at_row(16_000, restart)],
+            callbacks=[at_row(16_000, restart, ready=lambda: bool(kept()))],
         )
-    (kept,) = (storage_root / "checkpoints").glob("*.npz")
-    result = train(clicks, server.url, sync_rows=sync_rows, resume_from=str(kept))
+    (checkpoint,) = kept()
+    result = train(clicks, server.url, sync_rows=sync_rows, epochs=6, resume_from=str(checkpoint))
     assert result.stop_reason == "epochs"
-    assert result.rows_processed == train(clicks, "memory", sync_rows=None).rows_processed
+    undisturbed = train(clicks, "memory", sync_rows=None, epochs=6)
+    assert result.rows_processed == undisturbed.rows_processed
     sound(result, clicks)
     assert keys_left(server) == []
 
@@ -210,7 +218,10 @@ def test_a_model_that_another_program_writes_to_is_noticed(
 
 
 def test_a_server_that_loads_its_data_is_waited_for(clicks: Dataset, own_redis: Any) -> None:
-    server = own_redis("--enable-debug-command", "yes", "--key-load-delay", "200")
+    slow = ["--key-load-delay", "200"]
+    if version_of(find_server()) >= 7:  # which keep what is for debugging to themselves
+        slow += ["--enable-debug-command", "yes"]
+    server = own_redis(*slow)
     with server.client() as client:
         for i in range(3000):
             client.set(f"filler{i}", "x")
@@ -341,7 +352,8 @@ def test_connections_that_stall_are_given_up_and_made_again(
     stalled: list[int] = []
 
     def stall(direction: str, connection: int, passed: int, data: bytes) -> bytes | None:
-        if direction == "up" and passed > 50_000 and len(stalled) < 3:
+        pushes = b"INCRBY" in data or sync_rows != SINGLY
+        if direction == "up" and passed > 50_000 and pushes and len(stalled) < 3:
             stalled.append(connection)
             time.sleep(2)
         return data

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from module_server import ReplyError, Server, Wire, program, redis_module, request, step_request
+from redis_server import version_of as version_of_program
 
 from cirrus_fast import __version__, _kernels
 
@@ -567,8 +567,7 @@ def test_time_to_live_and_memory(wire):
 
 def module_command(program: Path) -> list[str]:
     """What has a server obey MODULE, which those since 7.0 refuse."""
-    told = subprocess.check_output([program, "--version"], text=True)
-    return [] if "v=6." in told else ["--enable-module-command", "yes"]
+    return ["--enable-module-command", "yes"] if version_of_program(program) >= 7 else []
 
 
 def test_it_is_not_unloaded_while_in_use(make, program):
