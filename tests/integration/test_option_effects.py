@@ -385,7 +385,7 @@ def test_executor(monkeypatch):
 
 def test_param_store(redis_server):
     assert train(param_store="memory").param_store == "memory"
-    assert in_redis(redis_server).param_store == redis_server.url
+    assert in_redis(redis_server).param_store == f"{redis_server.url}?store=bitfield"
     with pytest.raises(OptionError, match="param_store='elsewhere' is not known"):
         train(param_store="elsewhere")
 

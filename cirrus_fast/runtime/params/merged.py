@@ -2,7 +2,7 @@
 
 A server takes some 0.4 us for each number that BITFIELD adds. A worker that learns from 20,000 rows
 of clicks moves 80,000 weights, so ten workers would keep a server busy at 200,000 rows a second in
-all. Instead they push all moves of an interval as one string to a list; the supervisor takes the
+all. Instead they put all moves of an interval into a hash as one string; the supervisor takes the
 strings, adds them up and writes the model back as a whole, which costs a server as good as nothing.
 Workers read the whole model. It is the same string as in bitfield.py, and nobody else writes to it.
 
@@ -10,6 +10,10 @@ Behind the weights, the mark and the count lies, for each worker, the number of 
 the model has. So a worker knows which of its own are still on their way, and waits for them, or
 adds them to what it reads; and a string that may have been pushed or not is pushed again, for the
 supervisor takes none twice.
+
+A command whose connection broke may still be done, and late: after all that came behind it. So each
+string has a field of its own, named by worker and number, which can be set and taken away again and
+again, and a model that an older one was written over is written anew.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import itemgetter
 
 import numpy as np
 
@@ -27,7 +32,7 @@ from cirrus_fast.data.csr import UInt32Array
 from cirrus_fast.errors import StoreError, TrainingError
 from cirrus_fast.runtime.params.bitfield import Exchanges, Int32Array, Request, Shard
 from cirrus_fast.runtime.params.control import TTL_S
-from cirrus_fast.runtime.params.resp import Connection, Lost, pack
+from cirrus_fast.runtime.params.resp import Connection, pack
 
 _HEAD = struct.Struct("<iiI")  # worker, number, moves
 # Numbers of a worker's strings begin anew with its generation.
@@ -122,7 +127,8 @@ class MergedExchange(Exchanges):
                 places, moves = add[here] // np.uint32(shard.n_shards), amounts[here]
                 text = write_moves(self._worker, self._number, places, moves)
                 inbox = inbox_of(shard)
-                shard.link.ask_all(("RPUSH", inbox, text), ("EXPIRE", inbox, TTL_S))
+                field = f"{self._worker}:{self._number}"
+                shard.link.ask_all(("HSET", inbox, field, text), ("EXPIRE", inbox, TTL_S))
                 self._unmerged[shard.number].append((self._number, places, moves))
         request.number = self._number
         self._under_way.append(request)
@@ -204,20 +210,29 @@ class Merger:
         taken = 0
         for shard in self._shards:
             inbox = inbox_of(shard)
-            texts = shard.link.ask("LRANGE", inbox, 0, self._n_workers - 1, give_up_s=give_up_s)
-            for text in texts:
-                self._add(shard, text)
-            if texts:
+            answer = shard.link.ask("HGETALL", inbox, give_up_s=give_up_s)
+            strings = [read_moves(text, shard, self._n_workers) for text in answer[1::2]]
+            for one in sorted(strings, key=itemgetter(0, 1)):
+                self._add(shard, *one)
+            if strings or (shard.link.connects > 1 and self._is_older(shard, give_up_s)):
                 self._write(shard, give_up_s)
-                taken += len(texts)
-                try:  # once: what a second time takes away, nobody has merged
-                    shard.link.connection().ask("LTRIM", inbox, len(texts), -1)
-                except Lost:
-                    shard.link.close()
+            if strings:
+                taken += len(strings)
+                shard.link.ask("HDEL", inbox, *answer[::2], give_up_s=give_up_s)
         return taken
 
-    def _add(self, shard: Shard, text: bytes) -> None:
-        worker, number, places, amounts = read_moves(text, shard, self._n_workers)
+    def _is_older(self, shard: Shard, give_up_s: float | None) -> bool:
+        """Whether the server's model is one that was written late, over the last."""
+        values = self._values[shard.number][shard.n :]
+        raw = bytearray(4 * len(values))
+        _kernels.bitfield_encode(values, raw)
+        first, last = 4 * shard.n, 4 * shard.n + len(raw) - 1
+        found = shard.link.ask("GETRANGE", shard.key, first, last, give_up_s=give_up_s)
+        return bool(found != raw and found[:4] == raw[:4])  # begins with the mark: it is ours
+
+    def _add(
+        self, shard: Shard, worker: int, number: int, places: UInt32Array, amounts: Int32Array
+    ) -> None:
         values = self._values[shard.number]
         before = int(values[shard.n + 2 + worker])
         if number <= before:
