@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from redis_server import Cluster, Proxy, RedisServer, keys_left, version_of
 
@@ -22,6 +23,10 @@ from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.result import Record, TrainResult
 from cirrus_fast.errors import CirrusFastError, StoreError, TrainingError
 from cirrus_fast.runtime.params import resp
+from cirrus_fast.runtime.params.bitfield import Shard
+from cirrus_fast.runtime.params.merged import Merger, inbox_of, write_moves
+from cirrus_fast.runtime.params.resp import Link
+from cirrus_fast.store_url import StoreUrl
 
 # Intervals of a mini-batch, exchanged weight by weight (params/bitfield.py), and longer ones, which
 # the supervisor merges (params/merged.py).
@@ -367,6 +372,42 @@ def test_connections_that_stall_are_given_up_and_made_again(
     else:
         assert result.exchanges["doubtful"] == 0
     sound(result, clicks)
+
+
+def test_what_servers_do_late_changes_no_model(redis_server: RedisServer) -> None:
+    """What a broken connection carried may come after all that was sent anew."""
+    key, n, n_workers = b"{late}model", 5, 2
+    link = Link((StoreUrl.parse(redis_server.url),), key, clustered=False)
+    shard = Shard(0, 1, key, n, 77, link)
+    merger = Merger([shard], n_workers)
+    with redis_server.client() as client:
+
+        def push(worker: int, number: int, place: int, amount: int) -> None:
+            moves = np.array([place], np.uint32), np.array([amount], np.int32)
+            text = write_moves(worker, number, *moves)
+            client.hset(inbox_of(shard), f"{worker}:{number}", text)
+
+        merger.begin(np.zeros(n, np.int32))
+        older = client.get(key)
+        push(1, 2, 3, 20)
+        push(1, 1, 3, 10)
+        push(0, 1, 0, 1)
+        assert merger.merge() == 3
+        assert merger.whole.tolist() == [1, 0, 0, 30, 0]
+        assert not client.exists(inbox_of(shard))
+        push(1, 2, 3, 20)  # once more
+        assert merger.merge() == 1
+        newest = client.get(key)
+        link.close()  # a connection broke, and what it carried is done now
+        client.set(key, older)
+        assert merger.merge() == 0
+        assert client.get(key) == newest
+        assert merger.whole.tolist() == [1, 0, 0, 30, 0]
+        assert merger.lost == 0
+        client.delete(key)  # that is no older model, but none
+        assert merger.merge() == 0
+        assert not client.exists(key)
+    link.close()
 
 
 def test_a_dead_part_of_the_model_is_an_error(clicks: Dataset, own_redis: Any) -> None:
