@@ -241,7 +241,7 @@ def test_text_in_s3_replaced_while_it_is_brought_is_refused(s3, text, monkeypatc
     folder.write("a.svm", text)
     monkeypatch.setattr("cirrus_fast.data.s3_source.RANGE_BYTES", 10_000)
     version = s3_source.lineage("s3://bucket/text/a.svm")
-    monkeypatch.setattr("cirrus_fast.data.s3_text.lineage", lambda _uri: version)
+    monkeypatch.setattr("cirrus_fast.data.s3_source.lineage", lambda _uri: version)
     folder.write("a.svm", text.upper() + b"\n")
     with pytest.raises(StorageError, match=r"a\.svm: was replaced"):
         _run(dataset="s3://bucket/text/a.svm", model_size=2**19)
