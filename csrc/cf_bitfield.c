@@ -13,7 +13,8 @@ size_t cf_bitfield_room(size_t key_bytes, size_t n_add, size_t n_get) {
 }
 
 static uint8_t *put(uint8_t *out, const char *text, size_t n) {
-    memcpy(out, text, n);
+    if (n > 0) /* an empty key may be NULL */
+        memcpy(out, text, n);
     return out + n;
 }
 

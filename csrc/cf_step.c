@@ -114,7 +114,8 @@ size_t cf_step_bound(const cf_step_head *head, bool has_touches, size_t set_byte
 }
 
 static uint8_t *write_ids(cf_step_ids ids, uint8_t *at) {
-    memcpy(at, ids.bytes, ids.n_bytes);
+    if (ids.n_bytes > 0)
+        memcpy(at, ids.bytes, ids.n_bytes);
     return at + ids.n_bytes;
 }
 
@@ -139,7 +140,8 @@ size_t cf_step_write(const cf_step_head *head, cf_step_ids pushed, const float *
     if (head->pushes) {
         at = write_ids(pushed, at);
         if (head->n_push)
-            memcpy(at, gradient, 4 * (size_t)head->n_push);
+            if (head->n_push > 0)
+                memcpy(at, gradient, 4 * (size_t)head->n_push);
         at += 4 * (size_t)head->n_push;
         if (touches) {
             uint8_t *const end = write_touches(touches, head->n_push, at);
