@@ -140,8 +140,7 @@ size_t cf_step_write(const cf_step_head *head, cf_step_ids pushed, const float *
     if (head->pushes) {
         at = write_ids(pushed, at);
         if (head->n_push)
-            if (head->n_push > 0)
-                memcpy(at, gradient, 4 * (size_t)head->n_push);
+            memcpy(at, gradient, 4 * (size_t)head->n_push);
         at += 4 * (size_t)head->n_push;
         if (touches) {
             uint8_t *const end = write_touches(touches, head->n_push, at);
