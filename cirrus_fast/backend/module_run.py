@@ -78,12 +78,10 @@ class ModuleRun(RedisRun):
     def _keys(self, shard: module.ModuleShard) -> tuple[bytes, ...]:  # type: ignore[override]
         return (shard.key,)
 
-    def snapshot(self) -> tuple[Float32Array, float]:
+    def _weights(self) -> Float32Array:
         with self._lock:
             found, intercept = module.read_weights(self._shards, self._give_up_s)
-        weights = np.zeros(self.header.model_size, np.float32)
-        weights[self.scale.ids] = found / self.scale.divisor
-        return weights, intercept
+        return np.append(found, np.float32(intercept))
 
     def merged_state(self) -> Float32Array:
         with self._lock:

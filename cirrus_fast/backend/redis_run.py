@@ -324,6 +324,7 @@ class RedisRun:
     # The model
 
     def _weights(self) -> Float32Array:
+        """Of all coordinates, the intercept last."""
         with self._lock:
             if self._merging is not None:
                 whole = self._merging.weights(self._give_up_s)

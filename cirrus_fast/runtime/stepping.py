@@ -18,33 +18,31 @@ import numpy as np
 from cirrus_fast import _kernels
 from cirrus_fast.data.csr import CSR, Float32Array, UInt32Array
 from cirrus_fast.errors import StoreError, TrainingError
-from cirrus_fast.runtime.params.control import RemotePort, control_link, ended_here, read_run
-from cirrus_fast.runtime.params.module import Fenced, Pulled, Push, Steps, Stopped, open_shards
-from cirrus_fast.runtime.worker import CHUNK_ROWS, Worker, WorkerReport, WorkerSpec
-from cirrus_fast.store_url import parse_urls
+from cirrus_fast.runtime.params.control import RemotePort
+from cirrus_fast.runtime.params.module import (
+    Fenced,
+    ModuleShard,
+    Pulled,
+    Push,
+    Steps,
+    Stopped,
+    open_shards,
+)
+from cirrus_fast.runtime.store_worker import StoreModel, StoreWorker
+from cirrus_fast.runtime.worker import CHUNK_ROWS, WorkerSpec
 
 _NO_IDS = np.empty(0, np.uint32)
 _NO_WEIGHTS = np.empty(0, np.float32)
 
 
-class ServedModel:
-    """What a worker knows of the model, in the place of the one that workers share in memory."""
+class ServedModel(StoreModel):
+    """Servers have all of it."""
+
+    shards: list[ModuleShard]
 
     def __init__(self, spec: WorkerSpec) -> None:
-        urls = parse_urls(spec.param_store)
-
-        def ended() -> bool:
-            return ended_here(spec.task)
-
-        self.control = control_link(urls, spec.task, spec.clustered, ended)
-        self.layout, self.scale = read_run(self.control, spec.task)
-        self.optimizer = _kernels.Optimizer(self.layout.optimizer, self.layout.learning_rate)
-        self.shards = open_shards(urls, self.layout, ended)
-        self.rows = 0  # by all workers, as last heard
-
-    def close(self) -> None:
-        for link in [self.control, *(shard.link for shard in self.shards)]:
-            link.close()
+        super().__init__(spec)
+        self.shards = open_shards(self.urls, self.layout, self.ended)
 
 
 class ServedPort(RemotePort):
@@ -86,10 +84,10 @@ class _Batch:
     weight: float = 0.0
 
 
-class SteppingWorker(Worker):
+class SteppingWorker(StoreWorker):
     """Steps a model that servers hold."""
 
-    _store: ServedModel  # type: ignore[assignment]
+    _store: ServedModel
     _port: ServedPort  # type: ignore[assignment]
 
     def _connect(self) -> None:
@@ -127,12 +125,6 @@ class SteppingWorker(Worker):
 
     def _prepare(self, _room: int) -> None:
         """The kernels that work on a model in memory are not needed."""
-
-    def run(self) -> WorkerReport:
-        try:
-            return super().run()
-        finally:
-            self._store.close()
 
     def _epochs(self) -> None:
         try:

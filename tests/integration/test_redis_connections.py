@@ -140,7 +140,6 @@ def test_the_command_prints_a_url_and_stops_cleanly(
         [*COMMAND, "--json", "--max-memory", "50mb"],
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert running.stdout is not None
     text = ""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from redis_server import Cluster, Proxy, RedisServer, keys_left, version_of
+from redis_server import Cluster, Proxy, RedisServer, keys_left, major_version
 
 import cirrus_fast
 from cirrus_fast import LogisticRegression
@@ -224,7 +224,7 @@ def test_a_model_that_another_program_writes_to_is_noticed(
 
 def test_a_server_that_loads_its_data_is_waited_for(clicks: Dataset, own_redis: Any) -> None:
     slow = ["--key-load-delay", "200"]
-    if version_of(find_server()) >= 7:  # which keep what is for debugging to themselves
+    if major_version(find_server()) >= 7:  # which keep what is for debugging to themselves
         slow += ["--enable-debug-command", "yes"]
     server = own_redis(*slow)
     with server.client() as client:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from module_server import ReplyError, Server, Wire, program, redis_module, request, step_request
-from redis_server import version_of as version_of_program
+from redis_server import major_version
 
 from cirrus_fast import __version__, _kernels
 
@@ -567,7 +567,7 @@ def test_time_to_live_and_memory(wire):
 
 def module_command(program: Path) -> list[str]:
     """What has a server obey MODULE, which those since 7.0 refuse."""
-    return ["--enable-module-command", "yes"] if version_of_program(program) >= 7 else []
+    return ["--enable-module-command", "yes"] if major_version(program) >= 7 else []
 
 
 def test_it_is_not_unloaded_while_in_use(make, program):
