@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 
 from cirrus_fast.data import loading
@@ -21,13 +20,21 @@ from cirrus_fast.data.columns import (
 )
 from cirrus_fast.data.criteo import DEFAULT_BITS, check_bits
 from cirrus_fast.data.csr import CSR
-from cirrus_fast.data.dataset import Dataset, read_ahead, rows_of
+from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.formats import CRITEO, LIBSVM
-from cirrus_fast.data.loading import Ids, Total, existing, row_slice, spans, write_dataset
-from cirrus_fast.data.manifest import Block
+from cirrus_fast.data.loading import (
+    Ids,
+    Items,
+    Total,
+    existing,
+    row_slice,
+    spans,
+    write_dataset,
+)
 from cirrus_fast.data.parallel import thread_count
-from cirrus_fast.data.reading import CriteoReader, LibsvmReader, Part
+from cirrus_fast.data.reading import CriteoReader, LibsvmReader, Part, TextReader
 from cirrus_fast.data.rows import as_rows, check_numbers
+from cirrus_fast.data.scaled import sample_scaled, scaled_items
 from cirrus_fast.data.sources import Chunk, Source
 from cirrus_fast.data.storage import absolute, resolve
 from cirrus_fast.data.text import MAX_INDEX
@@ -88,7 +95,8 @@ def load_libsvm(
 
     Returns
     -------
-    Dataset. Loading the same source again with the same options reuses what is there.
+    Dataset. Loading the same source again with the same options reuses what is there, and goes on
+    where such a load broke off: its process was killed, or storage was out of reach.
 
     Raises
     ------
@@ -143,14 +151,12 @@ def load_libsvm(
         allow_nonfinite=allow_nonfinite,
         skip_bad_rows=skip_bad_rows,
     )
-    tell = _bytes_done(on_progress)
     at_limit: Chunk | None = None  # the first chunk with an index that a base of 0 would refuse
 
-    def note(chunk: Chunk, total: Total) -> None:
+    def note(chunk: Chunk, max_index: int | None) -> None:
         nonlocal at_limit
-        if at_limit is None and total.max_index == n_features and total.max_index is not None:
+        if at_limit is None and max_index == n_features and max_index is not None:
             at_limit = chunk
-        tell(chunk)
 
     def ids(total: Total) -> Ids:
         if hash_bits is not None:
@@ -159,8 +165,10 @@ def load_libsvm(
         needed = 0 if total.max_index is None else total.max_index + 1 - base
         if n_features is None:
             return Ids(needed if parent is None else max(needed, parent.n_features), base)
-        if needed > n_features and at_limit is not None:
-            reader.refuse_largest(at_limit)
+        if needed > n_features:
+            # Where others have read it, the chunk has to be looked for.
+            for chunk in reader.chunks(found) if at_limit is None else [at_limit]:
+                reader.refuse_largest(chunk)
             raise DatasetError(f"{dataset}: its source changed while it was read")
         return Ids(n_features, base)
 
@@ -169,15 +177,16 @@ def load_libsvm(
 
     return write_dataset(
         dataset,
-        reader.chunks(found),
-        reader.by_lines(loading.BLOCK_ROWS),
+        _text_items(reader, found, reader.by_lines(loading.BLOCK_ROWS)),
         ids_of_text,
         lineage=lineage,
         n_threads=threads,
         overwrite=overwrite,
+        goes_on=not found.is_stdin,
         positive_labels=positive_labels,
         parent=parent,
-        on_part=note,
+        on_progress=on_progress,
+        on_item=note,
     )
 
 
@@ -244,17 +253,16 @@ def load_criteo(
     if reused is not None:
         return reused
     reader = CriteoReader(width, has_labels, skip_bad_rows)
-    tell = _bytes_done(on_progress)
     return write_dataset(
         dataset,
-        reader.chunks(found),
-        lambda chunk: [reader.read(chunk)],
+        _text_items(reader, found, lambda chunk: [reader.read(chunk)]),
         lambda _: Ids(1 << width, hash_bits=width, text_format=CRITEO),
         lineage=lineage,
         n_threads=threads,
         overwrite=overwrite,
+        goes_on=not found.is_stdin,
         parent=parent,
-        on_part=lambda chunk, _: tell(chunk),
+        on_progress=on_progress,
     )
 
 
@@ -307,16 +315,25 @@ def load_csr(
         ids = replace(ids, label_weights=weighed, allow_nonfinite=allow_nonfinite)
     return write_dataset(
         dataset,
-        spans(rows.n_rows),
-        lambda span: [Part(row_slice(rows, *span))],
+        Items(
+            lambda _: spans(rows.n_rows),
+            lambda span: [Part(row_slice(rows, *span))],
+            lambda span: int(rows.indptr[span[0]]) // _UNIT_ENTRIES,
+            lambda span: span[1] - span[0],
+        ),
         lambda _: ids,
         lineage={"source": [{"arrays": True}], "options": {}},
         n_threads=threads,
         overwrite=overwrite,
+        goes_on=False,
         positive_labels=positive_labels,
         parent=parent,
-        sample=rows,
+        sample=lambda: rows,
     )
+
+
+# Of arrays, that are written together.
+_UNIT_ENTRIES = 1 << 25
 
 
 def normalize(
@@ -345,7 +362,8 @@ def normalize(
 
     Returns
     -------
-    Dataset. A model trained on it carries the scaling, so it scores raw rows too.
+    Dataset. A model trained on it carries the scaling, so it scores raw rows too. The same call
+    goes on where one broke off, as `load_libsvm` does.
     """
     threads = thread_count(n_threads)
     if scaling not in SCALINGS:
@@ -367,63 +385,30 @@ def normalize(
     reused = existing(dst, lineage, overwrite)
     if reused is not None:
         return reused
-    manifest = source.manifest
-
-    def scaled(stored: tuple[Block, memoryview | None]) -> Part:
-        rows = rows_of(source, *stored)
-        return Part(_as_written(fitted.apply_rows(rows), manifest.index_base))
-
     return write_dataset(
         dst,
-        read_ahead(source),
-        lambda stored: [scaled(stored)],
-        lambda _: Ids.like(manifest, source.n_features),
+        scaled_items(source, fitted),
+        lambda _: Ids.like(source.manifest, source.n_features),
         lineage=lineage,
         n_threads=threads,
         overwrite=overwrite,
         parent=source,
         scaling=fitted,
-        sample=_sample(source, lambda block: scaled((block, None))),
+        sample=lambda: sample_scaled(source, fitted),
         columns=fitted.scaled(source.columns),
-        on_part=None if on_progress is None else lambda _, total: on_progress(total.n_rows),
+        on_progress=on_progress,
     )
 
 
-# Blocks that a dictionary is made from, over all of a data set so that it fits the last as well as
-# the first; fewer of long rows.
-_SAMPLED_BLOCKS = 8
-_SAMPLED_ENTRIES = 1 << 21
-
-
-def _sample(source: Dataset, read: Callable[[Block], Part]) -> CSR | None:
-    """Rows for the dictionary of what `read` makes of a data set's blocks."""
-    blocks = source.blocks
-    if not blocks:
-        return None
-    longest = max(block.nnz for block in blocks)
-    n = max(1, min(len(blocks), _SAMPLED_BLOCKS, _SAMPLED_ENTRIES // max(1, longest)))
-    parts = [read(blocks[i * len(blocks) // n]).rows for i in range(n)]
-    lengths = np.concatenate([[0], *(np.diff(part.indptr) for part in parts)])
-    return CSR(
-        np.concatenate([part.labels for part in parts]),
-        np.cumsum(lengths, dtype=np.int64),
-        np.concatenate([part.indices for part in parts]),
-        np.concatenate([part.data for part in parts]),
-        source.n_features + source.manifest.index_base,
+def _text_items(
+    reader: TextReader, source: Source, read: Callable[[Chunk], Iterable[Part]]
+) -> Items[Chunk]:
+    return Items(
+        lambda wanted: reader.chunks(source, wanted),
+        read,
+        lambda chunk: chunk.unit,
+        lambda chunk: chunk.n_bytes,
     )
-
-
-def _bytes_done(on_progress: Progress | None) -> Callable[[Chunk], None]:
-    """What adds up the chunks done."""
-    done = 0
-
-    def tell(chunk: Chunk) -> None:
-        nonlocal done
-        done += chunk.n_bytes
-        if on_progress is not None:
-            on_progress(done)
-
-    return tell
 
 
 def _base(zero_based: bool | str, total: Total) -> int:
@@ -431,20 +416,6 @@ def _base(zero_based: bool | str, total: Total) -> int:
     if zero_based == "auto":
         return 0 if total.min_index == 0 else 1
     return 0 if zero_based else 1
-
-
-def _as_written(rows: CSR, base: int) -> CSR:
-    """Rows with the index base put back on."""
-    if base == 0:
-        return rows
-    return CSR(
-        rows.labels,
-        rows.indptr,
-        rows.indices + np.uint32(base),
-        rows.data,
-        rows.n_features + base,
-        rows.weights,
-    )
 
 
 def _text_like(

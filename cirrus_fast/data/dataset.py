@@ -25,8 +25,10 @@ from cirrus_fast.data.manifest import (
     DICTIONARY_NAME,
     FORMAT,
     MANIFEST,
+    RECORD_NAME,
     SCALING_NAME,
     SHARD_NAME,
+    UNFINISHED,
     Block,
     Manifest,
 )
@@ -45,10 +47,10 @@ from cirrus_fast.errors import BlockError, DatasetError, StorageError
 from cirrus_fast.notices import notice
 
 # What a DatasetWriter makes, finished or not; nothing else in the folder is ever deleted. The
-# manifest and the lock are deleted by name.
+# manifest, the lock and what says what an unfinished data set is of are deleted by name.
 _OURS = re.compile(
-    rf"({SHARD_NAME}|{DICTIONARY_NAME}|{COLUMNS_NAME}|{SCALING_NAME}"
-    rf"|({re.escape(MANIFEST)}|{re.escape(LOCK)})(?=\.))"
+    rf"({SHARD_NAME}|{DICTIONARY_NAME}|{COLUMNS_NAME}|{SCALING_NAME}|{RECORD_NAME}"
+    rf"|({re.escape(MANIFEST)}|{re.escape(LOCK)}|{re.escape(UNFINISHED)})(?=\.))"
     rf"(\..+{re.escape(TEMPORARY_SUFFIX)})?"
 )
 
@@ -267,7 +269,9 @@ def remove_dataset(name: str) -> None:
     storage = check_removable(name)
     with Lock(storage, name):
         storage.delete(MANIFEST)  # first, so that it is never half there
+        storage.delete(UNFINISHED)
         sweep(storage, keep=())
+        storage.abandon_uploads()
 
 
 def check_removable(name: str) -> Storage:
@@ -275,7 +279,7 @@ def check_removable(name: str) -> Storage:
     storage = open_storage(resolve(name))
     if storage.exists(MANIFEST):
         refuse_foreign(storage, name)
-    elif not _ours(storage) and not storage.exists(LOCK):
+    elif not _ours(storage) and not storage.exists(LOCK) and not storage.exists(UNFINISHED):
         raise _missing(storage, name)
     refuse_if_held(storage, name)
     return storage
@@ -313,7 +317,8 @@ def _missing(storage: Storage, name: str) -> DatasetError:
         return busy
     if storage.names():
         return DatasetError(
-            f"{name}: incomplete data set (no {MANIFEST} in {storage.uri}); load it again"
+            f"{name}: incomplete data set (no {MANIFEST} in {storage.uri}); load it again, which "
+            "goes on where it broke off if it can"
         )
     text = ", and no text file of that name" if _may_be_a_file(name) else ""
     return DatasetError(

@@ -1,67 +1,166 @@
-"""Writing a data set: shards as blocks come, everything else at the end, the manifest last."""
+"""Writing a data set: shards as blocks come, everything else at the end, the manifest last.
+
+Blocks are written unit by unit (units.py). Where another load of the same source may go on, each
+unit but the last leaves a record, so that what is finished stays finished when a load breaks off.
+"""
 
 from __future__ import annotations
 
 import io
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from cirrus_fast import _kernels
+from cirrus_fast.data import units
 from cirrus_fast.data.blocks import Dictionary
 from cirrus_fast.data.columns import ColumnStatistics, Scaling
-from cirrus_fast.data.dataset import refuse_foreign, scaling_to_arrays, sweep
+from cirrus_fast.data.dataset import (
+    Dataset,
+    read_manifest,
+    refuse_foreign,
+    scaling_to_arrays,
+    sweep,
+)
 from cirrus_fast.data.labels import LabelMap
 from cirrus_fast.data.lock import Lock
-from cirrus_fast.data.manifest import MANIFEST, Block, Manifest
-from cirrus_fast.data.storage import ObjectWriter, open_storage, resolve
-from cirrus_fast.errors import DatasetError
+from cirrus_fast.data.manifest import MANIFEST, UNFINISHED, Block, Manifest
+from cirrus_fast.data.storage import ObjectWriter, Storage, open_storage, resolve
+from cirrus_fast.data.units import Header, StoredShard, Unit
+from cirrus_fast.errors import CirrusFastError, DatasetError, StorageError
+from cirrus_fast.notices import notice
 
 # Large enough that a shard is worth a connection, small enough to be retried.
 SHARD_BYTES = 64 << 20
 
 
+class UnitWriter:
+    """Writes the shards of a unit, one block after another."""
+
+    def __init__(self, storage: Storage, token: str, unit: Unit) -> None:
+        self._storage = storage
+        self._token = token
+        self.unit = unit
+        self._shard: ObjectWriter | None = None
+
+    def add_block(self, raw: bytes, n_rows: int, nnz: int) -> None:
+        """Appends one encoded block."""
+        shards = self.unit.shards
+        if self._shard is None:
+            number = self.unit.number * units.MOST_SHARDS + len(shards)
+            name = f"shard-{self._token}-{number:05d}.cfs"
+            self._shard = self._storage.writer(name)
+            shards.append(StoredShard(name))
+        self._shard.write(raw)
+        shards[-1].add(raw, n_rows, nnz)
+        # Those of the last number go on: what follows is another unit's.
+        if shards[-1].n_bytes >= SHARD_BYTES and len(shards) < units.MOST_SHARDS:
+            self.close()
+
+    def close(self) -> None:
+        if self._shard is not None:
+            self._shard.commit()
+            self._shard = None
+
+    def remove(self) -> None:
+        if self._shard is not None:
+            self._shard.abort()
+        for shard in self.unit.shards:
+            self._storage.delete(shard.name)
+
+
 class DatasetWriter:
-    """Use as a context manager: leaving it without `finish` removes what was written.
+    """Use as a context manager: leaving it without `finish` removes what was written, or keeps it
+    for a load that goes on.
 
     Entering it is a DatasetError while another writes a data set of this name. Objects carry a
     token of this writer in their names, so a data set that is being replaced stays readable until
     the new manifest takes its place.
+
+    Attributes
+    ----------
+    left : units by number that a load of the same which broke off has made
+    dictionary : what blocks are coded with, once it is there
     """
 
-    def __init__(self, name: str, *, overwrite: bool) -> None:
-        """overwrite : whether a data set of this name may be there"""
+    def __init__(
+        self, name: str, *, overwrite: bool, lineage: Mapping[str, Any] | None = None
+    ) -> None:
+        """overwrite : whether a data set of this name may be there
+        lineage : of what is written, if another load of it may go on where this one breaks off
+        """
         self._name = name
         self._overwrite = overwrite
-        self._storage = open_storage(resolve(name))
-        self._lock = Lock(self._storage, name)
-        self._token = secrets.token_hex(4)
-        self._written: list[str] = []
-        self._shard: ObjectWriter | None = None
-        self._shard_bytes = self._shard_crc = 0
-        self._dictionary: str | None = None
-        self._blocks: list[Block] = []
-        self._sizes: dict[str, int] = {}
-        self._checksums: dict[str, int] = {}
-        self._n_rows = 0
-        self._nnz = 0
+        self._lineage = lineage
+        self.storage = open_storage(resolve(name))
+        self._lock = Lock(self.storage, name)
+        self.left: dict[int, Unit] = {}
+        self._begin_empty()
         self._finished = False
         self._manifest: bytes | None = None
+
+    def _begin_empty(self) -> None:
+        self.token = secrets.token_hex(4)
+        self.dictionary: Dictionary | None = None
+        self.dictionary_name: str | None = None
+        self._units: dict[int, Unit] = {}
+        self._writer: UnitWriter | None = None
+        self._unrecorded: Unit | None = None
+        self._recorded: dict[int, int] = {}  # rows of units, by number
+        self._beside: dict[str, int] = {}  # other objects, with their checksums
+        self._is_headed = False
 
     def __enter__(self) -> DatasetWriter:
         self._lock.acquire()
         try:
-            if self._storage.exists(MANIFEST):
-                refuse_foreign(self._storage, self._name)
+            if self.storage.exists(MANIFEST):
+                refuse_foreign(self.storage, self._name)
                 if not self._overwrite:  # there was none when the caller looked
                     raise DatasetError(f"{self._name}: a data set of this name was made meanwhile")
+            self._look_back()
         except BaseException:
             self._lock.release()
             raise
         return self
+
+    def _look_back(self) -> None:
+        """Takes over what a load left that broke off, or removes it."""
+        self.storage.abandon_uploads()
+        if not self.storage.exists(UNFINISHED):
+            return
+        header = Header.from_bytes(self.storage.read(UNFINISHED))
+        same = header is not None and header.lineage == self._lineage and not self._overwrite
+        if header is not None and same:
+            self.left = _records(self.storage, header.token)
+            self.dictionary = units.read_dictionary(self.storage, header)
+            same = bool(self.left) and self.dictionary is not None
+        if header is None or not same:
+            why = "as overwrite=True asks" if self._overwrite else "it was of something else"
+            notice(f"{self._name}: what an unfinished load left is removed, {why}")
+            self.left, self.dictionary = {}, None
+            clear_unfinished(self.storage, self._name)
+            return
+        self.token = header.token
+        self.dictionary_name = header.dictionary
+        self._beside[header.dictionary] = header.checksum
+        self._is_headed = True
+        self._recorded = {number: unit.sums.n_rows for number, unit in self.left.items()}
+        records = [units.record_name(self.token, number) for number in self.left]
+        shards = [shard.name for unit in self.left.values() for shard in unit.shards]
+        sweep(self.storage, keep=[header.dictionary, *records, *shards])
+        n_rows = sum(self._recorded.values())
+        notice(f"{self._name}: goes on where a load broke off, {n_rows} rows are there")
+
+    def begin_anew(self, why: str) -> None:
+        """Removes all that was written."""
+        notice(f"{self._name}: {why}; it begins anew")
+        self._remove_all()
+        self.left = {}
+        self._begin_empty()
 
     def __exit__(
         self,
@@ -71,60 +170,95 @@ class DatasetWriter:
     ) -> None:
         try:
             if not self._finished and not self._is_in_place():
-                self._remove_written()
+                if self._may_go_on(error):
+                    self._keep()
+                else:
+                    self._remove_all()
         finally:
             self._lock.release()
 
-    def _remove_written(self) -> None:
-        if self._shard is not None:
-            self._shard.abort()
-        for name in self._written:
-            self._storage.delete(name)
+    def _may_go_on(self, error: BaseException | None) -> bool:
+        """Whether another try might come further: not where the rows themselves are at fault."""
+        at_fault = isinstance(error, CirrusFastError) and not isinstance(error, StorageError)
+        return bool(self._recorded) and error is not None and not at_fault
+
+    def _keep(self) -> None:
+        """What has a record; the storage may be out of reach."""
+        with suppress(StorageError):
+            if self._writer is not None:
+                self._writer.remove()
+            if self._unrecorded is not None:
+                self._record(self._unrecorded)
+        n_rows = sum(self._recorded.values())
+        notice(
+            f"{self._name}: the load broke off; {n_rows} rows are kept, and the same load goes on "
+            "from there; `cirrus-fast rm` removes them"
+        )
+
+    def _remove_all(self) -> None:
+        if self._writer is not None:
+            self._writer.remove()
+        made = {**self._units, **self.left}.values()
+        if self._is_headed:
+            self.storage.delete(UNFINISHED)
+            for number in list(_records(self.storage, self.token)):
+                self.storage.delete(units.record_name(self.token, number))
+        for name in (*self._beside, *(shard.name for unit in made for shard in unit.shards)):
+            self.storage.delete(name)
 
     def _is_in_place(self) -> bool:
         """Whether the manifest was written after all, though the caller was interrupted then."""
-        written = self._manifest is not None and self._storage.exists(MANIFEST)
-        return written and self._storage.read(MANIFEST) == self._manifest
-
-    @property
-    def n_rows(self) -> int:
-        return self._n_rows
+        written = self._manifest is not None and self.storage.exists(MANIFEST)
+        return written and self.storage.read(MANIFEST) == self._manifest
 
     def add_dictionary(self, dictionary: Dictionary) -> None:
         """Writes what the blocks refer to."""
-        self._dictionary = self._write("dictionary.cfd", dictionary.to_bytes())
+        self.dictionary = dictionary
+        self.dictionary_name = self._write("dictionary.cfd", dictionary.to_bytes())
 
-    def add_block(self, raw: bytes, n_rows: int, nnz: int) -> None:
-        """Appends one encoded block."""
-        if self._shard is None:
-            name = f"shard-{self._token}-{len(self._sizes):05d}.cfs"
-            self._shard = self._storage.writer(name)
-            self._shard_name = name
-            self._shard_bytes = self._shard_crc = 0
-        self._shard.write(raw)
-        self._blocks.append(
-            Block(self._shard_name, self._shard_bytes, len(raw), n_rows, nnz, self._n_rows)
-        )
-        self._shard_bytes += len(raw)
-        self._shard_crc = _kernels.crc32c(raw, self._shard_crc)
-        self._n_rows += n_rows
-        self._nnz += nnz
-        if self._shard_bytes >= SHARD_BYTES:
-            self._close_shard()
+    def begin_unit(self, unit: Unit) -> UnitWriter:
+        """What writes its blocks, until `end_unit`."""
+        if self._unrecorded is not None and self._lineage is not None:
+            self.head()
+            self._record(self._unrecorded)
+        self._unrecorded = None
+        self._writer = UnitWriter(self.storage, self.token, unit)
+        return self._writer
 
-    def _close_shard(self) -> None:
-        if self._shard is not None:
-            self._shard.commit()
-            self._written.append(self._shard_name)
-            self._sizes[self._shard_name] = self._shard_bytes
-            self._checksums[self._shard_name] = self._shard_crc
-            self._shard = None
+    def end_unit(self) -> None:
+        assert self._writer is not None
+        self._writer.close()
+        self._unrecorded = self._writer.unit
+        self.take_unit(self._writer.unit)
+        self._writer = None
+
+    def take_unit(self, unit: Unit) -> None:
+        """Makes a unit part of the data set whose shards are there."""
+        self._units[unit.number] = unit
+
+    def _record(self, unit: Unit) -> None:
+        units.write_record(self.storage, self.token, unit)
+        self.note_record(unit)
+
+    def note_record(self, unit: Unit) -> None:
+        """Of a unit whose record another has written."""
+        self._recorded[unit.number] = unit.sums.n_rows
+
+    def head(self) -> None:
+        """Says what the units that have records are of; those of others are found by it."""
+        if self._is_headed:
+            return
+        assert self._lineage is not None
+        assert self.dictionary_name is not None
+        name = self.dictionary_name
+        header = Header(self._lineage, self.token, name, self._beside[name])
+        self._is_headed = True
+        self.storage.write(UNFINISHED, header.to_bytes())
 
     def _write(self, stem: str, raw: bytes) -> str:
-        name = stem.replace(".", f"-{self._token}.")
-        self._storage.write(name, raw)
-        self._written.append(name)
-        self._checksums[name] = _kernels.crc32c(raw)
+        name = stem.replace(".", f"-{self.token}.")
+        self._beside[name] = _kernels.crc32c(raw)
+        self.storage.write(name, raw)
         return name
 
     def finish(
@@ -147,16 +281,16 @@ class DatasetWriter:
         scaling: Scaling | None = None,
     ) -> None:
         """Writes the rest, then the manifest, then removes what an earlier data set left here."""
-        self._close_shard()
         scaling_name = None
         if scaling is not None:
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, **scaling_to_arrays(scaling))
-            scaling_name = self._write("scaling.npz", buffer.getvalue())
+            scaling_name = self.write_scaling(scaling)
+        columns_name = self._write("columns.npz", columns.to_bytes())
+        blocks, sizes = self._blocks()
+        shards = [shard for unit in self._units.values() for shard in unit.shards]
         manifest = Manifest(
-            n_rows=self._n_rows,
+            n_rows=sum(block.n_rows for block in blocks),
             n_features=n_features,
-            nnz=self._nnz,
+            nnz=sum(block.nnz for block in blocks),
             longest_row=longest_row,
             n_positive=n_positive,
             weight=weight,
@@ -168,22 +302,87 @@ class DatasetWriter:
             allow_nonfinite=allow_nonfinite,
             label_map=label_map,
             has_weights=has_weights,
-            blocks=tuple(self._blocks),
-            dictionary=self._dictionary,
-            columns=self._write("columns.npz", columns.to_bytes()),
+            blocks=blocks,
+            dictionary=self.dictionary_name,
+            columns=columns_name,
             lineage=lineage,
             scaling=scaling_name,
             scaling_id=None if scaling is None else scaling.id,
-            shard_sizes=self._sizes,
-            checksums=self._checksums,
+            shard_sizes=sizes,
+            checksums=self._beside | {shard.name: shard.crc32c for shard in shards},
         )
-        gone = [written for written in self._written if not self._storage.exists(written)]
+        written = [*self._beside, *sizes]
+        gone = [name for name in written if not self.storage.exists(name)]
         if gone:
             raise DatasetError(
-                f"{self._storage.uri}: {gone[0]} vanished while this data set was written; "
+                f"{self.storage.uri}: {gone[0]} vanished while this data set was written; "
                 "load it again"
             )
         self._manifest = manifest.to_json()
-        self._storage.write(MANIFEST, self._manifest)
+        self.storage.write(MANIFEST, self._manifest)
         self._finished = True
-        sweep(self._storage, keep=self._written)
+        if self._is_headed:
+            self.storage.delete(UNFINISHED)
+        sweep(self.storage, keep=written)
+
+    def write_scaling(self, scaling: Scaling) -> str:
+        """Once, before the end where others need it."""
+        name = f"scaling-{self.token}.npz"
+        if name not in self._beside:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **scaling_to_arrays(scaling))
+            self._write("scaling.npz", buffer.getvalue())
+        return name
+
+    def _blocks(self) -> tuple[tuple[Block, ...], dict[str, int]]:
+        """All blocks in order, and the sizes of their shards."""
+        blocks: list[Block] = []
+        sizes: dict[str, int] = {}
+        first_row = 0
+        for _, unit in sorted(self._units.items()):
+            for shard in unit.shards:
+                offset = 0
+                for n_bytes, n_rows, nnz in shard.blocks:
+                    blocks.append(Block(shard.name, offset, n_bytes, n_rows, nnz, first_row))
+                    offset += n_bytes
+                    first_row += n_rows
+                sizes[shard.name] = shard.n_bytes
+        return tuple(blocks), sizes
+
+
+def _records(storage: Storage, token: str) -> dict[int, Unit]:
+    """Units with whole records, by number."""
+    found: dict[int, Unit] = {}
+    for name in storage.names():
+        if name.startswith(f"unit-{token}-") and name.endswith(".json"):
+            unit = units.read_record(storage, name)
+            if unit is not None and units.record_name(token, unit.number) == name:
+                found[unit.number] = unit
+    return dict(sorted(found.items()))
+
+
+def clear_unfinished(storage: Storage, name: str) -> None:
+    """Removes what an unfinished load left beside the data set, if there is one. The lock must be
+    held."""
+    storage.delete(UNFINISHED)
+    try:
+        keep = list(read_manifest(storage, name).checksums)
+    except DatasetError:
+        if storage.exists(MANIFEST):  # damaged: what is of it is not known before it is replaced
+            return
+        keep = []
+    sweep(storage, keep)
+
+
+def tidy(dataset: Dataset) -> None:
+    """Removes what an unfinished load that was to replace a data set has left beside it."""
+    storage = open_storage(dataset.uri)
+    if not storage.exists(UNFINISHED):
+        return
+    try:
+        with Lock(storage, dataset.name):
+            storage.abandon_uploads()
+            clear_unfinished(storage, dataset.name)
+    except DatasetError:  # it is at work
+        return
+    notice(f"{dataset.name}: what an unfinished load left is removed")

@@ -6,12 +6,11 @@ in parts that caches hold, and each is done with before the next is read.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -20,21 +19,20 @@ from cirrus_fast.data.blocks import Dictionary, encode_block
 from cirrus_fast.data.columns import ColumnCounter, ColumnStatistics, Scaling
 from cirrus_fast.data.csr import CSR
 from cirrus_fast.data.dataset import Dataset
-from cirrus_fast.data.dataset_writer import DatasetWriter
+from cirrus_fast.data.dataset_writer import DatasetWriter, UnitWriter, tidy
 from cirrus_fast.data.formats import LIBSVM
 from cirrus_fast.data.labels import LabelMap, count_labels
 from cirrus_fast.data.manifest import Manifest
 from cirrus_fast.data.parallel import ordered_map
 from cirrus_fast.data.reading import Part
+from cirrus_fast.data.rows import joined
+from cirrus_fast.data.storage import Storage
+from cirrus_fast.data.units import Damaged, MergedColumns, Sums, Unit, least, most, scan_unit
 from cirrus_fast.errors import DatasetError, ParseError
 from cirrus_fast.notices import notice
 
 # Rows in a block: the unit of reading, shuffling and handing out to workers.
 BLOCK_ROWS = 4096
-# Distinct labels after which data are taken for something else than classes.
-MOST_LABELS = 10_000
-# Items whose column statistics wait to be merged: wide ones are merged seldom, memory is bounded.
-MERGED_AT_ONCE = 32
 
 Item = TypeVar("Item")
 
@@ -64,119 +62,94 @@ class Ids:
 
 
 class Total:
-    """What the parts of a data set add up to."""
+    """What the units of a data set add up to."""
 
     def __init__(self) -> None:
-        self.n_rows = 0
-        self.labels: Counter[float] = Counter()
-        self.label_weights: Counter[float] = Counter()
-        self.min_index: int | None = None  # of the stored ids; None without entries
-        self.max_index: int | None = None
-        self._columns: list[ColumnStatistics] = []
-        self.longest_row = 0
-        self.has_weights = False
-        self.n_skipped = 0
-        self.first_skipped: ParseError | None = None
+        self.sums = Sums()
+        self.amount = 0
+        self._others = MergedColumns()
 
-    def add(self, item: _Encoded) -> None:
-        self.n_rows += item.n_rows
-        self.labels.update(item.labels)
-        self.label_weights.update(item.label_weights)
-        if len(self.labels) > MOST_LABELS:
-            raise DatasetError(f"more than {MOST_LABELS} different labels; classes are needed")
-        self.min_index = _least(self.min_index, item.min_index)
-        self.max_index = _most(self.max_index, item.max_index)
-        self._columns.append(item.columns)
-        if len(self._columns) == MERGED_AT_ONCE:
-            self._columns = [ColumnStatistics.merge_all(self._columns)]
-        self.longest_row = max(self.longest_row, item.longest_row)
-        self.has_weights |= item.has_weights
-        self.n_skipped += item.n_skipped
-        if self.first_skipped is None and item.first_skipped is not None:
-            self.first_skipped = item.first_skipped()
+    def add(self, unit: Unit, others: ColumnStatistics) -> None:
+        """others : statistics of its columns, but for the ones that counters have"""
+        self.sums.add(unit.sums)
+        self.amount += unit.amount
+        self._others.add(others)
 
     @property
-    def columns(self) -> ColumnStatistics:
-        """But for the ones that counters have."""
-        return ColumnStatistics.merge_all(self._columns)
+    def max_index(self) -> int | None:
+        return self.sums.max_index
+
+    @property
+    def min_index(self) -> int | None:
+        return self.sums.min_index
+
+    def columns(self, ones: ColumnStatistics) -> ColumnStatistics:
+        return self._others.all().merge(ones)
 
 
 @dataclass(slots=True)
-class _Encoded:
-    """An item made into blocks, with what the manifest wants to know of it."""
+class Encoded:
+    """An item made into blocks, each with its numbers of rows and entries, and what the manifest
+    wants to know of it."""
 
     blocks: list[tuple[bytes, int, int]] = field(default_factory=list)
-    n_rows: int = 0
-    labels: Counter[float] = field(default_factory=Counter)
-    label_weights: Counter[float] = field(default_factory=Counter)
-    columns: ColumnStatistics = field(default_factory=ColumnStatistics.empty)
-    min_index: int | None = None
-    max_index: int | None = None
-    longest_row: int = 0
-    has_weights: bool = False
-    n_skipped: int = 0
+    parts: list[int] = field(default_factory=list)  # how many blocks of each
+    sums: Sums = field(default_factory=Sums)
+    others: ColumnStatistics = field(default_factory=ColumnStatistics.empty)
     first_skipped: Callable[[], ParseError] | None = None
 
     def look_at(self, part: Part) -> None:
         """Notes all but the columns of a part."""
-        rows = part.rows
+        rows, sums = part.rows, self.sums
         labels, label_weights = count_labels(rows.labels, rows.weights)
-        self.n_rows += rows.n_rows
-        self.labels.update(labels)
-        self.label_weights.update(label_weights)
+        sums.n_rows += rows.n_rows
+        sums.labels.update(labels)
+        sums.label_weights.update(label_weights)
         lengths = np.diff(rows.indptr)
-        self.longest_row = max(self.longest_row, int(lengths.max(initial=0)))
+        sums.longest_row = max(sums.longest_row, int(lengths.max(initial=0)))
         there = lengths > 0
         if there.any():  # ids increase within a row, or it cannot be encoded
             lowest = rows.indices[rows.indptr[:-1][there]].min()
             highest = rows.indices[rows.indptr[1:][there] - 1].max()
-            self.min_index = _least(self.min_index, int(lowest))
-            self.max_index = _most(self.max_index, int(highest))
-        self.has_weights |= rows.weights is not None
-        self.n_skipped += part.n_skipped
+            sums.min_index = least(sums.min_index, int(lowest))
+            sums.max_index = most(sums.max_index, int(highest))
+        sums.has_weights |= rows.weights is not None
+        sums.n_skipped += part.n_skipped
         self.first_skipped = self.first_skipped or part.first_skipped
 
     def add_blocks(self, rows: CSR, dictionary: Dictionary) -> None:
+        before = len(self.blocks)
         for begin, end in spans(rows.n_rows):
             piece = row_slice(rows, begin, end)
             raw = encode_block(
                 piece.labels, piece.indptr, piece.indices, piece.data, piece.weights, dictionary
             )
             self.blocks.append((raw, piece.n_rows, int(piece.indptr[-1] - piece.indptr[0])))
+        self.parts.append(len(self.blocks) - before)
 
 
-def _least(a: int | None, b: int | None) -> int | None:
-    return b if a is None else a if b is None else min(a, b)
-
-
-def _most(a: int | None, b: int | None) -> int | None:
-    return b if a is None else a if b is None else max(a, b)
-
-
-class _Encoder:
+class Encoder:
     """Makes items into blocks, on many threads. The first builds the dictionary, if there is none
     yet; until it is there, the others hold their rows."""
 
-    def __init__(self, sample: CSR | None, *, scan: bool) -> None:
+    def __init__(self, *, scan: bool) -> None:
         self.dictionary: Future[Dictionary] = Future()
-        if sample is not None:
-            self.dictionary.set_result(Dictionary.build(sample))
         self._scan = scan
         self._counters: list[ColumnCounter] = []
         self._idle: list[ColumnCounter] = []
 
-    def encode(self, read: Callable[[], Iterable[Part]], *, is_first: bool) -> _Encoded:
+    def encode(self, parts: Iterable[Part], *, is_first: bool = False) -> Encoded:
         if not is_first or self.dictionary.done():
-            return self._encode(read(), builds=False)
+            return self._encode(parts, builds=False)
         try:
-            return self._encode(read(), builds=True)
+            return self._encode(parts, builds=True)
         except BaseException as error:
             if not self.dictionary.done():
                 self.dictionary.set_exception(error)  # the others wait for it
             raise
 
-    def _encode(self, parts: Iterable[Part], *, builds: bool) -> _Encoded:
-        found = _Encoded()
+    def _encode(self, parts: Iterable[Part], *, builds: bool) -> Encoded:
+        found = Encoded()
         held: list[CSR] = []
         counter = self._counter()
         for part in parts:
@@ -192,12 +165,22 @@ class _Encoder:
             while held and self.dictionary.done():
                 found.add_blocks(held.pop(0), self.dictionary.result())
         if builds:
-            self.dictionary.set_result(Dictionary.build(_joined(held)))
+            self.dictionary.set_result(Dictionary.build(joined(held)))
         for rows in held:
             found.add_blocks(rows, self.dictionary.result())
-        found.columns = counter.take_part()
+        found.others = counter.take_part()
         self._idle.append(counter)
         return found
+
+    def look_again(self, unit: Unit, storage: Storage) -> ColumnStatistics:
+        """Of a unit that was encoded before: the statistics that `encode` would have given, merged;
+        it is checked on the way."""
+        if not self._scan:
+            return scan_unit(unit, storage, self.dictionary.result(), None)
+        counter = self._counter()
+        others = scan_unit(unit, storage, self.dictionary.result(), counter)
+        self._idle.append(counter)
+        return others
 
     def _counter(self) -> ColumnCounter:
         """One that no other thread has; what is appended to a list or taken from it is whole."""
@@ -225,107 +208,192 @@ def _copied(rows: CSR) -> CSR:
     )
 
 
-def _joined(parts: list[CSR]) -> CSR:
-    """All rows, labels and ids and values; of whole arrays."""
-    if len(parts) == 1:
-        return parts[0]
-    ends = np.cumsum([0, *(part.nnz for part in parts)])
-    return CSR(
-        np.concatenate([np.empty(0, np.float32), *(part.labels for part in parts)]),
-        np.concatenate([[0], *(p.indptr[1:] + end for p, end in zip(parts, ends, strict=False))]),
-        np.concatenate([np.empty(0, np.uint32), *(part.indices for part in parts)]),
-        np.concatenate([np.empty(0, np.float32), *(part.data for part in parts)]),
-        max((part.n_features for part in parts), default=0),
-    )
+@dataclass(frozen=True, slots=True)
+class Items(Generic[Item]):
+    """What a data set is made of, in order.
+
+    Attributes
+    ----------
+    of : those of the units that it says are wanted
+    read : read(item), called on threads, gives its rows in parts, ids as to be stored; a thread is
+        done with a part before it asks for the next
+    unit, amount : of an item: the number of its unit, and how much progress it is
+    """
+
+    of: Callable[[Callable[[int], bool]], Iterable[Item]]
+    read: Callable[[Item], Iterable[Part]]
+    unit: Callable[[Item], int]
+    amount: Callable[[Item], int]
 
 
 def write_dataset(
     name: str,
-    items: Iterable[Item],
-    read: Callable[[Item], Iterable[Part]],
+    items: Items[Item],
     ids: Callable[[Total], Ids],
     *,
     lineage: dict[str, Any],
     n_threads: int,
     overwrite: bool = False,
+    goes_on: bool = True,
     positive_labels: Iterable[float] | None = None,
     parent: Dataset | None = None,
     scaling: Scaling | None = None,
-    sample: CSR | None = None,
+    sample: Callable[[], CSR | None] = lambda: None,
     columns: ColumnStatistics | None = None,
-    on_part: Callable[[Item, Total], object] | None = None,
+    on_progress: Callable[[int], object] | None = None,
+    on_item: Callable[[Item, int | None], object] = lambda _item, _max_index: None,
+    elsewhere: Elsewhere | None = None,
 ) -> Dataset:
     """Makes the data set `name`, whole or not at all.
 
     Parameters
     ----------
-    items, read : read(item), called on threads, gives the rows of each in parts, ids as to be
-        stored; a thread is done with a part before it asks for the next
     ids : called at the end, with all that is known by then; says what the stored ids mean
     overwrite : whether a data set of this name may be replaced
+    goes_on : whether the lineage tells sources apart, so that what a load of the same left is good
     positive_labels, parent : decide the label map; a parent's is taken over
     scaling : what the values went through
     sample : rows to build the blocks' dictionary from; by default those of the first item
     columns : statistics of all rows, by 0-based id, where they are known; else rows are scanned
-    on_part : called in order, after an item was written
+    on_progress : is told the amount done
+    on_item : called in order, after an item was written, with its largest stored id
+    elsewhere : makes the units instead, and gives their total and columns; the rest is as here
     """
-    todo = iter(items)
-    with DatasetWriter(name, overwrite=overwrite) as writer:
-        encoder = _Encoder(sample, scan=columns is None)
-        first = next(todo, None)
-
-        def encode(item: Item) -> tuple[Item, _Encoded]:
-            return item, encoder.encode(lambda: read(item), is_first=item is first)
-
-        total = Total()
-        for item, part in ordered_map(
-            encode, chain([] if first is None else [first], todo), n_threads
-        ):
-            if item is first:
-                writer.add_dictionary(encoder.dictionary.result())
-            for block in part.blocks:
-                writer.add_block(*block)
-            total.add(part)
-            if on_part is not None:
-                on_part(item, total)
-        if total.n_rows == 0:
-            raise DatasetError(f"{name}: {_no_rows(total)}")
+    kept = lineage if goes_on else None
+    with DatasetWriter(name, overwrite=overwrite, lineage=kept) as writer:
+        while True:
+            try:
+                if elsewhere is None:
+                    total, found = _write_here(
+                        writer, items, n_threads, sample, columns is None, on_progress, on_item
+                    )
+                else:
+                    total, found = elsewhere(writer)
+                break
+            except Damaged as damage:
+                writer.begin_anew(str(damage))
+        sums = total.sums
+        if sums.n_rows == 0:
+            raise DatasetError(f"{name}: {_no_rows(sums)}")
         meaning = ids(total)
         try:
-            label_map = _label_map(total, positive_labels, parent)
+            label_map = _label_map(sums, positive_labels, parent)
         except DatasetError as error:
             raise DatasetError(f"{name}: {error}") from error
-        weight = sum(total.label_weights.values())
+        weight = sum(sums.label_weights.values())
         if not weight > 0:
             raise DatasetError(f"{name}: its rows weigh nothing: their sample weights are all 0")
         if columns is None:
-            columns = total.columns.merge(encoder.ones()).shifted(meaning.index_base)
+            columns = found.shifted(meaning.index_base)
         writer.finish(
             n_features=meaning.n_features,
-            longest_row=total.longest_row,
-            n_positive=sum(total.labels[label] for label in label_map.positive),
+            longest_row=sums.longest_row,
+            n_positive=sum(sums.labels[label] for label in label_map.positive),
             weight=weight,
-            positive_weight=sum(total.label_weights[label] for label in label_map.positive),
+            positive_weight=sum(sums.label_weights[label] for label in label_map.positive),
             index_base=meaning.index_base,
             hash_bits=meaning.hash_bits,
             text_format=meaning.text_format,
             label_weights=meaning.label_weights,
             allow_nonfinite=meaning.allow_nonfinite,
             label_map=label_map,
-            has_weights=total.has_weights,
+            has_weights=sums.has_weights,
             columns=columns,
             lineage=lineage,
             scaling=scaling,
         )
-    if total.n_skipped:
+    if sums.n_skipped:
         notice(
-            f"{name}: {total.n_skipped} rows could not be read and were left out; "
-            f"the first: {total.first_skipped}"
+            f"{name}: {sums.n_skipped} rows could not be read and were left out; "
+            f"the first: {sums.first_skipped}"
         )
     return Dataset(name)
 
 
-def _no_rows(total: Total) -> str:
+def _write_here(
+    writer: DatasetWriter,
+    items: Items[Item],
+    n_threads: int,
+    sample: Callable[[], CSR | None],
+    scan: bool,
+    on_progress: Callable[[int], object] | None,
+    on_item: Callable[[Item, int | None], object],
+) -> tuple[Total, ColumnStatistics]:
+    """Writes all units that are not there, in order, on threads of this process."""
+    encoder = Encoder(scan=scan)
+    if writer.dictionary is not None:
+        encoder.dictionary.set_result(writer.dictionary)
+    elif (rows := sample()) is not None:
+        encoder.dictionary.set_result(Dictionary.build(rows))
+    left = writer.left
+
+    def work() -> Iterator[Unit | Item]:
+        waiting = deque(left)
+        for item in items.of(lambda unit: unit not in left):
+            while waiting and waiting[0] < items.unit(item):
+                yield left[waiting.popleft()]
+            yield item
+        yield from (left[number] for number in waiting)
+
+    def do(thing: Unit | Item, is_first: bool) -> Encoded | ColumnStatistics:
+        if isinstance(thing, Unit):
+            return encoder.look_again(thing, writer.storage)
+        return encoder.encode(items.read(thing), is_first=is_first)
+
+    total = Total()
+    blocks: UnitWriter | None = None  # of the unit that is being written
+    others = MergedColumns()
+
+    def end_unit() -> None:
+        if blocks is not None:
+            writer.end_unit()
+            total.add(blocks.unit, others.all())
+
+    def tell() -> None:
+        if on_progress is not None:
+            on_progress(total.amount + (0 if blocks is None else blocks.unit.amount))
+
+    numbered = ((number == 0, thing) for number, thing in enumerate(work()))
+    for thing, done in ordered_map(lambda one: (one[1], do(one[1], one[0])), numbered, n_threads):
+        if isinstance(thing, Unit):
+            assert isinstance(done, ColumnStatistics)
+            end_unit()
+            blocks = None
+            writer.take_unit(thing)
+            total.add(thing, done)
+            tell()
+            continue
+        assert isinstance(done, Encoded)
+        if blocks is None or blocks.unit.number != items.unit(thing):
+            end_unit()
+            blocks, others = writer.begin_unit(Unit(items.unit(thing))), MergedColumns()
+        if writer.dictionary is None:
+            writer.add_dictionary(encoder.dictionary.result())
+        add_item(blocks, done, others, items.amount(thing))
+        on_item(thing, done.sums.max_index)
+        tell()
+    end_unit()
+    return total, total.columns(encoder.ones())
+
+
+def add_item(blocks: UnitWriter, done: Encoded, others: MergedColumns, amount: int) -> None:
+    """Writes an item behind those of its unit."""
+    unit = blocks.unit
+    for block in done.blocks:
+        blocks.add_block(*block)
+    if unit.sums.first_skipped is None and done.first_skipped is not None:
+        done.sums.first_skipped = done.first_skipped()
+    unit.sums.add(done.sums)
+    unit.items.append(done.parts)
+    unit.amount += amount
+    others.add(done.others)
+
+
+# Makes the units of a data set that are not there: gives what all add up to, and the columns.
+Elsewhere = Callable[[DatasetWriter], tuple[Total, ColumnStatistics]]
+
+
+def _no_rows(total: Sums) -> str:
     if not total.n_skipped:
         return "its source has no rows; a data set needs at least one"
     return (
@@ -335,7 +403,7 @@ def _no_rows(total: Total) -> str:
 
 
 def _label_map(
-    total: Total, positive_labels: Iterable[float] | None, parent: Dataset | None
+    total: Sums, positive_labels: Iterable[float] | None, parent: Dataset | None
 ) -> LabelMap:
     if parent is None:
         return LabelMap.decide(total.labels, positive_labels)
@@ -356,6 +424,7 @@ def existing(name: str, lineage: dict[str, Any] | None, overwrite: bool) -> Data
         raise
     if lineage is not None and there.manifest.lineage == lineage:
         notice(f"{name}: reused, it was made of the same source with the same options")
+        tidy(there)
         return there
     if not overwrite:
         raise DatasetError(

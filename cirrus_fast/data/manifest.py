@@ -31,6 +31,9 @@ SHARD_NAME = rf"shard-{_TOKEN}-\d{{5,}}\.cfs"
 DICTIONARY_NAME = rf"dictionary-{_TOKEN}\.cfd"
 COLUMNS_NAME = rf"columns-{_TOKEN}\.npz"
 SCALING_NAME = rf"scaling-{_TOKEN}\.npz"
+# Those of one that is not finished (units.py): what it is of, and what was made of it.
+UNFINISHED = "cirrus_fast.unfinished"
+RECORD_NAME = rf"unit-{_TOKEN}-\d{{5,}}(\.json|-(others|ones)\.npz)"
 
 _SEAL = re.compile(rb',\n "checksum": "([0-9a-f]{8})"\n}\n\Z')
 _MOST_ROWS = 2**63 - 1
@@ -148,6 +151,12 @@ def seal(body: Mapping[str, Any]) -> bytes:
     text = json.dumps(dict(body), indent=1).encode()
     text = text.removesuffix(b"\n}")
     return text + b',\n "checksum": "%08x"\n}\n' % _kernels.crc32c(text)
+
+
+def is_sealed(raw: bytes) -> bool:
+    """Whether a file is as `seal` made it."""
+    found = _SEAL.search(raw)
+    return found is not None and int(found[1], 16) == _kernels.crc32c(raw[: found.start()])
 
 
 class _Damaged(Exception):

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from cirrus_fast.data.criteo import CriteoLayout, parse_criteo_range, read_layout
 from cirrus_fast.data.csr import CSR
-from cirrus_fast.data.sources import Chunk, Source
+from cirrus_fast.data.sources import Chunk, Source, Wanted
 from cirrus_fast.data.text import (
     MAX_INDEX,
     Buffer,
@@ -34,8 +34,8 @@ class Part:
 class TextReader(Protocol):
     """Reads one format. `read` may be called on many threads."""
 
-    def chunks(self, source: Source) -> Iterator[Chunk]:
-        """The source in pieces that `read` takes."""
+    def chunks(self, source: Source, wanted: Wanted | None = None) -> Iterator[Chunk]:
+        """The source in pieces that `read` takes; of the wanted units."""
 
     def read(self, chunk: Chunk) -> Part:
         """The rows of a chunk."""
@@ -52,8 +52,8 @@ class LibsvmReader:
     allow_nonfinite: bool = False
     skip_bad_rows: bool = False
 
-    def chunks(self, source: Source) -> Iterator[Chunk]:
-        return source.chunks()
+    def chunks(self, source: Source, wanted: Wanted | None = None) -> Iterator[Chunk]:
+        return source.chunks(wanted=wanted)
 
     def read(self, chunk: Chunk) -> Part:
         return self._parse(lambda text: parse_text(text, **self._options), chunk.read(), chunk)
@@ -117,16 +117,22 @@ class CriteoReader:
     has_labels: bool | None = None
     skip_bad_rows: bool = False
 
-    def chunks(self, source: Source) -> Iterator[Chunk]:
+    def chunks(self, source: Source, wanted: Wanted | None = None) -> Iterator[Chunk]:
         """Chunks that know the layout of their source."""
-        layout = CriteoLayout()
-        for chunk in source.chunks():
+        layout, of = CriteoLayout(), None
+        for chunk in source.chunks(wanted=wanted):
             if chunk.starts_source:
-                try:
-                    layout = read_layout(chunk.read(), has_labels=self.has_labels)
-                except ParseError as error:
-                    raise _placed(error, chunk) from error
+                layout, of = self._layout(chunk), chunk.source
+            elif chunk.source != of:  # the wanted units begin in its midst
+                first = next(iter(Source((chunk.source,)).chunks()))
+                layout, of = self._layout(first), chunk.source
             yield replace(chunk, layout=layout)
+
+    def _layout(self, first: Chunk) -> CriteoLayout:
+        try:
+            return read_layout(first.read(), has_labels=self.has_labels)
+        except ParseError as error:
+            raise _placed(error, first) from error
 
     def read(self, chunk: Chunk) -> Part:
         layout = chunk.layout
@@ -155,5 +161,6 @@ def _part(
 
 def _placed(error: ParseError, chunk: Chunk, begin: int = 0) -> ParseError:
     """The error of a text that begins there in the chunk as one of the source."""
-    line = chunk.lines_before(begin) + 1
+    before = chunk.lines_before(begin)
+    line = None if before is None else before + 1
     return rebase(error, offset=chunk.offset + begin, line=line, source=chunk.source)

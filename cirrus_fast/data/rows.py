@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,3 +103,17 @@ def check_numbers(rows: CSR, *, allow_nonfinite: bool) -> None:
 
 def _first(bad: npt.NDArray[np.bool_]) -> int | None:
     return int(bad.argmax()) if bad.any() else None
+
+
+def joined(parts: Sequence[CSR]) -> CSR:
+    """All rows, labels and ids and values; of whole arrays."""
+    if len(parts) == 1:
+        return parts[0]
+    ends = np.cumsum([0, *(part.nnz for part in parts)])
+    return CSR(
+        np.concatenate([np.empty(0, np.float32), *(part.labels for part in parts)]),
+        np.concatenate([[0], *(p.indptr[1:] + end for p, end in zip(parts, ends, strict=False))]),
+        np.concatenate([np.empty(0, np.uint32), *(part.indices for part in parts)]),
+        np.concatenate([np.empty(0, np.float32), *(part.data for part in parts)]),
+        max((part.n_features for part in parts), default=0),
+    )

@@ -226,6 +226,32 @@ class S3Storage:
     def remove_folder(self) -> None:
         """There are no folders in S3."""
 
+    def abandon_uploads(self) -> None:
+        """Parts of uploads that were never completed, which are charged for. Who may not list them
+        leaves them to a rule of the bucket."""
+        from botocore.exceptions import ClientError
+
+        prefix = f"{self.prefix}/" if self.prefix else ""
+        with self._naming(""):
+            try:
+                found = [
+                    upload
+                    for page in client()
+                    .get_paginator("list_multipart_uploads")
+                    .paginate(Bucket=self.bucket, Prefix=prefix, **_payer())
+                    for upload in page.get("Uploads", ())
+                    if "/" not in upload["Key"].removeprefix(prefix)
+                ]
+                for upload in found:
+                    place = {"Bucket": self.bucket, "Key": upload["Key"]}
+                    client().abort_multipart_upload(
+                        **place, UploadId=upload["UploadId"], **_payer()
+                    )
+            except ClientError as error:
+                status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+                if status not in (403, 404, 501):  # not allowed; gone; not to be had there
+                    raise
+
     def _pages(self) -> Iterator[dict[str, Any]]:
         prefix = f"{self.prefix}/" if self.prefix else ""
         with self._naming(""):

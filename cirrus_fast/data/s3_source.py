@@ -17,6 +17,8 @@ from cirrus_fast.errors import StorageError
 # Large enough that a request's fixed cost is nothing beside its bytes.
 RANGE_BYTES = 8 << 20
 CONNECTIONS = 4
+# What is asked for at once beyond the end that was told, to reach the end of a line.
+_BEYOND_BYTES = 1 << 18
 
 
 def find(uri: str) -> list[str]:
@@ -43,14 +45,16 @@ def _head(uri: str) -> dict[str, Any] | None:
 
 
 class S3Stream(io.RawIOBase):
-    """An object from its first byte to its last; one that changes meanwhile is refused."""
+    """An object from a byte of it on; one that changes meanwhile is refused."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, begin: int = 0, end: int | None = None) -> None:
+        """end : up to there it is read ahead; who reads on gets what follows, too"""
         version = lineage(uri)
-        self._etag = version["etag"]
+        self._etag, self._size = version["etag"], int(version["bytes"])
         bucket, self._key = split(uri)
         self._getter = getter(bucket)
-        self._ranges = self._spans(version["bytes"])
+        self._end = self._size if end is None else min(end, self._size)
+        self._ranges = self._spans(begin, self._end)
         self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="cirrus-s3")
         self._coming: deque[Future[memoryview]] = deque()
         self._at_hand = memoryview(b"")
@@ -58,9 +62,9 @@ class S3Stream(io.RawIOBase):
             self._order()
 
     @staticmethod
-    def _spans(size: int) -> Iterator[tuple[int, int]]:
-        for begin in range(0, size, RANGE_BYTES):
-            yield begin, min(RANGE_BYTES, size - begin)
+    def _spans(begin: int, end: int) -> Iterator[tuple[int, int]]:
+        for at in range(begin, end, RANGE_BYTES):
+            yield at, min(RANGE_BYTES, end - at)
 
     def _order(self) -> None:
         span = next(self._ranges, None)
@@ -79,6 +83,10 @@ class S3Stream(io.RawIOBase):
         if not self._at_hand and self._coming:
             self._at_hand = self._coming.popleft().result()
             self._order()
+        elif not self._at_hand and self._end < self._size:
+            n_bytes = min(_BEYOND_BYTES, self._size - self._end)
+            self._at_hand = self._fetch(self._end, n_bytes)
+            self._end += n_bytes
         n = min(len(buffer), len(self._at_hand))
         buffer[:n] = self._at_hand[:n]
         self._at_hand = self._at_hand[n:]

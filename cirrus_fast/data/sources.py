@@ -12,8 +12,9 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, groupby
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +25,9 @@ from cirrus_fast.data.text_file import TextFile
 from cirrus_fast.errors import DatasetError, StorageError
 
 CHUNK_BYTES = 16 << 20
+# Text that is written together, by one worker where there are many; what a load that broke off has
+# done of it stays done. Of all sources as if they lay behind one another.
+UNIT_BYTES = 256 << 20
 # What is read of a chunk to learn how long its lines are.
 _FIRST_BYTES = 1 << 16
 STDIN = "-"
@@ -68,6 +72,8 @@ class Chunk:
     ----------
     source, offset, n_bytes : where they are
     held : their bytes, or the file that these are read from when they are asked for
+    lines_before_held : of the source, where held are bytes; None where they have not been counted
+    unit : number of the unit they are of
     layout : what the reader of the text learnt from the start of the source
     """
 
@@ -75,7 +81,8 @@ class Chunk:
     offset: int
     n_bytes: int
     held: bytes | TextFile
-    lines_before_held: int = 0
+    lines_before_held: int | None = 0
+    unit: int = 0
     layout: object = None
 
     def read(self, begin: int = 0, n_bytes: int | None = None) -> bytes | memoryview:
@@ -99,10 +106,12 @@ class Chunk:
             begin += end
             ahead = end + end // 64 + _FIRST_BYTES // 16  # lines to come are about as long
 
-    def lines_before(self, begin: int = 0) -> int:
-        """Lines of the source before the one that begins there."""
+    def lines_before(self, begin: int = 0) -> int | None:
+        """Lines of the source before the one that begins there; None if that is not known."""
         if isinstance(self.held, TextFile):
             return self.held.lines_before(self.offset + begin)
+        if self.lines_before_held is None:
+            return None
         return self.lines_before_held + self.held.count(b"\n", 0, begin)
 
     @property
@@ -110,11 +119,21 @@ class Chunk:
         return self.offset == 0
 
 
+Wanted = Callable[[int], bool]
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Files (or standard input) to read one after another."""
+    """Files (or standard input) to read one after another.
+
+    Attributes
+    ----------
+    paths : as they are opened
+    sizes : their bytes where they are known, so that who wants some units opens no other files
+    """
 
     paths: tuple[str, ...]
+    sizes: tuple[int, ...] | None = None
 
     @classmethod
     def find(cls, source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Source:
@@ -172,59 +191,162 @@ class Source:
                 )
         return found
 
+    @property
+    def is_cuttable(self) -> bool:
+        """Whether it can be read from anywhere on."""
+        return all(path != STDIN and _opener(path) is None for path in self.paths)
+
     def n_bytes(self) -> int | None:
         """Bytes as stored, or None if standard input is among them."""
         if self.is_stdin:
             return None
         return sum(int(version["bytes"]) for version in self.lineage())
 
-    def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
-        """All the text in order, in pieces of about chunk_bytes."""
-        for path in self.paths:
-            opener = _OPENERS.get(Path(path).suffix.lower())
-            try:
-                if path == STDIN:
-                    yield from _stream(sys.stdin.buffer, "standard input", chunk_bytes)
-                elif is_s3(path):
-                    from cirrus_fast.data.s3_source import S3Stream
+    def chunks(
+        self, chunk_bytes: int = CHUNK_BYTES, *, wanted: Wanted | None = None
+    ) -> Iterator[Chunk]:
+        """All the text in order, in pieces of about chunk_bytes. A row is of the piece, and of the
+        unit, that its first byte lies in.
 
-                    with S3Stream(path) as stream:
-                        unpacked: _Readable = stream if opener is None else opener(stream, "rb")
-                        yield from _stream(unpacked, path, chunk_bytes)
-                elif opener is not None:
-                    with opener(path, "rb") as file:
-                        yield from _stream(file, path, chunk_bytes)
-                else:
-                    yield from _cut(TextFile(path), path, chunk_bytes)
+        wanted : which units' pieces are asked for; text of others is passed over
+        """
+        before = 0
+        for number, path in enumerate(self.paths):
+            marks = _Marks(before, chunk_bytes, wanted)
+            if self.sizes is not None and not marks.wanted_spans(self.sizes[number]):
+                before += self.sizes[number]
+                continue
+            try:
+                before += yield from _chunks(path, marks)
             except (OSError, EOFError, zlib.error) as error:
                 if isinstance(error, StorageError):
                     raise
                 raise StorageError(f"{path}: {error}") from error
 
 
-def _cut(file: TextFile, source: str, chunk_bytes: int) -> Iterator[Chunk]:
-    begin = 0
-    for mark in range(chunk_bytes, file.n_bytes + chunk_bytes, chunk_bytes):
-        end = file.line_start(min(mark, file.n_bytes))
+def _opener(path: str) -> Any:
+    return _OPENERS.get(Path(path).suffix.lower())
+
+
+Chunks = Generator[Chunk, None, int]
+
+
+def _chunks(path: str, marks: _Marks) -> Chunks:
+    """Of one file; returns how many bytes of text it has."""
+    opener = _opener(path)
+    if path == STDIN:
+        return (yield from _stream(sys.stdin.buffer, "standard input", marks))
+    if is_s3(path) and opener is None:
+        return (yield from _ranges(path, marks))
+    if is_s3(path):
+        from cirrus_fast.data.s3_source import S3Stream
+
+        with S3Stream(path) as stream:
+            return (yield from _stream(opener(stream, "rb"), path, marks))
+    if opener is not None:
+        with opener(path, "rb") as file:
+            return (yield from _stream(file, path, marks))
+    return (yield from _cut(TextFile(path), path, marks))
+
+
+@dataclass(frozen=True, slots=True)
+class _Marks:
+    """Where a file is cut into chunks.
+
+    before : bytes of text of the files before it
+    """
+
+    before: int
+    chunk_bytes: int
+    wanted: Wanted | None
+
+    def spans(self, n_bytes: int | None = None) -> Iterator[tuple[int, int]]:
+        """The spans of bytes that chunks are of, of the first n_bytes or without an end."""
+        begin = 0
+        for end in count(self.chunk_bytes - self.before % self.chunk_bytes, self.chunk_bytes):
+            if n_bytes is not None and begin >= n_bytes:
+                return
+            yield begin, end
+            begin = end
+
+    def unit(self, begin: int) -> int:
+        return (self.before + begin) // UNIT_BYTES
+
+    def wants(self, begin: int) -> bool:
+        return self.wanted is None or self.wanted(self.unit(begin))
+
+    def wanted_spans(self, n_bytes: int) -> list[tuple[int, int]]:
+        return [span for span in self.spans(n_bytes) if self.wants(span[0])]
+
+
+def _cut(file: TextFile, source: str, marks: _Marks) -> Chunks:
+    known, at = 0, 0  # where the line begins that is the first from there on
+    for mark, end_mark in marks.wanted_spans(file.n_bytes):
+        begin = at if mark == known else file.line_start(mark)
+        end = file.line_start(min(end_mark, file.n_bytes))
         if end > begin:
-            yield Chunk(source, begin, end - begin, file)
-        begin = end
+            yield Chunk(source, begin, end - begin, file, unit=marks.unit(mark))
+        known, at = end_mark, end
+    return file.n_bytes
 
 
-def _stream(file: _Readable, source: str, chunk_bytes: int) -> Iterator[Chunk]:
-    """A stream cannot be looked back into, so what follows the last line end waits for more."""
+def _ranges(path: str, marks: _Marks) -> Chunks:
+    """Of an object in S3, no more than is wanted."""
+    from cirrus_fast.data import s3_source
+
+    n_bytes = int(s3_source.lineage(path)["bytes"])
+    for wants, spans in groupby(marks.spans(n_bytes), lambda span: marks.wants(span[0])):
+        if wants:
+            together = list(spans)
+            begin, end = together[0][0], min(together[-1][1], n_bytes)
+            with s3_source.S3Stream(path, max(0, begin - 1), end) as stream:
+                yield from _stream(stream, path, marks, begin, end)
+    return n_bytes
+
+
+def _stream(
+    file: _Readable, source: str, marks: _Marks, begin: int = 0, last: int | None = None
+) -> Chunks:
+    """A stream cannot be looked back into, so what follows the last line end waits for more.
+
+    begin, last : the lines that begin there and before `last`; the stream stands a byte before
+    """
+    most = 64 * marks.chunk_bytes
     held = b""
-    offset = line = 0
-    while True:
-        piece = file.read(chunk_bytes)
-        text = held + piece
-        cut = text.rfind(b"\n") + 1 if piece else len(text)
-        held = text[cut:]
+    offset, line = max(0, begin - 1), None if begin else 0
+    ended = False
+
+    def line_start(mark: int) -> int:
+        """How much of what is held comes before the first line that begins at the mark or later."""
+        nonlocal held, ended
+        looked = max(0, mark - 1 - offset)
+        if mark <= offset:
+            return 0
+        while True:
+            newline = held.find(b"\n", looked)
+            if newline >= 0:
+                return newline + 1
+            if ended:
+                return len(held)
+            looked = max(looked, len(held))
+            if len(held) > most:
+                raise DatasetError(f"{source}: no line end in {len(held)} bytes; is this text?")
+            piece = file.read(marks.chunk_bytes)
+            ended = not piece
+            held += piece
+
+    cut = line_start(begin)
+    held, offset = held[cut:], offset + cut
+    for mark, end in marks.spans(last):
+        if mark < begin:
+            continue
+        cut = line_start(end if last is None else min(end, last))
         if cut:
-            yield Chunk(source, offset, cut, text[:cut], line)
-            offset += cut
-            line += text.count(b"\n", 0, cut)
-        if not piece:
-            return
-        if len(held) > 64 * chunk_bytes:
-            raise DatasetError(f"{source}: no line end in {len(held)} bytes; is this text?")
+            if marks.wants(mark):
+                yield Chunk(source, offset, cut, held[:cut], line, marks.unit(mark))
+            if line is not None:
+                line += held.count(b"\n", 0, cut)
+            held, offset = held[cut:], offset + cut
+        if ended and not held:
+            break
+    return offset

@@ -65,6 +65,9 @@ class Storage(Protocol):
     def size(self, name: str) -> int: ...
     def delete(self, name: str) -> None: ...
     def remove_folder(self) -> None: ...
+    def abandon_uploads(self) -> None:
+        """Gives up what writers that died had sent of objects. Nobody may be writing here."""
+        ...
 
     # On S3 these are conditional puts (If-None-Match: *, and If-Match with the ETag of `old`).
     def create(self, name: str, data: bytes) -> bool:
@@ -275,6 +278,9 @@ class FileStorage:
         path = self.folder / name
         with _naming(path):
             path.unlink(missing_ok=True)
+
+    def abandon_uploads(self) -> None:
+        """Their temporary files are objects' like any other."""
 
     def remove_folder(self) -> None:
         """Removes the folder if it is there and empty; what is not ours in it stays."""

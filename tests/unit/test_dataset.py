@@ -342,7 +342,7 @@ def test_positive_labels_choose_among_many_classes(tmp_path: Path) -> None:
 def test_real_valued_labels_are_taken_for_a_mistake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cirrus_fast.data.loading.MOST_LABELS", 20)
+    monkeypatch.setattr("cirrus_fast.data.units.MOST_LABELS", 20)
     (tmp_path / "l.svm").write_text("".join(f"{i}.5 1:1\n" for i in range(30)))
     with pytest.raises(DatasetError, match="more than 20 different labels"):
         load_libsvm(tmp_path / "l.svm", "l")
