@@ -191,6 +191,9 @@ class TrainScratch:
     @property
     def room(self) -> int: ...
 
+def claim(words: _I64, numbers: _U32, expected: int, wanted: int, claimed: _U8) -> int: ...
+def claim_add(words: _I64, place: int, amount: int) -> None: ...
+
 class HotCopies:
     published: _F32
     own: _F32

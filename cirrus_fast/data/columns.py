@@ -9,7 +9,7 @@ import hashlib
 import io
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -147,14 +147,7 @@ class ColumnStatistics:
             "max": c["max"][other],
             "sum_squares": c["sum_squares"][other],
         }
-        buffer = io.BytesIO()
-        # As np.savez_compressed, whose harder compression takes six times as long for a sixth.
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
-            for name, array in arrays.items():
-                raw = io.BytesIO()
-                np.lib.format.write_array(raw, np.ascontiguousarray(array), allow_pickle=False)
-                file.writestr(f"{name}.npy", raw.getvalue())
-        return buffer.getvalue()
+        return store_npz(arrays)
 
     @classmethod
     def from_bytes(cls, raw: bytes, name: str) -> ColumnStatistics:
@@ -285,6 +278,19 @@ _UNREADABLE = (
     KeyError,
     RuntimeError,
 )
+
+
+def store_npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """An .npz file, the same at any time of the day. As np.savez_compressed, whose harder
+    compression takes six times as long for a sixth."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        for name, array in arrays.items():
+            raw = io.BytesIO()
+            np.lib.format.write_array(raw, np.asanyarray(array, order="C"), allow_pickle=False)
+            info = zipfile.ZipInfo(f"{name}.npy")
+            file.writestr(info, raw.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=1)
+    return buffer.getvalue()
 
 
 def load_npz(raw: bytes, name: str) -> dict[str, npt.NDArray[Any]]:

@@ -6,19 +6,16 @@ unit but the last leaves a record, so that what is finished stays finished when 
 
 from __future__ import annotations
 
-import io
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from cirrus_fast import _kernels
 from cirrus_fast.data import units
 from cirrus_fast.data.blocks import Dictionary
-from cirrus_fast.data.columns import ColumnStatistics, Scaling
+from cirrus_fast.data.columns import ColumnStatistics, Scaling, store_npz
 from cirrus_fast.data.dataset import (
     Dataset,
     read_manifest,
@@ -329,9 +326,7 @@ class DatasetWriter:
         """Once, before the end where others need it."""
         name = f"scaling-{self.token}.npz"
         if name not in self._beside:
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, **scaling_to_arrays(scaling))
-            self._write("scaling.npz", buffer.getvalue())
+            self._write("scaling.npz", store_npz(scaling_to_arrays(scaling)))
         return name
 
     def _blocks(self) -> tuple[tuple[Block, ...], dict[str, int]]:

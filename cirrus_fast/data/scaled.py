@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from cirrus_fast.data.columns import Scaling
@@ -50,12 +52,17 @@ def _scaled(source: Dataset, scaling: Scaling, stored: Stored) -> CSR:
 
 def sample_scaled(source: Dataset, scaling: Scaling) -> CSR | None:
     """Rows for the dictionary of all."""
+    return sample_blocks(source, lambda block: _scaled(source, scaling, (block, None)))
+
+
+def sample_blocks(source: Dataset, read: Callable[[Block], CSR]) -> CSR | None:
+    """Rows of what `read` makes of some blocks."""
     blocks = source.blocks
     if not blocks:
         return None
     longest = max(block.nnz for block in blocks)
     n = max(1, min(len(blocks), _SAMPLED_BLOCKS, _SAMPLED_ENTRIES // max(1, longest)))
-    parts = [_scaled(source, scaling, (blocks[i * len(blocks) // n], None)) for i in range(n)]
+    parts = [read(blocks[i * len(blocks) // n]) for i in range(n)]
     lengths = np.concatenate([[0], *(np.diff(part.indptr) for part in parts)])
     return CSR(
         np.concatenate([part.labels for part in parts]),

@@ -598,14 +598,14 @@ from cirrus_fast import load_libsvm
 from cirrus_fast.data import dataset_writer, loading
 dataset_writer.SHARD_BYTES = 400
 loading.BLOCK_ROWS = 16
-real, shards = dataset_writer.DatasetWriter._close_shard, 0
+real, shards = dataset_writer.UnitWriter.close, 0
 def close(self):
     global shards
     real(self)
     shards += 1
     if shards == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-dataset_writer.DatasetWriter._close_shard = close
+dataset_writer.UnitWriter.close = close
 load_libsvm("m.svm", sys.argv[1], overwrite=True)
 """
 

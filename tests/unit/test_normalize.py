@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cirrus_fast import CSR, load_csr, normalize, preprocessing
-from cirrus_fast.data import loading
+from cirrus_fast import CSR, load_csr, normalize
+from cirrus_fast.data import loading, scaled
 from cirrus_fast.data.columns import SCALINGS, ColumnCounter, ColumnStatistics
 from cirrus_fast.data.dataset import iterate
+from cirrus_fast.data.scaled import sample_blocks
 
 pytestmark = pytest.mark.usefixtures("storage_root")
 
@@ -86,9 +87,9 @@ def test_its_dictionary_is_made_from_blocks_all_over_the_data_set():
 
     def reading(block):
         read.append(source.blocks.index(block))
-        return preprocessing.Part(source.read_block(block))
+        return source.read_block(block)
 
-    sample = preprocessing._sample(source, reading)
+    sample = sample_blocks(source, reading)
     assert read == [0, 3, 6, 9, 12, 15, 18, 21]
     blocks = [source.read_block(source.blocks[i]) for i in read]
     np.testing.assert_array_equal(sample.data, np.concatenate([b.data for b in blocks]))
@@ -101,9 +102,9 @@ def test_its_dictionary_is_made_from_blocks_all_over_the_data_set():
 def test_few_blocks_of_long_rows_are_enough_for_a_dictionary(monkeypatch):
     source = load_csr(rows_of(full=False), None, "raw")
     longest = max(block.nnz for block in source.blocks)
-    monkeypatch.setattr(preprocessing, "_SAMPLED_ENTRIES", 2 * longest)
-    sample = preprocessing._sample(source, lambda b: preprocessing.Part(source.read_block(b)))
+    monkeypatch.setattr(scaled, "_SAMPLED_ENTRIES", 2 * longest)
+    sample = sample_blocks(source, source.read_block)
     assert len(sample.labels) == 8
-    monkeypatch.setattr(preprocessing, "_SAMPLED_ENTRIES", 1)
-    sample = preprocessing._sample(source, lambda b: preprocessing.Part(source.read_block(b)))
+    monkeypatch.setattr(scaled, "_SAMPLED_ENTRIES", 1)
+    sample = sample_blocks(source, source.read_block)
     assert len(sample.labels) == 4
