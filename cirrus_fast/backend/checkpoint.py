@@ -24,9 +24,10 @@ from cirrus_fast.data.result import Record
 from cirrus_fast.data.storage import file_writer, is_s3, local_path, storage_root, write_file
 from cirrus_fast.errors import ModelError, OptionError, StorageError
 from cirrus_fast.notices import notice
+from cirrus_fast.runtime.params.local import Positions
 
 FORMAT = "cirrus_fast checkpoint"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 # Options that may differ in the run that goes on: when to stop, where to run, what to show; and
 # what data sets are called, since what they are is compared.
@@ -68,7 +69,7 @@ class Checkpoint:
     options : as JSON, with what was decided from the data
     dataset_id, test_dataset_id : of the training and the test data; the latter None without any
     remote : whether the training data were in S3, on which the order of their rows depends
-    state : float32, the optimiser's; slots : record[n_workers] of the workers
+    state : float32, the optimiser's; positions : of the workers
     history : the evaluations so far; best : the best model, or None
     reference, stale : the early stopping's memory
     rows_repeated : rows that a run which goes on from here learns from once more, at most, and
@@ -80,7 +81,7 @@ class Checkpoint:
     test_dataset_id: str | None
     remote: bool
     state: Float32Array
-    slots: npt.NDArray[np.void]
+    positions: Positions
     round: int
     seconds: float
     history: Sequence[Record]
@@ -110,7 +111,9 @@ class Checkpoint:
         arrays = {
             "checkpoint": np.array(json.dumps(header)),
             "state": self.state,
-            "slots": self.slots,
+            "slots": self.positions.slots,
+            "claims": self.positions.claims,
+            "helped": self.positions.helped,
         }
         if best is not None:
             arrays["best_weights"] = best.weights
@@ -144,7 +147,7 @@ class Checkpoint:
                 test_dataset_id=header["test_dataset_id"],
                 remote=bool(header["remote"]),
                 state=_floats(arrays["state"]),
-                slots=arrays["slots"],
+                positions=Positions(arrays["slots"], arrays["claims"], arrays["helped"]),
                 round=int(header["round"]),
                 seconds=float(header["seconds"]),
                 history=[_record(raw) for raw in header["history"]],
@@ -187,11 +190,9 @@ class Checkpoint:
             was = ", ".join(f"{name}={self.options.get(name)!r}" for name in other)
             raise OptionError(f"resume_from={path}: that run had {was}; give the same")
 
-    def check_fits(
-        self, n_state: int, slots: npt.NDArray[np.void], n_features: int, path: str
-    ) -> None:
+    def check_fits(self, n_state: int, positions: Positions, n_features: int, path: str) -> None:
         """Refuses arrays that are not those of such a run, whatever their checksum says."""
-        found, wanted = self.slots, slots
+        found, wanted = self.positions.slots, positions.slots
         if found.ndim == 1 and found.dtype == wanted.dtype and len(found) != len(wanted):
             raise OptionError(
                 f"resume_from={path}: that run had {len(found)} workers, this one has "
@@ -199,6 +200,12 @@ class Checkpoint:
             )
         if found.shape != wanted.shape or found.dtype != wanted.dtype:
             raise ModelError(f"{path}: damaged, or of another version (its slots do not fit)")
+        for ours, theirs in (
+            (self.positions.claims, positions.claims),
+            (self.positions.helped, positions.helped),
+        ):
+            if ours.shape != theirs.shape or ours.dtype != theirs.dtype or (ours < 0).any():
+                raise ModelError(f"{path}: damaged (its blocks do not fit)")
         if (found["rows"] < 0).any() or (found["updates"] < 0).any():
             raise ModelError(f"{path}: damaged (a worker's place is negative)")
         if self.state.shape != (n_state,):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from cirrus_fast.backend.redis_run import RedisRun
 from cirrus_fast.data.csr import Float32Array
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.runtime.params import module
+from cirrus_fast.runtime.params.local import Positions
 from cirrus_fast.store_url import StoreUrl
 
 
@@ -87,7 +87,8 @@ class ModuleRun(RedisRun):
         with self._lock:
             return module.read_state(self._shards, self.optimizer.width)
 
-    def restore(self, state: Float32Array, slots: npt.NDArray[np.void], rounds: int) -> None:  # noqa: ARG002
+    def restore(self, state: Float32Array, positions: Positions, rounds: int) -> None:  # noqa: ARG002
+        slots = positions.slots
         with self._lock:
             self._restore_slots(slots)
             module.write_state(

@@ -237,6 +237,13 @@ class Plan:
         in_flight = int(MOST_IN_FLIGHT * self.n_train) // self.n_workers
         return max(1, min(MOST_BETWEEN_EXCHANGES, in_flight))
 
+    @property
+    def _shared_blocks(self) -> int:
+        """Blocks that workers take from each other where one is slow; 0: none do."""
+        if self.n_workers == 1 or self.options.consistency == "bsp":
+            return 0
+        return len(self.dataset.blocks)
+
     def create_store(self, task: str) -> LocalStore | RedisRun:
         options, manifest = self.options, self.dataset.manifest
         negative, positive = self.class_weight
@@ -298,6 +305,7 @@ class Plan:
                 intercept=intercept,
                 exchange_rows=self.exchange_rows,
                 room=exchange,
+                n_blocks=self._shared_blocks,
                 task=task,
                 shared=options.executor != "local",
             )

@@ -35,7 +35,7 @@ from cirrus_fast.runtime.params.control import (
     is_clustered,
     scale_to_bytes,
 )
-from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, WAITING, LocalStore
+from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, WAITING, LocalStore, Positions
 from cirrus_fast.runtime.params.merged import Merger, inbox_of, pays
 from cirrus_fast.runtime.params.resp import key_slot, read_slots
 from cirrus_fast.store_url import StoreUrl
@@ -361,7 +361,12 @@ class RedisRun:
         """There are no rounds of bsp."""
         return 0
 
-    def restore(self, state: Float32Array, slots: npt.NDArray[np.void], rounds: int) -> None:  # noqa: ARG002
+    def positions(self) -> Positions:
+        """Where the workers stand; each keeps to its own blocks."""
+        none = np.empty(0, np.int64)
+        return Positions(self.slots.copy(), none, none)
+
+    def restore(self, state: Float32Array, positions: Positions, rounds: int) -> None:  # noqa: ARG002
         """The model and the workers' places of a run that went before; before they are started."""
         width = self.optimizer.width
         with self._lock:
@@ -372,7 +377,7 @@ class RedisRun:
                 self._merging.begin(whole)
             if self.optimizer.kind == "adagrad":
                 bitfield.save_state(self._shards, np.ascontiguousarray(state[1::2]))
-            self._restore_slots(slots)
+            self._restore_slots(positions.slots)
 
     def _restore_slots(self, slots: npt.NDArray[np.void]) -> None:
         self.slots[:] = slots

@@ -231,15 +231,15 @@ class _Course:
         """The run as it stands."""
         store, curve = self._store, self._curve
         # Positions first: a worker that moves on meanwhile repeats a few rows, and skips none.
-        slots, state = store.slots.copy(), store.merged_state()
-        moved = store.slots["rows"] + store.slots["granted"] - slots["rows"]
+        positions, state = store.positions(), store.merged_state()
+        moved = store.slots["rows"] + store.slots["granted"] - positions.slots["rows"]
         return Checkpoint(
             options=self._plan.params,
             dataset_id=self._plan.dataset.id,
             test_dataset_id=self._test_dataset_id,
             remote=self._plan.dataset.is_remote,
             state=state,
-            slots=slots,
+            positions=positions,
             round=store.rounds,
             seconds=curve.seconds,
             history=curve.history,
@@ -253,7 +253,7 @@ class _Course:
         kept, store, plan = Checkpoint.load(path), self._store, self._plan
         test, remote = self._test_dataset_id, plan.dataset.is_remote
         kept.check_same_run(plan.params, plan.dataset.id, test, remote, path)
-        kept.check_fits(store.n_state, store.slots, plan.model_size, path)
-        store.restore(kept.state, kept.slots, kept.round)
+        kept.check_fits(store.n_state, store.positions(), plan.model_size, path)
+        store.restore(kept.state, kept.positions, kept.round)
         self._repeated_before = kept.rows_repeated
         self._curve.go_on(list(kept.history), kept.best, kept.reference, kept.stale, kept.seconds)

@@ -8,8 +8,6 @@ epoch. What a worker that died had taken is taken up by the one in its place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -43,11 +41,13 @@ class Claims:
     def open(self, numbers: UInt32Array, epoch: int) -> Mask:
         """Which blocks this worker could take, or has."""
         words = self._words[numbers]
-        return (words == _free(epoch)) | (words == _taken(epoch, self._worker))
+        found: Mask = (words == _free(epoch)) | (words == _taken(epoch, self._worker))
+        return found
 
     def free(self, numbers: UInt32Array, epoch: int) -> Mask:
         """Which nobody has taken."""
-        return self._words[numbers] == _free(epoch)
+        found: Mask = self._words[numbers] == _free(epoch)
+        return found
 
     def mine(self) -> UInt32Array:
         """Blocks that this worker, or one before it in its place, has taken."""
@@ -69,7 +69,3 @@ def _free(epoch: int) -> int:
 
 def _taken(epoch: int, worker: int) -> int:
     return epoch * _WORKERS + worker + 1
-
-
-def numbers_of(blocks: Sequence[int]) -> UInt32Array:
-    return np.array(blocks, np.uint32)

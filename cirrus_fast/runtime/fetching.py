@@ -132,6 +132,14 @@ class Fetcher:
         self._used = deque(r for r in self._runs if r.memory is not None and r.untaken == 0)
         self._read_ahead()
 
+    def pass_over(self, number: int) -> None:
+        """An expected block is not taken after all. What of it is not on its way is not read."""
+        run = self._run_of[number]
+        if run.untaken > 1 or (run.memory is None and run.coming is None):
+            run.untaken -= 1
+        else:
+            self.take(number)  # the run's memory must go its way
+
     def take(self, number: int) -> memoryview:
         """The bytes of an expected block, good until the next call. Raises what reading them
         raised."""
@@ -193,7 +201,7 @@ class Fetcher:
     def _read_ahead(self) -> None:
         while self._expected:
             run = self._expected[0]
-            if run.memory is None and run.coming is None:
+            if run.untaken > 0 and run.memory is None and run.coming is None:
                 if not self._make_room(run.n_bytes):
                     return
                 self._order(run)

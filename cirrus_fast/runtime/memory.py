@@ -58,6 +58,11 @@ class Memory:
         memory of one waits to be used again."""
         return min(RUN_BYTES, self.blocks // 6)
 
+    @property
+    def for_others(self) -> Memory:
+        """For some blocks of other workers, a group's worth, once a worker's own are done."""
+        return Memory((GROUPS + 1) * self.group, self.group)
+
     def holds(self, decoded_bytes: int, ahead: int) -> bool:
         """Whether so many bytes of decoded rows can stay, beside one group and what is read ahead
         to make them."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from cirrus_fast import _kernels
 from cirrus_fast.data.csr import CSR, Float32Array, UInt32Array
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 # How many neighbours stay together where the rows are more than a cache takes: when a group is
 # shuffled, and when rows that are held get another order.
-_SHUFFLED_RUN, _RUN = 16, 128
+SHUFFLED_RUN, RUN = 16, 128
 _BYTES_A_ROW = 4 + 8 + 4 + 4  # label, indptr, weight, order
 _BYTES_AN_ENTRY = 4 + 4
 # How soon a stop is seen while storage does not answer.
@@ -49,6 +50,22 @@ class Window:
 
     rows: CSR
     order: UInt32Array
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Blocks that are decoded, shuffled and learnt from together.
+
+    Attributes
+    ----------
+    number, epoch : which group of which epoch
+    of : for who asked for it, at each place of the order which of the blocks the row is from
+    """
+
+    number: int
+    epoch: int
+    blocks: list[int]
+    of: npt.NDArray[np.uint16] | None = None
 
 
 @dataclass(slots=True)
@@ -111,10 +128,10 @@ class MiniBatches:
                     pass
             if self._held is None:  # it is stopping
                 return
-            order = _runs(self._held.n_rows, self._run(_RUN), self._draw(2, epoch))
+            order = runs_drawn(self._held.n_rows, self._run(RUN), self._draw(2, epoch))
             yield Window(self._held, order[skip:])
             return
-        for rows, first in self._groups(epoch):
+        for _, rows, first in self._groups(epoch):
             if skip < rows.n_rows - first:
                 yield Window(rows, np.arange(first + skip, rows.n_rows, dtype=np.uint32))
             skip = max(0, skip - (rows.n_rows - first))
@@ -158,7 +175,7 @@ class MiniBatches:
                 order += draw.permutation(np.concatenate(together)).tolist()
         return order
 
-    def _groups(self, epoch: int) -> Iterator[tuple[CSR, int]]:
+    def _groups(self, epoch: int) -> Iterator[tuple[Group, CSR, int]]:
         """Rows made ready, and the number of the first that is new; the next ones are already
         being made meanwhile. What is not held is good until the next is asked for."""
         draw = self._draw(3, epoch)
@@ -168,12 +185,13 @@ class MiniBatches:
             # So that learning begins as soon as one block is there.
             begins = [self._source.first]
             numbers.remove(self._source.first)
-        groups = list(_parts(self._dataset.blocks, numbers, self._group_bytes))
-        numbers, groups = begins + numbers, [begins] * bool(begins) + groups
-        if not groups:
+        parts = list(_parts(self._dataset.blocks, numbers, self._group_bytes))
+        numbers, parts = begins + numbers, [begins] * bool(begins) + parts
+        if not parts:
             return
+        groups = [Group(number, epoch, part) for number, part in enumerate(parts)]
         self._source.expect(numbers)
-        sizes = [self._sizes(group) for group in groups]
+        sizes = [self._sizes(part) for part in parts]
         most_rows, most_entries = (max(size) for size in zip(*sizes, strict=True))
         has_weights = self._dataset.manifest.has_weights
         raw = RowArrays(most_rows, most_entries, has_weights)
@@ -208,11 +226,11 @@ class MiniBatches:
             if done is not None:
                 if self._holds and i == len(groups):
                     self._held = rows
-                yield rows, first
+                yield groups[i - 1], rows, first
 
     def _prepare(
         self,
-        numbers: Sequence[int],
+        group: Group,
         draw: np.random.Generator,
         raw: RowArrays,
         into: RowArrays,
@@ -223,8 +241,7 @@ class MiniBatches:
         that are there: (all of them, where the new ones begin, what share of the time was spent
         waiting for storage)."""
         started, waited = time.perf_counter(), self._source.wait_s
-        rows, training = self._read(numbers, raw)
-        order = training[_runs(len(training), self._run(_SHUFFLED_RUN), draw)]
+        rows, order = self._shuffled(group, draw, raw)
         last = row + len(order)
         ended = _kernels.prepare_rows(
             rows.labels,
@@ -245,6 +262,13 @@ class MiniBatches:
         made = into.rows(last, ended, len(self._scale.divisor))
         took, waited = time.perf_counter() - started, self._source.wait_s - waited
         return made, row, min(1.0, waited / took) if took > 0 else 0.0
+
+    def _shuffled(
+        self, group: Group, draw: np.random.Generator, raw: RowArrays
+    ) -> tuple[CSR, UInt32Array]:
+        """A group's rows, and the training rows among them in an order drawn."""
+        rows, training = self._read(group.blocks, raw)
+        return rows, training[runs_drawn(len(training), self._run(SHUFFLED_RUN), draw)]
 
     def _read(self, numbers: Sequence[int], into: RowArrays) -> tuple[CSR, UInt32Array]:
         """The rows of some blocks as stored but for labels 1 and 0, and which are training rows."""
@@ -295,7 +319,7 @@ def _parts(blocks: Sequence[Block], numbers: Sequence[int], most: int) -> Iterat
         yield part
 
 
-def _runs(n_rows: int, length: int, draw: np.random.Generator) -> UInt32Array:
+def runs_drawn(n_rows: int, length: int, draw: np.random.Generator) -> UInt32Array:
     """All row numbers, runs of neighbours in an order drawn, which begin elsewhere each time."""
     if length == 1:
         order = np.arange(n_rows, dtype=np.uint32)

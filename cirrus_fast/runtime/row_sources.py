@@ -78,6 +78,9 @@ class RowSource(Protocol):
     def expect(self, numbers: Sequence[int]) -> None:
         """Says which blocks are read next, in which order."""
 
+    def pass_over(self, numbers: Sequence[int]) -> None:
+        """Says that some of them are not read after all."""
+
     def read(self, numbers: Sequence[int], into: RowArrays) -> int:
         """Puts the rows of some blocks behind one another, labels as written, indices 0-based.
         Returns the number of entries."""
@@ -176,6 +179,10 @@ class StoredBlocks:
     def expect(self, numbers: Sequence[int]) -> None:
         self._fetcher.expect(numbers)
 
+    def pass_over(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self._fetcher.pass_over(number)
+
     def read(self, numbers: Sequence[int], into: RowArrays) -> int:
         row = entry = 0
         for number in numbers:
@@ -250,6 +257,9 @@ class TextPieces:
 
     def expect(self, numbers: Sequence[int]) -> None:
         """They are there."""
+
+    def pass_over(self, numbers: Sequence[int]) -> None:
+        """Nothing was begun."""
 
     def read(self, numbers: Sequence[int], into: RowArrays) -> int:
         blocks = [self._text.blocks[number] for number in numbers]

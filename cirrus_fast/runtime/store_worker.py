@@ -20,6 +20,7 @@ class StoreModel:
     """What a worker knows of the model, in the place of the one that workers share in memory."""
 
     shards: Sequence[_Linked] = ()
+    claims = None  # workers elsewhere keep to their own blocks
 
     def __init__(self, spec: WorkerSpec) -> None:
         self.urls = parse_urls(spec.param_store)

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,12 +24,14 @@ from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.traffic import Reads
 from cirrus_fast.errors import CirrusFastError, KernelError, ParseError, TrainingError
-from cirrus_fast.runtime.assignment import share_of
+from cirrus_fast.runtime.assignment import shares
 from cirrus_fast.runtime.bsp import Rounds, make_scratch
+from cirrus_fast.runtime.claims import Claims
 from cirrus_fast.runtime.memory import Memory
-from cirrus_fast.runtime.minibatches import MiniBatches
+from cirrus_fast.runtime.minibatches import MiniBatches, decoded_bytes
 from cirrus_fast.runtime.params.local import Port, connect
 from cirrus_fast.runtime.row_sources import open_rows
+from cirrus_fast.runtime.sharing import SharedEpochs, SharedMiniBatches
 from cirrus_fast.store_url import is_store_url
 
 if TYPE_CHECKING:
@@ -147,19 +149,25 @@ class Worker:
             raise TrainingError(f"{spec.dataset}: was replaced after the run began")
         holdout = HoldOut.plan(dataset.blocks, spec.holdout_fraction, spec.holdout_seed)
         self._dataset = dataset
-        self._blocks = share_of(dataset, spec.worker, spec.n_workers)
-        self._stream = MiniBatches(
-            dataset,
-            self._blocks,
-            holdout,
-            self._store.scale,
-            epochs=spec.epochs,
-            memory=Memory.of(spec.worker_size, self._store.layout.n_bytes),
-            seed=spec.seed,
-            worker=spec.worker,
-            stopping=lambda: port.stopping,
-        )
-        self._prepare(most_entries(dataset, self._blocks, spec.minibatch_size))
+        self._shares = shares(dataset, spec.n_workers)
+        self._blocks = self._shares[spec.worker]
+        self._holdout = holdout
+        self._memory = Memory.of(spec.worker_size, self._store.layout.n_bytes)
+        self._sources: dict[str, Any] = {
+            "seed": spec.seed,
+            "worker": spec.worker,
+            "stopping": lambda: port.stopping,
+        }
+        arguments = dataset, self._blocks, holdout, self._store.scale
+        more = self._sources | {"epochs": spec.epochs, "memory": self._memory}
+        learns_from = self._blocks
+        if self._store.claims is None:
+            self._stream = MiniBatches(*arguments, **more)
+        else:
+            self._claims = Claims(self._store.claims, spec.worker)
+            self._stream = SharedMiniBatches(*arguments, claims=self._claims, **more)
+            learns_from = list(range(len(dataset.blocks)))
+        self._prepare(most_entries(dataset, learns_from, spec.minibatch_size))
         self._port.join()
         self._report = WorkerReport(spec.worker)
         self._report.start_up = time.perf_counter() - self._started
@@ -200,7 +208,8 @@ class Worker:
             self._stream.close()
             self._port.finish()
         report, times = self._report, self._stream.times
-        report.storage_read, report.decode = times.storage_read, times.decode
+        report.storage_read += times.storage_read
+        report.decode += times.decode
         known = report.start_up + report.storage_read + report.decode
         known += report.pull + report.compute + report.push
         report.other = max(0.0, time.perf_counter() - self._started - known)
@@ -208,6 +217,9 @@ class Worker:
 
     def _epochs(self) -> None:
         """From where this worker, or the one whose place it took, stands to the last epoch."""
+        if isinstance(self._stream, SharedMiniBatches):
+            self._share_epochs(self._stream)
+            return
         rows_an_epoch = self._stream.count(self._blocks)
         if rows_an_epoch == 0:
             return
@@ -224,6 +236,30 @@ class Worker:
                 return
             before = self._reads
             skip = 0
+
+    def _share_epochs(self, stream: SharedMiniBatches) -> None:
+        dataset, others = self._dataset, self._memory.for_others
+
+        def open_blocks(blocks: list[int]) -> MiniBatches:
+            arguments = dataset, blocks, self._holdout, self._store.scale
+            return MiniBatches(*arguments, epochs=1, memory=others, **self._sources)
+
+        shared = SharedEpochs(
+            self._port,
+            self._claims,
+            stream,
+            self._shares,
+            self._window,
+            open_blocks,
+            lambda number: decoded_bytes(dataset.blocks[number]),
+            is_far=dataset.is_remote,
+        )
+        self._report.reads[-1] = before = self._reads
+        for epoch in shared.run(self._spec.epochs):
+            self._report.reads[epoch] = self._reads - before
+            before = self._reads
+        self._report.storage_read += shared.times.storage_read
+        self._report.decode += shared.times.decode
 
     @property
     def _reads(self) -> Reads:

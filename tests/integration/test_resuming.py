@@ -19,7 +19,7 @@ from cirrus_fast.data import dataset_writer, loading, sources
 from cirrus_fast.data.dataset import iterate
 from cirrus_fast.data.manifest import UNFINISHED
 from cirrus_fast.data.sources import Source
-from cirrus_fast.data.storage import open_storage
+from cirrus_fast.data.storage import is_s3, open_storage
 from cirrus_fast.errors import DatasetError, LibsvmParseError, StorageError
 
 N_ROWS = 600
@@ -151,7 +151,7 @@ def test_a_load_that_is_killed_again_and_again_makes_the_same_data_set(
     draw = random.Random(1)
     said, deaths = "", 0
     for _ in range(40):
-        run = killed("load", source, f"{place}/killed", draw.randint(20, 200))
+        run = killed("load", source, f"{place}/killed", draw.randint(20, 200) // (4 if is_s3(place) else 1))
         said += run.stderr
         if run.returncode == 0:
             break
@@ -175,7 +175,7 @@ def test_a_normalize_that_is_killed_goes_on(place: str) -> None:
     normalize(f"{place}/raw", f"{place}/whole", "standard")
     normalize(f"{place}/raw", f"{place}/min_max")
     said = ""
-    for left in (60, 90, 100, 10_000):
+    for left in (50, 40, 45, 10_000) if is_s3(place) else (60, 90, 100, 10_000):
         run = killed("normalize", f"{place}/raw", f"{place}/killed", left)
         assert run.returncode == (0 if left == 10_000 else -signal.SIGKILL), run.stderr
         said += run.stderr
@@ -187,7 +187,7 @@ def test_a_normalize_that_is_killed_goes_on(place: str) -> None:
 def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     """broken(source, target): a load that lost its storage half-way."""
 
-    def lose(source: str, target: str, after: int = 9) -> None:
+    def lose(source: str, target: str, after: int = 25) -> None:
         left = after
         real = dataset_writer.UnitWriter.close
 
@@ -246,7 +246,7 @@ def test_only_what_is_missing_is_read_again(
 
     monkeypatch.setattr(loading.Encoder, "encode", encode)
     load(source, f"{place}/m")
-    assert 0 < sum(parsed) < N_ROWS - 60
+    assert 0 < sum(parsed) < 0.7 * N_ROWS
     monkeypatch.undo()
     theirs = {k: v for k, v in objects(f"{place}/whole").items() if k != "manifest.json"}
     ours = {k: v for k, v in objects(f"{place}/m").items() if k != "manifest.json"}
@@ -310,7 +310,7 @@ def test_nothing_that_was_left_is_trusted(
 
 def test_rows_at_fault_leave_nothing(place: str) -> None:
     lines = text().splitlines(keepends=True)
-    lines[500] = b"1 5:x\n"
+    lines[200], lines[500] = lines[0], b"1 5:x\n"
     source = put(place, b"".join(lines))
     with pytest.raises(LibsvmParseError, match="line 501"):
         load_libsvm(source, f"{place}/m", label_weights=True)

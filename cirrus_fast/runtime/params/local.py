@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cirrus_fast import _kernels
-from cirrus_fast.data.csr import Float32Array, UInt32Array
+from cirrus_fast.data.csr import Float32Array, Int64Array, UInt32Array
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.errors import TrainingError
+from cirrus_fast.runtime.claims import takers
 
 # What a worker tells. `rows` is the truth of where it stands: its epoch and its place in it follow.
 SLOT = np.dtype(
@@ -43,6 +44,12 @@ SLOT = np.dtype(
         ("batch_loss", np.float64),
         ("batch_weight", np.float64),
         ("batch_intercept", np.float64),
+        # The blocks that are being learnt from, where workers take them from each other
+        # (runtime/sharing.py). `rows` is unit_base + unit_rows, whatever moment a worker dies at.
+        ("unit", np.int64),  # 0: none; what blocks they are is for their worker to say
+        ("unit_base", np.int64),
+        ("unit_rows", np.int64),
+        ("lent", np.int64),  # updates that were made with rows of other workers' shares
     ]
 )
 _CONTROL = np.dtype(
@@ -53,7 +60,7 @@ _CONTROL = np.dtype(
 WAITING, ACTIVE, FINISHED, STARTED = 0, 1, 2, 3
 
 _HEADER_BYTES = 4096
-_MAGIC = "cirrus_fast shared model 3"
+_MAGIC = "cirrus_fast shared model 4"
 # Popular coordinates a worker has its own copies of: seven of ten entries of click data are of
 # these. All workers together have no more than MOST_COPIES, since each reads the others'.
 MOST_HOT = 1024
@@ -61,6 +68,8 @@ MOST_COPIES = 16 * MOST_HOT
 # Long enough to leave the core to who works, short enough to be nothing beside a chunk of rows.
 NAP_S = 0.0002
 LONGEST_NAP_S = 0.003
+# How often positions are looked at until none has moved on to other blocks meanwhile.
+_LOOKS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,7 @@ class Layout:
     n_hot: int  # coordinates that each worker has its own copy of, beside the intercept's
     exchange_rows: int  # rows after which it tells what it learnt of them; 0: no copies
     room: int  # entries of a mini-batch that workers exchange; 0 outside bsp
+    n_blocks: int  # that workers take from each other; 0: each keeps to its own
     task: str  # of the run: a worker left over from another must not train this model
     owner: int  # process id of the supervisor
     magic: str = _MAGIC
@@ -103,6 +113,8 @@ class Layout:
             ),
             "exchange_ids": (np.dtype(np.uint32), (self.n_workers, self.room)),
             "exchange_values": (np.dtype(np.float32), (self.n_workers, 2, self.room)),
+            "claims": (np.dtype(np.int64), (self.n_blocks,)),
+            "helped": (np.dtype(np.int64), (self.n_workers,)),
         }
         sections, offset = {}, _HEADER_BYTES
         for name, (dtype, shape) in shapes.items():
@@ -110,6 +122,16 @@ class Layout:
             offset += -(-dtype.itemsize * math.prod(shape) // 4096) * 4096
         sections["end"] = (offset, np.dtype(np.uint8), (0,))
         return sections
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Positions:
+    """Where workers stand. claims, helped : as in `LocalStore`; without entries where there are
+    none"""
+
+    slots: npt.NDArray[np.void]
+    claims: Int64Array
+    helped: Int64Array
 
 
 class LocalStore:
@@ -139,6 +161,9 @@ class LocalStore:
         self.exchange_values: Float32Array = arrays["exchange_values"]
         self.slots: npt.NDArray[np.void] = arrays["slots"]
         self.control: np.void = arrays["control"][0]
+        # Who has which block (runtime/claims.py), and updates others made for each worker's share.
+        self.claims: Int64Array | None = arrays["claims"] if layout.n_blocks else None
+        self.helped: Int64Array = arrays["helped"]
         self._descriptor: int | None = None
 
     @classmethod
@@ -153,10 +178,14 @@ class LocalStore:
         intercept: float = 0.0,
         exchange_rows: int = 0,
         room: int = 0,
+        n_blocks: int = 0,
         task: str = "",
         shared: bool = False,
     ) -> LocalStore:
-        """A model at 0 but for the intercept. `shared` makes it reachable from other processes."""
+        """A model at 0 but for the intercept. `shared` makes it reachable from other processes.
+
+        n_blocks : of the data, where workers take over blocks of those that are slow
+        """
         layout = Layout(
             model_size=model_size,
             n_ids=len(scale.ids),
@@ -168,6 +197,7 @@ class LocalStore:
             n_hot=min(len(scale.ids), MOST_HOT, MOST_COPIES // n_workers) if exchange_rows else 0,
             exchange_rows=exchange_rows,
             room=room,
+            n_blocks=n_blocks,
             task=task,
             owner=os.getpid(),
         )
@@ -241,12 +271,20 @@ class LocalStore:
         slot = self.slots[worker]
         slot["state"] = WAITING
         slot["granted"] = slot["ready"] = slot["merged"] = 0
+        if slot["unit"]:
+            slot["rows"] = slot["unit_base"] + slot["unit_rows"]
         slot["generation"] += 1
         return int(slot["generation"])
 
     def begun(self, worker: int) -> int:
         """Rows a worker has begun and not reported."""
         return int(self.slots[worker]["granted"])
+
+    @property
+    def clocks(self) -> Int64Array:
+        """Updates made with each worker's share, by whoever made them."""
+        clocks: Int64Array = self.slots["updates"] - self.slots["lent"] + self.helped
+        return clocks
 
     def expect_end(self, deadline: float) -> None:
         """Memory keeps nobody waiting."""
@@ -255,10 +293,27 @@ class LocalStore:
         """A worker is gone, with what it had begun."""
         self.slots[worker]["granted"] = 0
 
-    def restore(self, state: Float32Array, slots: npt.NDArray[np.void], rounds: int) -> None:
+    def positions(self) -> Positions:
+        """Where all workers stand, at one moment: what they have taken, and how far each is."""
+        for _ in range(_LOOKS):
+            before = self.slots["unit_base"].copy()
+            claims, helped = self._claims_now()
+            found = Positions(self.slots.copy(), claims, helped)
+            if (found.slots["unit_base"] == before).all():
+                break
+        return found
+
+    def _claims_now(self) -> tuple[Int64Array, Int64Array]:
+        claims = np.empty(0, np.int64) if self.claims is None else self.claims.copy()
+        return claims, self.helped.copy()
+
+    def restore(self, state: Float32Array, positions: Positions, rounds: int) -> None:
         """The model and the workers' places of a run that went before; before they are started."""
         self.state[:] = state
-        self.slots[:] = slots
+        self.slots[:] = positions.slots
+        if self.claims is not None:
+            self.claims[:] = positions.claims
+            self.helped[:] = positions.helped
         self.slots["state"] = ACTIVE
         self.slots["granted"] = 0
         self.slots["first_step"] = 0
@@ -290,6 +345,10 @@ class LocalStore:
         if slots[worker]["state"] != ACTIVE:
             return bool(slots[worker]["state"] != FINISHED)
         running = np.flatnonzero(slots["state"] != FINISHED)
+        if self.claims is not None:
+            # Who has blocks is waited for, unless it waits itself for one that is further behind.
+            busy, clocks = takers(self.claims), self.clocks
+            return worker in busy and bool(clocks[worker] == clocks[sorted(busy)].min())
         handed_in = slots["ready"] > self.control["round"]  # in bsp, where the first then merges
         done = handed_in[worker] and not (handed_in[running].all() and running[0] == worker)
         return bool(
@@ -358,6 +417,7 @@ class Port:
         self._strict = strict
         self._owner_due = 0.0
         self._owner_gone = False
+        self._helps: int | None = None  # whose share the blocks are of that it is at
         if not self.fenced:
             self._slot["state"] = STARTED
 
@@ -389,6 +449,31 @@ class Port:
         """Rows this worker and its earlier generations have reported."""
         return int(self._slot["rows"])
 
+    @property
+    def unit(self) -> tuple[int, int]:
+        """(what this worker was at when it, or the one before it in its place, last said; rows of
+        it that are done)"""
+        return int(self._slot["unit"]), int(self._slot["unit_rows"])
+
+    def leave_unit(self) -> None:
+        """Before other blocks are taken."""
+        if not self.fenced:
+            self._slot["unit"] = 0
+
+    def begin_unit(self, unit: int, share: int) -> None:
+        """share : of which worker the blocks are that were taken"""
+        if self.fenced:
+            return
+        self.go_on(share)
+        slot = self._slot
+        slot["unit_base"] = slot["rows"]
+        slot["unit_rows"] = 0
+        slot["unit"] = unit  # last: what it promises is in place
+
+    def go_on(self, share: int) -> None:
+        """With the unit that the one before in its place had begun."""
+        self._helps = None if share == self.worker else share
+
     def grant(self, wanted: int, minibatch_size: int, *, whole: bool = False) -> int:
         """How many of the wanted rows may be taken now; waits while that is none. 0: stop.
 
@@ -406,12 +491,18 @@ class Port:
             time.sleep(NAP_S)
         return 0
 
-    def _lead_left(self) -> int:
+    def _lead_left(self) -> float:
         """Mini-batches this worker may still take before it is too far ahead of the slowest."""
         states = self.store.slots["state"]
+        shares = self.store.claims is not None
+        # Who takes blocks from others is done with its own, and whom others help does not fall
+        # behind by it.
+        if shares and (not self._strict or self._helps is not None):
+            return math.inf
         running = states != FINISHED if self._strict else states == ACTIVE
-        slowest = int(self.store.slots["updates"][running].min())
-        return max(0, slowest + self._staleness + 1 - int(self._slot["updates"]))
+        clocks = self.store.clocks if shares else self.store.slots["updates"]
+        slowest = int(clocks[running].min())
+        return max(0, slowest + self._staleness + 1 - int(clocks[self.worker]))
 
     def report(self, rows: int, updates: int, loss_sum: float, weight_sum: float) -> None:
         """Adds what was done of the last grant."""
@@ -421,6 +512,10 @@ class Port:
         slot["loss_sum"] += loss_sum
         slot["weight_sum"] += weight_sum
         slot["updates"] += updates
+        if self._helps is not None:
+            slot["lent"] += updates
+            _kernels.claim_add(self.store.helped, self._helps, updates)
+        slot["unit_rows"] += rows  # before the sum: see SLOT
         slot["rows"] += rows
         slot["granted"] = 0
 

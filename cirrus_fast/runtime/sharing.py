@@ -1,0 +1,255 @@
+"""Workers that help each other: who is done with its share takes blocks of the one that has most.
+
+A worker's share of an epoch is a sequence of groups of blocks. It takes a group when it begins to
+learn from it, and gets what nobody else has taken; done with its share, it takes others' blocks,
+half of what is left at a time. An epoch is over for it when nothing is left to take and no block is
+behind. Who takes what is decided in memory that all share (claims.py), so each row is learnt from
+once an epoch, whoever is slow, stopped, or replaced.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from cirrus_fast.data.csr import CSR, UInt32Array
+from cirrus_fast.runtime.claims import Claims
+from cirrus_fast.runtime.memory import Memory
+from cirrus_fast.runtime.minibatches import (
+    RUN,
+    SHUFFLED_RUN,
+    Group,
+    MiniBatches,
+    ReadTimes,
+    runs_drawn,
+)
+from cirrus_fast.runtime.params.local import NAP_S, Port
+from cirrus_fast.runtime.row_sources import RowArrays
+
+# Groups of a share, at least, so that what a slow worker is at is little.
+FEWEST_GROUPS = 16
+# What a worker says it is at: one of its groups, by number from 1, or others' blocks.
+_OTHERS = -1
+
+
+class SharedMiniBatches(MiniBatches):
+    """Those of a worker's share, by groups some of whose blocks others may have taken."""
+
+    def __init__(self, *arguments: object, claims: Claims, memory: Memory, **more: object) -> None:
+        super().__init__(*arguments, memory=memory, **more)  # type: ignore[arg-type]
+        self._claims = claims
+        self._group_bytes = min(memory.group, max(1, self._n_bytes // FEWEST_GROUPS))
+        # Of rows that are held: the groups, where they end, and of which block each row is.
+        self._held_groups: list[Group] = []
+        self._ends: list[int] = []
+
+    @property
+    def group_bytes(self) -> int:
+        return self._group_bytes
+
+    def groups(
+        self, epoch: int, first: int | None = None
+    ) -> Iterator[tuple[Group, CSR, UInt32Array]]:
+        """Each group's rows, and the order to take them in, which is the same whoever has taken
+        blocks of it.
+
+        first : number of the group to begin with, or None
+        """
+        if not self._holds or epoch == 0:
+            for group, rows, begin in self._groups(epoch):
+                if first is None or group.number >= first:
+                    yield group, rows, np.arange(begin, rows.n_rows, dtype=np.uint32)
+            return
+        if self._held is None:  # the run goes on where another ended, or a worker where one died
+            for _ in self._groups(0):
+                pass
+        held = self._held
+        if held is None:  # it is stopping
+            return
+        drawn = self._draw(2, epoch).permutation(len(self._held_groups)).tolist()
+        for number in drawn if first is None else drawn[drawn.index(first) :]:
+            known = self._held_groups[number]
+            begin = self._ends[number - 1] if number else 0
+            draw = self._draw(2, epoch, number)
+            places = runs_drawn(self._ends[number] - begin, self._run(RUN), draw)
+            assert known.of is not None
+            group = Group(number, epoch, known.blocks, known.of[places])
+            yield group, held, places + np.uint32(begin)
+
+    def _shuffled(
+        self, group: Group, draw: np.random.Generator, raw: RowArrays
+    ) -> tuple[CSR, UInt32Array]:
+        """Blocks that others have taken are left out, unless the rows are held for later epochs.
+        The order of the others is what it would be with them."""
+        blocks = np.array(group.blocks, np.uint32)
+        there = self._claims.open(blocks, group.epoch)
+        if self._holds:
+            there[:] = True
+        if not there.all():
+            self._source.pass_over(blocks[~there].tolist())
+        rows, training = self._read(blocks[there].tolist(), raw)
+        n_rows = [self.count([number]) for number in group.blocks]
+        of = np.repeat(np.arange(len(blocks), dtype=np.uint16), n_rows)
+        draw = self._draw(3, group.epoch, group.number)
+        places = runs_drawn(len(of), self._run(SHUFFLED_RUN), draw)
+        places = places[there[of[places]]]
+        group.of = of[places]
+        if not there.all():
+            row = np.zeros(len(of), np.uint32)
+            row[there[of]] = training
+            training = row
+        order = training[places]
+        if self._holds:
+            self._held_groups.append(group)
+            self._ends.append((self._ends[-1] if self._ends else 0) + len(order))
+        return rows, order
+
+
+Learn = Callable[[CSR, UInt32Array], bool]
+
+
+class SharedEpochs:
+    """The epochs of one worker.
+
+    Parameters
+    ----------
+    shares : the blocks of all workers
+    learn : learns from rows in an order; False if the run is stopping
+    open_blocks : the mini-batches of some blocks, once over
+
+    Attributes
+    ----------
+    times : spent waiting for other workers' blocks
+    """
+
+    def __init__(
+        self,
+        port: Port,
+        claims: Claims,
+        stream: SharedMiniBatches,
+        shares: Sequence[Sequence[int]],
+        learn: Learn,
+        open_blocks: Callable[[list[int]], MiniBatches],
+        block_bytes: Callable[[int], int],
+        *,
+        is_far: bool,
+    ) -> None:
+        self._port, self._claims, self._stream = port, claims, stream
+        self._shares = [np.array(share, np.uint32) for share in shares]
+        self._learn, self._open_blocks, self._block_bytes = learn, open_blocks, block_bytes
+        self._is_far = is_far
+        self.times = ReadTimes()
+
+    def run(self, epochs: int) -> Iterator[int]:
+        """Learns epoch by epoch, and gives the number of each once it is over. Goes on where the
+        one before in this worker's place stood."""
+        own = self._shares[self._port.worker]
+        unit, _ = self._port.unit
+        mine = self._claims.mine()
+        group = None
+        if len(mine) and unit > 0:
+            first, group = int(self._claims.epochs(mine).min()), unit - 1
+        else:
+            if len(mine) and not self._take_up(mine, is_known=unit == _OTHERS):
+                return
+            first = int(self._claims.epochs(own).min()) if len(own) else 0
+        for epoch in range(first, epochs):
+            over = self._share(epoch, group) and self._rest(epoch)
+            yield epoch
+            if not over:
+                return
+            group = None
+
+    def _share(self, epoch: int, first: int | None) -> bool:
+        """What is left of this worker's own; False if the run is stopping.
+
+        first : the group that the one before in its place was at
+        """
+        worker, goes_on = self._port.worker, first is not None
+        for group, rows, order in self._stream.groups(epoch, first):
+            if self._port.stopping:
+                return False
+            blocks = np.array(group.blocks, np.uint32)
+            if not goes_on:
+                self._port.leave_unit()
+            taken = self._claims.take(blocks, epoch)
+            if not taken.any():
+                continue
+            done = 0
+            if goes_on:
+                self._port.go_on(worker)
+                done, goes_on = self._port.unit[1], False
+            else:
+                self._port.begin_unit(group.number + 1, worker)
+            if not taken.all():
+                assert group.of is not None
+                order = order[taken[group.of]]
+            if not self._learn(rows, order[done:]):
+                return False
+            self._claims.done(blocks[taken], epoch)
+        return not self._port.stopping
+
+    def _rest(self, epoch: int) -> bool:
+        """What others have left, until the epoch is over; False if the run is stopping."""
+        while not self._port.stopping:
+            chosen = self._choose(epoch)
+            if chosen is not None:
+                if not self._help(*chosen, epoch):
+                    return False
+            elif (self._claims.epochs() >= epoch).all():
+                return True
+            else:  # a block is still behind, and then to be learnt from in this epoch
+                time.sleep(NAP_S)
+        return False
+
+    def _choose(self, epoch: int) -> tuple[int, UInt32Array] | None:
+        """(worker, blocks of its share), of the one that has most left; None if nothing is."""
+        free = [share[self._claims.free(share, epoch)] for share in self._shares]
+        share = int(np.argmax([len(blocks) for blocks in free]))
+        left = free[share]
+        if not len(left):
+            return None
+        room = self._stream.group_bytes // max(1, self._block_bytes(int(left[-1])))
+        n = max(1, min(room, len(left) // 2))
+        if self._is_far:  # neighbours, which one request brings
+            stretches = np.split(left, np.flatnonzero(np.diff(left) != 1) + 1)
+            left = max(reversed(stretches), key=len)
+        return share, left[-n:]
+
+    def _help(self, share: int, blocks: UInt32Array, epoch: int) -> bool:
+        self._port.leave_unit()
+        blocks = blocks[self._claims.take(blocks, epoch)]
+        if not len(blocks):
+            return True
+        self._port.begin_unit(_OTHERS, share)
+        return self._learn_from(blocks, epoch, 0)
+
+    def _take_up(self, blocks: UInt32Array, *, is_known: bool) -> bool:
+        """Blocks that the one before in this worker's place had taken.
+
+        is_known : whether it had said so, and how far it was
+        """
+        epoch = int(self._claims.epochs(blocks).min())
+        share = next(w for w, share in enumerate(self._shares) if blocks[0] in share)
+        if is_known:
+            self._port.go_on(share)
+        else:
+            self._port.begin_unit(_OTHERS, share)
+        return self._learn_from(blocks, epoch, self._port.unit[1])
+
+    def _learn_from(self, blocks: UInt32Array, epoch: int, done: int) -> bool:
+        stream = self._open_blocks(blocks.tolist())
+        try:
+            for window in stream.epoch(0, done):
+                if not self._learn(window.rows, window.order):
+                    return False
+        finally:
+            stream.close()
+            self.times.storage_read += stream.times.storage_read
+            self.times.decode += stream.times.decode
+        if self._port.stopping:
+            return False
+        self._claims.done(blocks, epoch)
+        return True
