@@ -2,9 +2,9 @@
 
 A worker's share of an epoch is a sequence of groups of blocks. It takes a group when it begins to
 learn from it, and gets what nobody else has taken; done with its share, it takes others' blocks,
-half of what is left at a time. An epoch is over for it when nothing is left to take and no block is
-behind. Who takes what is decided in memory that all share (claims.py), so each row is learnt from
-once an epoch, whoever is slow, stopped, or replaced.
+half of what is left at a time. An epoch is over for it when little is left to take, and of the one
+before nothing; the last one when nothing is left. Who takes what is decided in memory that all
+share (claims.py), so each row is learnt from once an epoch, whoever is slow, stopped, or replaced.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from cirrus_fast.runtime.row_sources import RowArrays
 
 # Groups of a share, at least, so that what a slow worker is at is little.
 FEWEST_GROUPS = 16
+# What is less than this part of a share is left to its worker, who has it in memory and is soon
+# done, where others would decode it anew. If it is not, they take it before they end another epoch.
+SMALL_SHARE = 3
 # What a worker says it is at: one of its groups, by number from 1, or others' blocks.
 _OTHERS = -1
 
@@ -44,6 +47,7 @@ class SharedMiniBatches(MiniBatches):
         # Of rows that are held: the groups, where they end, and of which block each row is.
         self._held_groups: list[Group] = []
         self._ends: list[int] = []
+        self._n_training: dict[int, int] = {}  # training rows by block
 
     @property
     def group_bytes(self) -> int:
@@ -90,16 +94,19 @@ class SharedMiniBatches(MiniBatches):
         if not there.all():
             self._source.pass_over(blocks[~there].tolist())
         rows, training = self._read(blocks[there].tolist(), raw)
-        n_rows = [self.count([number]) for number in group.blocks]
+        for number in group.blocks:
+            if number not in self._n_training:
+                self._n_training[number] = self.count([number])
+        n_rows = [self._n_training[number] for number in group.blocks]
         of = np.repeat(np.arange(len(blocks), dtype=np.uint16), n_rows)
         draw = self._draw(3, group.epoch, group.number)
         places = runs_drawn(len(of), self._run(SHUFFLED_RUN), draw)
-        places = places[there[of[places]]]
-        group.of = of[places]
         if not there.all():
+            places = places[there[of[places]]]
             row = np.zeros(len(of), np.uint32)
             row[there[of]] = training
             training = row
+        group.of = of[places]
         order = training[places]
         if self._holds:
             self._held_groups.append(group)
@@ -156,7 +163,10 @@ class SharedEpochs:
                 return
             first = int(self._claims.epochs(own).min()) if len(own) else 0
         for epoch in range(first, epochs):
-            over = self._share(epoch, group) and self._rest(epoch)
+            began = time.monotonic()
+            over = self._share(epoch, group)
+            took = time.monotonic() - began
+            over = over and self._rest(epoch, took, is_last=epoch == epochs - 1)
             yield epoch
             if not over:
                 return
@@ -191,32 +201,49 @@ class SharedEpochs:
             self._claims.done(blocks[taken], epoch)
         return not self._port.stopping
 
-    def _rest(self, epoch: int) -> bool:
-        """What others have left, until the epoch is over; False if the run is stopping."""
+    def _rest(self, epoch: int, took_s: float, *, is_last: bool) -> bool:
+        """What others have left, until the epoch is over; False if the run is stopping.
+
+        took_s : what this worker's own share took
+        """
+        patience_ends = time.monotonic() + took_s / SMALL_SHARE
         while not self._port.stopping:
-            chosen = self._choose(epoch)
-            if chosen is not None:
-                if not self._help(*chosen, epoch):
-                    return False
-            elif (self._claims.epochs() >= epoch).all():
+            # Of the epochs before, some worker has what is not free.
+            behind = int(self._claims.epochs().min())
+            if behind > epoch:
                 return True
-            else:  # a block is still behind, and then to be learnt from in this epoch
+            patient = behind == epoch and time.monotonic() < patience_ends
+            chosen = self._choose(behind, leaves_little=patient)
+            if chosen is not None:
+                if not self._help(*chosen, behind):
+                    return False
+            elif behind == epoch and not is_last:
+                return True
+            else:
                 time.sleep(NAP_S)
         return False
 
-    def _choose(self, epoch: int) -> tuple[int, UInt32Array] | None:
-        """(worker, blocks of its share), of the one that has most left; None if nothing is."""
-        free = [share[self._claims.free(share, epoch)] for share in self._shares]
-        share = int(np.argmax([len(blocks) for blocks in free]))
-        left = free[share]
-        if not len(left):
+    def _choose(self, epoch: int, *, leaves_little: bool) -> tuple[int, UInt32Array] | None:
+        """(worker, blocks of its share), of the one that has most left; None if nothing is.
+
+        leaves_little : whether what is a small part of a share is left to its worker
+        """
+        found: tuple[int, UInt32Array] | None = None
+        for worker, share in enumerate(self._shares):
+            left = share[self._claims.free(share, epoch)]
+            little = worker != self._port.worker and SMALL_SHARE * len(left) < len(share)
+            most = 0 if found is None else len(found[1])
+            if len(left) > most and not (little and leaves_little):
+                found = worker, left
+        if found is None:
             return None
+        worker, left = found
         room = self._stream.group_bytes // max(1, self._block_bytes(int(left[-1])))
         n = max(1, min(room, len(left) // 2))
         if self._is_far:  # neighbours, which one request brings
             stretches = np.split(left, np.flatnonzero(np.diff(left) != 1) + 1)
             left = max(reversed(stretches), key=len)
-        return share, left[-n:]
+        return worker, left[-n:]
 
     def _help(self, share: int, blocks: UInt32Array, epoch: int) -> bool:
         self._port.leave_unit()

@@ -1,0 +1,342 @@
+"""Workers that take over what a slow, stopped or dead one has left: each row once an epoch."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cirrus_fast
+from cirrus_fast import Dataset, LogisticRegression
+from cirrus_fast.backend import workers
+from cirrus_fast.backend.processes import ProcessExecutor, WorkerDiedError
+from cirrus_fast.data import loading
+from cirrus_fast.runtime import worker as worker_module
+from cirrus_fast.runtime.claims import Claims
+from cirrus_fast.runtime.params.local import LocalStore, Port
+from cirrus_fast.runtime.worker import Worker
+
+N_ROWS = 6000
+
+
+@pytest.fixture
+def numbered(storage_root: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """Rows whose first value is their number, from 1, in many blocks."""
+    monkeypatch.setattr(loading, "BLOCK_ROWS", 60)
+    rng = np.random.default_rng(2)
+    X = rng.random((N_ROWS, 4)).astype(np.float32)
+    X[:, 0] = np.arange(N_ROWS) + 1
+    return cirrus_fast.load_csr(X, rng.integers(0, 2, N_ROWS), "numbered")
+
+
+def options(dataset: Dataset, **more: object) -> dict[str, Any]:
+    return {"dataset": dataset.uri, "epsilon": 0, "minibatch_size": 20, "progress": False} | more
+
+
+@pytest.fixture
+def learnt(monkeypatch: pytest.MonkeyPatch) -> dict[int, Counter[int]]:
+    """By worker, how often it has learnt from each row."""
+    found: dict[int, Counter[int]] = {}
+    real = Worker._train
+
+    def train(self: Worker, rows: Any, order: Any) -> None:
+        at = rows.indptr[order]
+        numbers = rows.data[at] * self._store.scale.divisor[rows.indices[at]]
+        real(self, rows, order)
+        counts = found.setdefault(self._spec.worker, Counter())
+        counts.update(np.rint(numbers).astype(int).tolist())
+
+    monkeypatch.setattr(Worker, "_train", train)
+    monkeypatch.setattr(worker_module, "CHUNK_ROWS", 40)
+    return found
+
+
+def all_of(learnt: dict[int, Counter[int]]) -> Counter[int]:
+    return sum(learnt.values(), Counter())
+
+
+def each(times: int) -> Counter[int]:
+    return Counter(dict.fromkeys(range(1, N_ROWS + 1), times))
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch, learnt: object) -> None:
+    """The first worker takes its time."""
+    real = Worker._train
+
+    def train(self: Worker, rows: Any, order: Any) -> None:
+        time.sleep(0.01 if self._spec.worker == 0 else 0)
+        real(self, rows, order)
+
+    monkeypatch.setattr(Worker, "_train", train)
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("held", [True, False])
+def test_others_take_what_a_slow_worker_leaves(
+    numbered: Dataset, learnt: dict[int, Counter[int]], monkeypatch: pytest.MonkeyPatch, held: bool
+) -> None:
+    if not held:
+        monkeypatch.setattr("cirrus_fast.runtime.memory.Memory.holds", lambda *_sizes: False)
+    result = LogisticRegression(options(numbered, n_workers=3, epochs=3)).run()
+    assert result.rows_processed == 3 * N_ROWS
+    assert result.rows_repeated == 0
+    assert all_of(learnt) == each(3)
+    assert learnt[0].total() < 0.7 * N_ROWS  # its share is one epoch's rows in all
+
+
+@pytest.mark.usefixtures("slow")
+def test_with_ssp_they_do_so_once_they_are_done_with_their_own(
+    numbered: Dataset, learnt: dict[int, Counter[int]]
+) -> None:
+    ssp = {"consistency": "ssp", "staleness": 10_000, "n_workers": 3, "epochs": 3}
+    result = LogisticRegression(options(numbered, **ssp)).run()
+    assert result.rows_processed == 3 * N_ROWS
+    assert all_of(learnt) == each(3)
+    assert learnt[0].total() < 0.7 * N_ROWS
+
+
+@pytest.mark.usefixtures("slow")
+def test_of_a_text_too(
+    tmp_path: Path,
+    storage_root: Path,
+    learnt: dict[int, Counter[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cirrus_fast.data.text_dataset.PIECE_BYTES", 2000)
+    lines = [f"{n % 2} 1:{n} {2 + n % 3}:1\n" for n in range(1, N_ROWS + 1)]
+    (tmp_path / "rows.svm").write_text("".join(lines))
+    result = LogisticRegression(
+        dataset=str(tmp_path / "rows.svm"), model_size=5, epsilon=0, n_workers=3, epochs=2,
+        minibatch_size=20, progress=False,
+    ).run()  # fmt: skip
+    assert result.rows_processed == 2 * N_ROWS
+    assert all_of(learnt) == each(2)
+    assert learnt[0].total() < 0.6 * 2 * N_ROWS / 3
+
+
+@pytest.mark.parametrize("consistency", ["async", "ssp"])
+def test_held_out_rows_are_nobodys(
+    numbered: Dataset, learnt: dict[int, Counter[int]], consistency: str
+) -> None:
+    more = {"test_fraction": 0.3, "epochs": 2, "n_workers": 4, "consistency": consistency}
+    result = LogisticRegression(options(numbered, **more)).run()
+    counts = all_of(learnt)
+    assert set(counts.values()) == {2}
+    assert result.rows_processed == counts.total()
+
+
+class _Death(BaseException):
+    """Of a worker, wherever it is."""
+
+
+class _Mortal(ThreadPoolExecutor):
+    """Workers that die as processes do, with nothing said."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        def run() -> Any:
+            try:
+                return fn(*args, **kwargs)
+            except _Death:
+                raise WorkerDiedError("a worker process died (signal SIGKILL)") from None
+
+        return super().submit(run)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_row_is_lost_or_counted_twice_wherever_workers_die(
+    numbered: Dataset,
+    learnt: dict[int, Counter[int]],
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+) -> None:
+    draw = random.Random(seed)
+    lock, local = threading.Lock(), threading.local()
+    left = sorted(draw.sample(range(20, 700), 4))
+    calls = 0
+
+    def mortal(kind: type, name: str) -> None:
+        real = getattr(kind, name)
+
+        def call(self: Any, *arguments: Any, **more: Any) -> Any:
+            nonlocal calls
+            for when in ("before", "after"):
+                with lock:
+                    calls += 1
+                    dies = bool(left) and calls >= left[0]
+                    if dies:
+                        left.pop(0)
+                if dies:
+                    local.dead = True
+                    raise _Death
+                if when == "before":
+                    found = real(self, *arguments, **more)
+            return found
+
+        monkeypatch.setattr(kind, name, call)
+
+    for kind, name in (
+        (Claims, "take"),
+        (Claims, "done"),
+        (Port, "leave_unit"),
+        (Port, "begin_unit"),
+        (Port, "report"),
+    ):
+        mortal(kind, name)
+    finish = Port.finish
+    monkeypatch.setattr(
+        Port, "finish", lambda self: None if getattr(local, "dead", False) else finish(self)
+    )
+    monkeypatch.setattr(workers, "_MOST_DEATHS", 10)
+    with _Mortal(12) as executor:
+        more = {"n_workers": 3, "epochs": 3, "executor": executor}
+        result = LogisticRegression(options(numbered, **more)).run()
+    assert not left, "all of them died"
+    counts = all_of(learnt)
+    assert set(counts) == set(range(1, N_ROWS + 1))
+    assert min(counts.values()) >= 3
+    # What died while it told of rows has learnt from them; whoever takes its place does again.
+    assert counts.total() - 3 * N_ROWS <= result.rows_repeated
+    assert result.rows_processed == 3 * N_ROWS
+
+
+def _wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.005)
+    raise AssertionError("waited in vain")
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ProcessExecutor]]:
+    made: list[ProcessExecutor] = []
+    real = ProcessExecutor.__init__
+
+    def noted(self: ProcessExecutor, *arguments: Any, **more: Any) -> None:
+        made.append(self)
+        real(self, *arguments, **more)
+
+    monkeypatch.setattr(ProcessExecutor, "__init__", noted)
+    yield made
+
+
+@pytest.fixture
+def stores(monkeypatch: pytest.MonkeyPatch) -> list[LocalStore]:
+    made: list[LocalStore] = []
+    real = LocalStore.__init__
+
+    def noted(self: LocalStore, *arguments: Any, **more: Any) -> None:
+        made.append(self)
+        real(self, *arguments, **more)
+
+    monkeypatch.setattr(LocalStore, "__init__", noted)
+    return made
+
+
+@pytest.fixture
+def clicks(storage_root: Path, tmp_path: Path) -> Dataset:
+    cirrus_fast.make_clicks(tmp_path / "clicks.svm", 200_000, seed=3, hash_bits=12)
+    return cirrus_fast.load_libsvm(tmp_path / "clicks.svm", "clicks")
+
+
+def test_a_stopped_workers_share_is_learnt_from_by_others(
+    clicks: Dataset, processes: list[ProcessExecutor], stores: list[LocalStore]
+) -> None:
+    epochs = 3
+    more = {"executor": "processes", "n_workers": 2, "epochs": epochs, "minibatch_size": 1}
+    run = LogisticRegression(options(clicks, **more)).start()
+    _wait_for(lambda: stores and (stores[0].slots["rows"] > 0).all())
+    store, victim = stores[0], processes[0].pids[0]
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        # The other goes on until what the stopped one is at is all that is left of an epoch.
+        def over() -> bool:
+            epoch = store.claims // (1 << 16)  # type: ignore[operator]
+            stuck = store.claims % (1 << 16) != 0  # type: ignore[operator]
+            return bool((epoch[~stuck] >= 2).all() and stuck.sum() < len(epoch) // 8)
+
+        _wait_for(over)
+        assert store.rows < epochs * clicks.n_rows
+    finally:
+        os.kill(victim, signal.SIGCONT)
+    result = run.result(120)
+    assert result.rows_processed == epochs * clicks.n_rows
+    assert result.rows_repeated == 0
+
+
+def test_a_stopped_worker_is_replaced_and_rows_are_accounted(
+    clicks: Dataset,
+    processes: list[ProcessExecutor],
+    stores: list[LocalStore],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(workers, "_LATE_S", 1.0)
+    more = {"executor": "processes", "n_workers": 3, "epochs": 3}
+    run = LogisticRegression(options(clicks, **more)).start()
+    _wait_for(lambda: stores and (stores[0].slots["rows"] > 0).all())
+    os.kill(processes[0].pids[0], signal.SIGSTOP)
+    result = run.result(120)
+    assert "has given no sign for 1 s; it is ended" in caplog.text
+    assert result.rows_processed == 3 * clicks.n_rows
+    assert result.rows_repeated <= 16_384
+
+
+def test_killed_worker_processes_are_replaced_and_rows_are_accounted(
+    clicks: Dataset, processes: list[ProcessExecutor], stores: list[LocalStore]
+) -> None:
+    epochs = 60
+    more = {"executor": "processes", "n_workers": 3, "epochs": epochs, "consistency": "ssp"}
+    run = LogisticRegression(options(clicks, staleness=200, **more)).start()
+    draw = random.Random(4)
+    for _ in range(3):
+        before = stores[0].rows if stores else 0
+        _wait_for(lambda: stores and stores[0].rows > before + 50_000)  # noqa: B023
+        os.kill(draw.choice(processes[0].pids), signal.SIGKILL)
+    result = run.result(120)
+    assert result.stop_reason == "epochs"
+    assert result.rows_processed == epochs * clicks.n_rows
+    assert result.rows_repeated <= 3 * 16_384
+
+
+def test_a_run_goes_on_from_a_checkpoint_with_every_row_once(
+    numbered: Dataset, learnt: dict[int, Counter[int]]
+) -> None:
+    ends = options(numbered, n_workers=3, checkpoint_interval=0.0, eval_interval=0.1)
+    first = LogisticRegression(ends, epochs=2).run()
+    assert all_of(learnt) == each(2)
+    rest = LogisticRegression(ends, epochs=3, resume_from=first.checkpoint).run()
+    assert all_of(learnt) == each(3)
+    assert rest.rows_processed == 3 * N_ROWS
+
+
+def test_a_run_that_was_stopped_goes_on_with_no_row_left_out(
+    numbered: Dataset, learnt: dict[int, Counter[int]]
+) -> None:
+    ends = options(numbered, n_workers=3, checkpoint_interval=1000.0, eval_interval=0.1, epochs=3)
+    seen: list[int] = []
+
+    def stop(record: Any) -> bool:
+        seen.append(record.rows)
+        return record.rows > 1.4 * N_ROWS
+
+    first = LogisticRegression(ends, callbacks=[stop]).run()
+    assert first.stop_reason == "callback"
+    before = all_of(learnt)
+    rest = LogisticRegression(ends, resume_from=first.checkpoint).run()
+    assert rest.rows_processed == 3 * N_ROWS
+    assert all_of(learnt) == each(3)
+    assert before.total() < 3 * N_ROWS
