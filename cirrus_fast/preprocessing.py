@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy.typing as npt
 
-from cirrus_fast.data import loading
+from cirrus_fast.data import loading, sources
 from cirrus_fast.data.arguments import check_count, check_flag
+from cirrus_fast.data.blocks import Dictionary
 from cirrus_fast.data.columns import (
     MAX_ABS_SCALING,
     MIN_MAX_SCALING,
@@ -21,14 +24,17 @@ from cirrus_fast.data.columns import (
 from cirrus_fast.data.criteo import DEFAULT_BITS, check_bits
 from cirrus_fast.data.csr import CSR
 from cirrus_fast.data.dataset import Dataset
+from cirrus_fast.data.dataset_writer import DatasetWriter
 from cirrus_fast.data.formats import CRITEO, LIBSVM
 from cirrus_fast.data.loading import (
+    Elsewhere,
     Ids,
     Items,
     Total,
     existing,
     row_slice,
     spans,
+    text_items,
     write_dataset,
 )
 from cirrus_fast.data.parallel import thread_count
@@ -42,6 +48,8 @@ from cirrus_fast.errors import DatasetError, OptionError
 
 if TYPE_CHECKING:
     import scipy.sparse
+
+    from cirrus_fast.backend.unit_tasks import TaskExecutor
 
 __all__ = [
     "MAX_ABS_SCALING",
@@ -72,6 +80,7 @@ def load_libsvm(
     overwrite: bool = False,
     n_threads: int | None = None,
     on_progress: Progress | None = None,
+    executor: str | Executor | None = None,
 ) -> Dataset:
     """Turns LibSVM text of any size into a data set, in bounded memory.
 
@@ -92,6 +101,9 @@ def load_libsvm(
     overwrite : replace another data set of this name
     n_threads : threads that parse, by default one per core
     on_progress : called with the number of source bytes done
+    executor : where text is read and shards are written: "local" (threads of this process, the
+        default), "processes", or a concurrent.futures.Executor, which must reach the source and
+        the data set under the same names; n_threads is then how many parts are under way at once
 
     Returns
     -------
@@ -104,6 +116,7 @@ def load_libsvm(
     DatasetError : the name is taken, or the labels are not two classes
     """
     threads = thread_count(n_threads)
+    tasks_on = _checked(executor)
     if not (isinstance(zero_based, str) and zero_based == "auto"):
         zero_based = check_flag("zero_based", zero_based, 'True, False or "auto"')
     n_features = check_count("n_features", n_features, 0, 2**32)
@@ -177,7 +190,7 @@ def load_libsvm(
 
     return write_dataset(
         dataset,
-        _text_items(reader, found, reader.by_lines(loading.BLOCK_ROWS)),
+        text_items(reader, found, reader.by_lines(loading.BLOCK_ROWS)),
         ids_of_text,
         lineage=lineage,
         n_threads=threads,
@@ -187,6 +200,7 @@ def load_libsvm(
         parent=parent,
         on_progress=on_progress,
         on_item=note,
+        elsewhere=_text_tasks(tasks_on, reader, found, n_threads, on_progress),
     )
 
 
@@ -201,6 +215,7 @@ def load_criteo(
     overwrite: bool = False,
     n_threads: int | None = None,
     on_progress: Progress | None = None,
+    executor: str | Executor | None = None,
 ) -> Dataset:
     """Turns rows of Criteo's click logs, of any size, into a data set, in bounded memory.
 
@@ -222,7 +237,7 @@ def load_criteo(
         rows get the label 0, as do those whose header has no label
     skip_bad_rows : leave rows out that cannot be read, and say how many
     like : data set of Criteo rows whose bits this one shares (a test set's training set)
-    overwrite, n_threads, on_progress : as for `load_libsvm`
+    overwrite, n_threads, on_progress, executor : as for `load_libsvm`
 
     Returns
     -------
@@ -234,6 +249,7 @@ def load_criteo(
     DatasetError : the name is taken
     """
     threads = thread_count(n_threads)
+    tasks_on = _checked(executor)
     if has_labels is not None:
         has_labels = check_flag("has_labels", has_labels, "True, False or None")
     found = Source.find(source)
@@ -255,7 +271,7 @@ def load_criteo(
     reader = CriteoReader(width, has_labels, skip_bad_rows)
     return write_dataset(
         dataset,
-        _text_items(reader, found, lambda chunk: [reader.read(chunk)]),
+        text_items(reader, found, lambda chunk: [reader.read(chunk)]),
         lambda _: Ids(1 << width, hash_bits=width, text_format=CRITEO),
         lineage=lineage,
         n_threads=threads,
@@ -263,6 +279,7 @@ def load_criteo(
         goes_on=not found.is_stdin,
         parent=parent,
         on_progress=on_progress,
+        elsewhere=_text_tasks(tasks_on, reader, found, n_threads, on_progress),
     )
 
 
@@ -345,6 +362,7 @@ def normalize(
     overwrite: bool = False,
     n_threads: int | None = None,
     on_progress: Progress | None = None,
+    executor: str | Executor | None = None,
 ) -> Dataset:
     """Writes a data set whose columns are scaled; sparsity is kept.
 
@@ -357,7 +375,7 @@ def normalize(
         STANDARD_SCALING: divided by the root mean square of the stored entries.
     like : a scaled data set whose scaling to use again, for a test set; its columns that src lacks
         and columns unknown to it are left as they are
-    overwrite, n_threads : as for `load_libsvm`
+    overwrite, n_threads, executor : as for `load_libsvm`
     on_progress : called with the number of rows done
 
     Returns
@@ -366,6 +384,7 @@ def normalize(
     goes on where one broke off, as `load_libsvm` does.
     """
     threads = thread_count(n_threads)
+    tasks_on = _checked(executor)
     if scaling not in SCALINGS:
         raise OptionError(f"unknown scaling {scaling!r}: choose one of {', '.join(SCALINGS)}")
     source = Dataset(src) if isinstance(src, str) else src
@@ -385,6 +404,7 @@ def normalize(
     reused = existing(dst, lineage, overwrite)
     if reused is not None:
         return reused
+    columns = fitted.scaled(source.columns)
     return write_dataset(
         dst,
         scaled_items(source, fitted),
@@ -395,20 +415,86 @@ def normalize(
         parent=source,
         scaling=fitted,
         sample=lambda: sample_scaled(source, fitted),
-        columns=fitted.scaled(source.columns),
+        columns=columns,
         on_progress=on_progress,
+        elsewhere=_scale_tasks(
+            tasks_on, source, fitted, n_threads, on_progress, scan=columns is None
+        ),
     )
 
 
-def _text_items(
-    reader: TextReader, source: Source, read: Callable[[Chunk], Iterable[Part]]
-) -> Items[Chunk]:
-    return Items(
-        lambda wanted: reader.chunks(source, wanted),
-        read,
-        lambda chunk: chunk.unit,
-        lambda chunk: chunk.n_bytes,
+def _text_tasks(
+    executor: TaskExecutor | None,
+    reader: TextReader,
+    source: Source,
+    n_threads: int | None,
+    on_progress: Progress | None,
+) -> Elsewhere | None:
+    """What makes the units of text on an executor; None without one."""
+    if executor is None:
+        return None
+    from cirrus_fast.backend.unit_tasks import UnitTasks, refuse_streams
+    from cirrus_fast.runtime.tasks import text_spec
+
+    if not source.is_cuttable:
+        raise refuse_streams(source.paths[0])
+    spec = {"text": text_spec(reader, source)}
+
+    def make_dictionary(writer: DatasetWriter, ask: Callable[[dict[str, Any]], str]) -> None:
+        writer.take_dictionary(json.loads(ask({"kind": "make dictionary"} | spec))["name"])
+
+    n_units = -(-(source.n_bytes() or 0) // sources.UNIT_BYTES)
+    return UnitTasks(
+        executor,
+        n_threads,
+        n_units,
+        "load unit",
+        lambda _: spec,
+        make_dictionary,
+        on_progress,
+        scan=True,
     )
+
+
+def _scale_tasks(
+    executor: TaskExecutor | None,
+    source: Dataset,
+    fitted: Scaling,
+    n_threads: int | None,
+    on_progress: Progress | None,
+    *,
+    scan: bool,
+) -> Elsewhere | None:
+    """The same of a data set that is scaled."""
+    if executor is None:
+        return None
+    from cirrus_fast.backend.unit_tasks import UnitTasks
+
+    def more(writer: DatasetWriter) -> dict[str, Any]:
+        return {
+            "source": absolute(source.uri),
+            "source_id": source.id,
+            "scaling": writer.write_scaling(fitted),
+            "scan": scan,
+        }
+
+    def make_dictionary(writer: DatasetWriter, _ask: object) -> None:
+        rows = sample_scaled(source, fitted)
+        assert rows is not None
+        writer.add_dictionary(Dictionary.build(rows))
+
+    n_units = len(source.manifest.shard_sizes)
+    return UnitTasks(
+        executor, n_threads, n_units, "scale unit", more, make_dictionary, on_progress, scan=scan
+    )
+
+
+def _checked(executor: str | Executor | None) -> TaskExecutor | None:
+    if executor is None:
+        return None
+    from cirrus_fast.backend.unit_tasks import check_executor
+
+    return check_executor(executor)
 
 
 def _base(zero_based: bool | str, total: Total) -> int:

@@ -24,6 +24,7 @@ import cirrus_fast
 from cirrus_fast import errors
 from cirrus_fast.errors import TrainingError
 from cirrus_fast.notices import notice
+from cirrus_fast.runtime.tasks import run_task
 from cirrus_fast.runtime.worker import run_worker
 
 _LAST_WORDS = 2000
@@ -36,7 +37,7 @@ class WorkerDiedError(TrainingError):
 
 
 class ProcessExecutor(Executor):
-    """Runs `run_worker`, and nothing else, one process a call."""
+    """Runs `run_worker` and `run_task`, and nothing else, one process a call."""
 
     def __init__(
         self, inherited: Sequence[int] = (), environment: Mapping[str, str] | None = None
@@ -53,8 +54,8 @@ class ProcessExecutor(Executor):
         self._closed = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        if fn is not run_worker or len(args) != 1 or kwargs:
-            raise TrainingError("worker processes run cirrus_fast.runtime.worker.run_worker only")
+        if fn not in (run_worker, run_task) or len(args) != 1 or kwargs:
+            raise TrainingError("worker processes run run_worker only, and run_task")
         with self._lock:
             if self._closed:
                 raise RuntimeError("the executor is shut down")

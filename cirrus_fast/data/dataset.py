@@ -137,7 +137,7 @@ class Dataset:
         if name is None:
             return None
         where = f"{self.uri}/{name}"
-        scaling = scaling_from_arrays(load_npz(self._read(name), where), where)
+        scaling = _scaling_of(self._read(name), where)
         if scaling.id != self.manifest.scaling_id:
             raise DatasetError(f"{where}: is another scaling than its manifest speaks of")
         return scaling
@@ -372,6 +372,15 @@ def scaling_from_arrays(arrays: Mapping[str, Any], where: str) -> Scaling:
         )
     except KeyError as error:
         raise DatasetError(f"{where}: holds no scaling ({error} is missing)") from error
+
+
+def _scaling_of(raw: bytes, where: str) -> Scaling:
+    return scaling_from_arrays(load_npz(raw, where), where)
+
+
+def read_scaling(storage: Storage, name: str) -> Scaling:
+    """One of a data set that is not finished."""
+    return _scaling_of(storage.read(name), f"{storage.uri}/{name}")
 
 
 def read_ahead(

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from cirrus_fast import _kernels
-from cirrus_fast.data import units
+from cirrus_fast.data import units as records
 from cirrus_fast.data.blocks import Dictionary
 from cirrus_fast.data.columns import ColumnStatistics, Scaling, store_npz
 from cirrus_fast.data.dataset import (
@@ -48,14 +48,14 @@ class UnitWriter:
         """Appends one encoded block."""
         shards = self.unit.shards
         if self._shard is None:
-            number = self.unit.number * units.MOST_SHARDS + len(shards)
+            number = self.unit.number * records.MOST_SHARDS + len(shards)
             name = f"shard-{self._token}-{number:05d}.cfs"
             self._shard = self._storage.writer(name)
             shards.append(StoredShard(name))
         self._shard.write(raw)
         shards[-1].add(raw, n_rows, nnz)
         # Those of the last number go on: what follows is another unit's.
-        if shards[-1].n_bytes >= SHARD_BYTES and len(shards) < units.MOST_SHARDS:
+        if shards[-1].n_bytes >= SHARD_BYTES and len(shards) < records.MOST_SHARDS:
             self.close()
 
     def close(self) -> None:
@@ -81,7 +81,8 @@ class DatasetWriter:
     Attributes
     ----------
     left : units by number that a load of the same which broke off has made
-    dictionary : what blocks are coded with, once it is there
+    dictionary : what blocks are coded with, once it is there; dictionary_name : its object
+    token : in the names of all objects; storage : where they are; units : those that are made
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class DatasetWriter:
         self.token = secrets.token_hex(4)
         self.dictionary: Dictionary | None = None
         self.dictionary_name: str | None = None
-        self._units: dict[int, Unit] = {}
+        self.units: dict[int, Unit] = {}
         self._writer: UnitWriter | None = None
         self._unrecorded: Unit | None = None
         self._recorded: dict[int, int] = {}  # rows of units, by number
@@ -133,7 +134,7 @@ class DatasetWriter:
         same = header is not None and header.lineage == self._lineage and not self._overwrite
         if header is not None and same:
             self.left = _records(self.storage, header.token)
-            self.dictionary = units.read_dictionary(self.storage, header)
+            self.dictionary = records.read_dictionary(self.storage, header)
             same = bool(self.left) and self.dictionary is not None
         if header is None or not same:
             why = "as overwrite=True asks" if self._overwrite else "it was of something else"
@@ -146,9 +147,9 @@ class DatasetWriter:
         self._beside[header.dictionary] = header.checksum
         self._is_headed = True
         self._recorded = {number: unit.sums.n_rows for number, unit in self.left.items()}
-        records = [units.record_name(self.token, number) for number in self.left]
+        there = [records.record_name(self.token, number) for number in self.left]
         shards = [shard.name for unit in self.left.values() for shard in unit.shards]
-        sweep(self.storage, keep=[header.dictionary, *records, *shards])
+        sweep(self.storage, keep=[header.dictionary, *there, *shards])
         n_rows = sum(self._recorded.values())
         notice(f"{self._name}: goes on where a load broke off, {n_rows} rows are there")
 
@@ -195,11 +196,11 @@ class DatasetWriter:
     def _remove_all(self) -> None:
         if self._writer is not None:
             self._writer.remove()
-        made = {**self._units, **self.left}.values()
+        made = {**self.units, **self.left}.values()
         if self._is_headed:
             self.storage.delete(UNFINISHED)
             for number in list(_records(self.storage, self.token)):
-                self.storage.delete(units.record_name(self.token, number))
+                self.storage.delete(records.record_name(self.token, number))
         for name in (*self._beside, *(shard.name for unit in made for shard in unit.shards)):
             self.storage.delete(name)
 
@@ -212,6 +213,12 @@ class DatasetWriter:
         """Writes what the blocks refer to."""
         self.dictionary = dictionary
         self.dictionary_name = self._write("dictionary.cfd", dictionary.to_bytes())
+
+    def take_dictionary(self, name: str) -> None:
+        """One that another has written."""
+        raw = self.storage.read(name)
+        self.dictionary, self.dictionary_name = Dictionary.from_bytes(raw), name
+        self._beside[name] = _kernels.crc32c(raw)
 
     def begin_unit(self, unit: Unit) -> UnitWriter:
         """What writes its blocks, until `end_unit`."""
@@ -231,10 +238,10 @@ class DatasetWriter:
 
     def take_unit(self, unit: Unit) -> None:
         """Makes a unit part of the data set whose shards are there."""
-        self._units[unit.number] = unit
+        self.units[unit.number] = unit
 
     def _record(self, unit: Unit) -> None:
-        units.write_record(self.storage, self.token, unit)
+        records.write_record(self.storage, self.token, unit)
         self.note_record(unit)
 
     def note_record(self, unit: Unit) -> None:
@@ -283,7 +290,7 @@ class DatasetWriter:
             scaling_name = self.write_scaling(scaling)
         columns_name = self._write("columns.npz", columns.to_bytes())
         blocks, sizes = self._blocks()
-        shards = [shard for unit in self._units.values() for shard in unit.shards]
+        shards = [shard for unit in self.units.values() for shard in unit.shards]
         manifest = Manifest(
             n_rows=sum(block.n_rows for block in blocks),
             n_features=n_features,
@@ -334,7 +341,7 @@ class DatasetWriter:
         blocks: list[Block] = []
         sizes: dict[str, int] = {}
         first_row = 0
-        for _, unit in sorted(self._units.items()):
+        for _, unit in sorted(self.units.items()):
             for shard in unit.shards:
                 offset = 0
                 for n_bytes, n_rows, nnz in shard.blocks:
@@ -350,8 +357,8 @@ def _records(storage: Storage, token: str) -> dict[int, Unit]:
     found: dict[int, Unit] = {}
     for name in storage.names():
         if name.startswith(f"unit-{token}-") and name.endswith(".json"):
-            unit = units.read_record(storage, name)
-            if unit is not None and units.record_name(token, unit.number) == name:
+            unit = records.read_record(storage, name)
+            if unit is not None and records.record_name(token, unit.number) == name:
                 found[unit.number] = unit
     return dict(sorted(found.items()))
 

@@ -24,8 +24,9 @@ from cirrus_fast.data.formats import LIBSVM
 from cirrus_fast.data.labels import LabelMap, count_labels
 from cirrus_fast.data.manifest import Manifest
 from cirrus_fast.data.parallel import ordered_map
-from cirrus_fast.data.reading import Part
+from cirrus_fast.data.reading import Part, TextReader
 from cirrus_fast.data.rows import joined
+from cirrus_fast.data.sources import Chunk, Source
 from cirrus_fast.data.storage import Storage
 from cirrus_fast.data.units import Damaged, MergedColumns, Sums, Unit, least, most, scan_unit
 from cirrus_fast.errors import DatasetError, ParseError
@@ -224,6 +225,17 @@ class Items(Generic[Item]):
     read: Callable[[Item], Iterable[Part]]
     unit: Callable[[Item], int]
     amount: Callable[[Item], int]
+
+
+def text_items(
+    reader: TextReader, source: Source, read: Callable[[Chunk], Iterable[Part]]
+) -> Items[Chunk]:
+    return Items(
+        lambda wanted: reader.chunks(source, wanted),
+        read,
+        lambda chunk: chunk.unit,
+        lambda chunk: chunk.n_bytes,
+    )
 
 
 def write_dataset(

@@ -125,6 +125,8 @@ class SharedEpochs:
     shares : the blocks of all workers
     learn : learns from rows in an order; False if the run is stopping
     open_blocks : the mini-batches of some blocks, once over
+    block_bytes : of a block once decoded; is_far : whether a server has the blocks
+    clock : no share has more updates in an epoch
 
     Attributes
     ----------
@@ -141,12 +143,13 @@ class SharedEpochs:
         open_blocks: Callable[[list[int]], MiniBatches],
         block_bytes: Callable[[int], int],
         *,
+        clock: int,
         is_far: bool,
     ) -> None:
         self._port, self._claims, self._stream = port, claims, stream
         self._shares = [np.array(share, np.uint32) for share in shares]
         self._learn, self._open_blocks, self._block_bytes = learn, open_blocks, block_bytes
-        self._is_far = is_far
+        self._clock, self._is_far = clock, is_far
         self.times = ReadTimes()
 
     def run(self, epochs: int) -> Iterator[int]:
@@ -164,7 +167,9 @@ class SharedEpochs:
             first = int(self._claims.epochs(own).min()) if len(own) else 0
         for epoch in range(first, epochs):
             began = time.monotonic()
+            self._port.begin_epoch(epoch * self._clock)
             over = self._share(epoch, group)
+            self._port.rest()
             took = time.monotonic() - began
             over = over and self._rest(epoch, took, is_last=epoch == epochs - 1)
             yield epoch

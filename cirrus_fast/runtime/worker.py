@@ -244,6 +244,11 @@ class Worker:
             arguments = dataset, blocks, self._holdout, self._store.scale
             return MiniBatches(*arguments, epochs=1, memory=others, **self._sources)
 
+        blocks = dataset.blocks
+        most = max(
+            len(share) + sum(blocks[n].n_rows for n in share) // self._spec.minibatch_size
+            for share in self._shares
+        )
         shared = SharedEpochs(
             self._port,
             self._claims,
@@ -251,7 +256,8 @@ class Worker:
             self._shares,
             self._window,
             open_blocks,
-            lambda number: decoded_bytes(dataset.blocks[number]),
+            lambda number: decoded_bytes(blocks[number]),
+            clock=most,
             is_far=dataset.is_remote,
         )
         self._report.reads[-1] = before = self._reads
@@ -361,7 +367,7 @@ def main() -> int:
     # The other end stays open as long as the supervisor lives: without it there is nothing to do.
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
-        answer = {"report": json.loads(run_worker(spec))}
+        answer = {"report": json.loads(_run(spec))}
     except CirrusFastError as error:
         told = vars(error) if isinstance(error, ParseError | KernelError) else {}
         answer = {"error": [type(error).__name__, str(error), told]}
@@ -369,6 +375,15 @@ def main() -> int:
         answer = {"error": ["TrainingError", f"{type(error).__name__}: {error}", {}]}
     print(json.dumps(answer), flush=True)
     return 0
+
+
+def _run(spec: str) -> str:
+    """Trains, or does what the spec says it is."""
+    if "kind" not in json.loads(spec):
+        return run_worker(spec)
+    from cirrus_fast.runtime.tasks import run_task  # which training has no need of
+
+    return run_task(spec)
 
 
 def _exit_with_parent() -> None:

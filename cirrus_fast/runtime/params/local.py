@@ -49,7 +49,8 @@ SLOT = np.dtype(
         ("unit", np.int64),  # 0: none; what blocks they are is for their worker to say
         ("unit_base", np.int64),
         ("unit_rows", np.int64),
-        ("lent", np.int64),  # updates that were made with rows of other workers' shares
+        ("resting", np.int64),  # 1: done with its share of the epoch; nobody waits for it
+        ("clock_base", np.int64),  # see `LocalStore.clocks`
     ]
 )
 _CONTROL = np.dtype(
@@ -282,8 +283,9 @@ class LocalStore:
 
     @property
     def clocks(self) -> Int64Array:
-        """Updates made with each worker's share, by whoever made them."""
-        clocks: Int64Array = self.slots["updates"] - self.slots["lent"] + self.helped
+        """Updates made with each worker's share, by whoever made them, where each epoch begins at
+        the same for all: shares differ a little."""
+        clocks: Int64Array = self.slots["updates"] + self.helped + self.slots["clock_base"]
         return clocks
 
     def expect_end(self, deadline: float) -> None:
@@ -455,6 +457,18 @@ class Port:
         it that are done)"""
         return int(self._slot["unit"]), int(self._slot["unit_rows"])
 
+    def begin_epoch(self, clock: int) -> None:
+        """clock : where all workers' clocks stand at its beginning"""
+        if not self.fenced:
+            worker, slot = self.worker, self._slot
+            slot["clock_base"] = clock - slot["updates"] - self.store.helped[worker]
+            slot["resting"] = 0
+
+    def rest(self) -> None:
+        """This worker is done with its share of the epoch."""
+        if not self.fenced:
+            self._slot["resting"] = 1
+
     def leave_unit(self) -> None:
         """Before other blocks are taken."""
         if not self.fenced:
@@ -501,6 +515,8 @@ class Port:
             return math.inf
         running = states != FINISHED if self._strict else states == ACTIVE
         clocks = self.store.clocks if shares else self.store.slots["updates"]
+        running &= self.store.slots["resting"] == 0
+        running[self.worker] = True
         slowest = int(clocks[running].min())
         return max(0, slowest + self._staleness + 1 - int(clocks[self.worker]))
 
@@ -513,7 +529,7 @@ class Port:
         slot["weight_sum"] += weight_sum
         slot["updates"] += updates
         if self._helps is not None:
-            slot["lent"] += updates
+            slot["clock_base"] -= updates
             _kernels.claim_add(self.store.helped, self._helps, updates)
         slot["unit_rows"] += rows  # before the sum: see SLOT
         slot["rows"] += rows
