@@ -59,13 +59,15 @@ class Group:
     Attributes
     ----------
     number, epoch : which group of which epoch
-    of : for who asked for it, at each place of the order which of the blocks the row is from
+    of, there : where others may take blocks (sharing.py): at each place of the order which of the
+        blocks the row is from; which of them were decoded
     """
 
     number: int
     epoch: int
     blocks: list[int]
     of: npt.NDArray[np.uint16] | None = None
+    there: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(slots=True)

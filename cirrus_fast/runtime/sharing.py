@@ -79,7 +79,7 @@ class SharedMiniBatches(MiniBatches):
             draw = self._draw(2, epoch, number)
             places = runs_drawn(self._ends[number] - begin, self._run(RUN), draw)
             assert known.of is not None
-            group = Group(number, epoch, known.blocks, known.of[places])
+            group = Group(number, epoch, known.blocks, known.of[places], known.there)
             yield group, held, places + np.uint32(begin)
 
     def _shuffled(
@@ -106,7 +106,7 @@ class SharedMiniBatches(MiniBatches):
             row = np.zeros(len(of), np.uint32)
             row[there[of]] = training
             training = row
-        group.of = of[places]
+        group.of, group.there = of[places], there
         order = training[places]
         if self._holds:
             self._held_groups.append(group)
@@ -189,7 +189,10 @@ class SharedEpochs:
             blocks = np.array(group.blocks, np.uint32)
             if not goes_on:
                 self._port.leave_unit()
-            taken = self._claims.take(blocks, epoch)
+            # No others than were decoded: another may have been done since with one of before.
+            assert group.there is not None
+            taken = group.there.copy()
+            taken[group.there] = self._claims.take(blocks[group.there], epoch)
             if not taken.any():
                 continue
             done = 0

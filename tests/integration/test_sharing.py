@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -221,7 +221,7 @@ def _wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
 
 
 @pytest.fixture
-def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ProcessExecutor]]:
+def processes(monkeypatch: pytest.MonkeyPatch) -> list[ProcessExecutor]:
     made: list[ProcessExecutor] = []
     real = ProcessExecutor.__init__
 
@@ -230,7 +230,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ProcessExecutor]
         real(self, *arguments, **more)
 
     monkeypatch.setattr(ProcessExecutor, "__init__", noted)
-    yield made
+    return made
 
 
 @pytest.fixture
@@ -298,7 +298,7 @@ def test_a_stopped_worker_is_replaced_and_rows_are_accounted(
 def test_killed_worker_processes_are_replaced_and_rows_are_accounted(
     clicks: Dataset, processes: list[ProcessExecutor], stores: list[LocalStore]
 ) -> None:
-    epochs = 60
+    epochs = 15
     more = {"executor": "processes", "n_workers": 3, "epochs": epochs, "consistency": "ssp"}
     run = LogisticRegression(options(clicks, staleness=200, **more)).start()
     draw = random.Random(4)

@@ -348,8 +348,11 @@ class LocalStore:
             return bool(slots[worker]["state"] != FINISHED)
         running = np.flatnonzero(slots["state"] != FINISHED)
         if self.claims is not None:
-            # Who has blocks is waited for, unless it waits itself for one that is further behind.
+            # Who has blocks is waited for, unless it waits itself for one that is further behind;
+            # and who is the last.
             busy, clocks = takers(self.claims), self.clocks
+            if len(running) == 1:
+                return True
             return worker in busy and bool(clocks[worker] == clocks[sorted(busy)].min())
         handed_in = slots["ready"] > self.control["round"]  # in bsp, where the first then merges
         done = handed_in[worker] and not (handed_in[running].all() and running[0] == worker)
