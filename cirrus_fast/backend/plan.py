@@ -22,7 +22,7 @@ from cirrus_fast.data.parallel import available_cores
 from cirrus_fast.data.sources import names_object, names_text
 from cirrus_fast.data.storage import absolute, is_s3, resolve
 from cirrus_fast.data.text_dataset import TextDataset, fetch_text, open_text
-from cirrus_fast.data.traffic import Reads
+from cirrus_fast.data.traffic import Reads, Traffic, counted, counting
 from cirrus_fast.data.training_scale import TrainingScale, crowd_rate
 from cirrus_fast.errors import DatasetError, OptionError, TrainingError
 from cirrus_fast.notices import notice_once
@@ -122,9 +122,16 @@ class Plan:
     store: str  # who holds the model: memory, bitfield or module
     dataset_path: str  # in full, so that a change of folder during the run is of no account
     test_reads: Reads  # of a test data set from a server
+    asked: Traffic  # of servers, beside data sets' blocks
 
     @classmethod
     def make(cls, options: Options) -> Plan:
+        asked = Traffic()
+        with counting(asked):
+            return cls._make(options, asked)
+
+    @classmethod
+    def _make(cls, options: Options, asked: Traffic) -> Plan:
         dataset = _rows(options)
         size = _model_size(options, dataset)
         holdout = _holdout(options, dataset)
@@ -159,12 +166,13 @@ class Plan:
             store=choose_store(options),
             dataset_path=absolute(dataset.uri),
             test_reads=test_reads,
+            asked=asked,
         )
 
     @property
     def reads(self) -> Reads:
         """From a server, so far, and not by workers."""
-        return self.dataset.reads + self.test_reads
+        return self.dataset.reads + self.test_reads + self.asked.so_far
 
     @property
     def params(self) -> dict[str, Any]:
@@ -375,6 +383,9 @@ def _rows(options: Options) -> Dataset | TextDataset:
             # Looked for only now: who trains on a data set need not ask for anything else.
             if not names_object(options.dataset):
                 raise
+            asked = counted()
+            if asked is not None:
+                asked.add(requests=2)  # for a manifest, and a lock, that are not there
             refuse_compressed(options.dataset)
     elif not is_text_file(options.dataset):
         return Dataset(options.dataset)

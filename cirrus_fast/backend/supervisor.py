@@ -20,6 +20,7 @@ from cirrus_fast.backend.threads import ThreadExecutor
 from cirrus_fast.backend.workers import Workers
 from cirrus_fast.data.result import PHASES, Record, TrainResult
 from cirrus_fast.data.sources import identity_of
+from cirrus_fast.data.traffic import counting
 from cirrus_fast.errors import CirrusFastError
 from cirrus_fast.notices import notice
 from cirrus_fast.options import Options
@@ -128,7 +129,8 @@ class _Course:
         self._repeated_before = 0
         # Asked now: later the name may mean other data.
         test = plan.options.test_dataset
-        self._test_dataset_id = None if test is None else identity_of(test)
+        with counting(plan.asked):
+            self._test_dataset_id = None if test is None else identity_of(test)
         # Workers wait while the model is measured where that makes the run repeatable; else they
         # go on, and what is measured is a moment of theirs.
         self._paced = plan.options.consistency == "bsp" or plan.n_workers == 1

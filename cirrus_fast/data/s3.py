@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from cirrus_fast.data.s3_get import Arrived, Getter, replaced
 from cirrus_fast.data.s3_signing import request_payer, signer
-from cirrus_fast.data.traffic import Traffic
+from cirrus_fast.data.traffic import Traffic, counted
 from cirrus_fast.errors import StorageError
 
 SSE, KMS_KEY = "CIRRUS_FAST_S3_SSE", "CIRRUS_FAST_S3_KMS_KEY"
@@ -266,6 +266,9 @@ class S3Storage:
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
 
+        traffic = counted()
+        if traffic is not None:
+            traffic.add(requests=1)
         try:
             yield
         except ClientError as error:

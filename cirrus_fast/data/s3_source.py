@@ -12,6 +12,7 @@ from typing import Any
 
 from cirrus_fast.data.parallel import fresh_memory
 from cirrus_fast.data.s3 import S3Storage, getter, split
+from cirrus_fast.data.traffic import counted
 from cirrus_fast.errors import StorageError
 
 # Large enough that a request's fixed cost is nothing beside its bytes.
@@ -52,7 +53,7 @@ class S3Stream(io.RawIOBase):
         version = lineage(uri)
         self._etag, self._size = version["etag"], int(version["bytes"])
         bucket, self._key = split(uri)
-        self._getter = getter(bucket)
+        self._getter, self._traffic = getter(bucket), counted()
         self._end = self._size if end is None else min(end, self._size)
         self._ranges = self._spans(begin, self._end)
         self._pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="cirrus-s3")
@@ -73,7 +74,7 @@ class S3Stream(io.RawIOBase):
 
     def _fetch(self, begin: int, n_bytes: int) -> memoryview:
         out = fresh_memory(n_bytes)
-        self._getter.read_into(self._key, begin, out, self._etag)
+        self._getter.read_into(self._key, begin, out, self._etag, self._traffic)
         return out
 
     def readable(self) -> bool:

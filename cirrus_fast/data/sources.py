@@ -22,6 +22,7 @@ from cirrus_fast import _kernels
 from cirrus_fast.data.dataset import Dataset, exists
 from cirrus_fast.data.storage import check_scheme, exists_locally, is_file, is_s3, local_path
 from cirrus_fast.data.text_file import TextFile
+from cirrus_fast.data.traffic import counted
 from cirrus_fast.errors import DatasetError, StorageError
 
 CHUNK_BYTES = 16 << 20
@@ -59,7 +60,10 @@ def names_object(name: str) -> bool:
 def identity_of(name: str) -> str:
     """16 hex digits that tell one version of a data set, or of text, from another."""
     if not names_text(name):
-        return Dataset(name).id
+        dataset, traffic = Dataset(name), counted()
+        if traffic is not None:
+            traffic.include(dataset.reads)
+        return dataset.id
     versions = json.dumps(Source.find(name).lineage())
     return hashlib.blake2b(versions.encode(), digest_size=8).hexdigest()
 

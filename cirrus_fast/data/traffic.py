@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -12,7 +15,7 @@ class Reads:
 
     Attributes
     ----------
-    requests : GETs sent, those that failed among them
+    requests : sent, those that failed among them
     bytes : received, of objects
     retries : requests that asked again for what an earlier one failed to bring
     """
@@ -47,6 +50,11 @@ class Traffic:
         with self._lock:
             self._reads += Reads(requests, n_bytes, retries)
 
+    def include(self, reads: Reads) -> None:
+        """What another has counted."""
+        with self._lock:
+            self._reads += reads
+
     @property
     def so_far(self) -> Reads:
         return self._reads
@@ -62,3 +70,22 @@ class Traffic:
     @property
     def bytes(self) -> int:
         return self._reads.bytes
+
+
+_counted: ContextVar[Traffic | None] = ContextVar("_counted", default=None)
+
+
+@contextmanager
+def counting(traffic: Traffic) -> Iterator[None]:
+    """Counts what is asked of servers here beside the blocks of data sets, which count themselves:
+    what objects there are and how large, what is put, text."""
+    before = _counted.set(traffic)
+    try:
+        yield
+    finally:
+        _counted.reset(before)
+
+
+def counted() -> Traffic | None:
+    """What counts here, if anything does; threads started from here have to be told."""
+    return _counted.get()

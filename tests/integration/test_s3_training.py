@@ -185,7 +185,20 @@ def test_text_in_s3_trains_as_on_disk_and_comes_once(s3, text, storage_root, exe
     gets = [path for method, path, _ in s3.application.requests if method == "GET"]
     assert gets.count("/bucket/text/a.svm") == 1
     assert far.reads.bytes == len(text)
+    assert far.reads.requests == len(s3.application.requests), s3.application.requests
     assert sum(one.requests for one in far.reads_by_epoch) == 0
+
+
+@pytest.mark.parametrize("test_is_text", [True, False])
+def test_all_that_is_asked_of_the_server_for_test_rows_is_counted(s3, text, far, test_is_text):
+    S3Storage("s3://bucket/text").write("test.svm", text)
+    s3.application.requests.clear()
+    test = "s3://bucket/text/test.svm" if test_is_text else far.uri
+    result = _run(dataset=far.uri, test_dataset=test)
+    assert result.test_loss is not None
+    assert "HEAD" in {method for method, *_ in s3.application.requests}
+    assert result.reads.requests == len(s3.application.requests)
+    assert result.reads.bytes > (len(text) if test_is_text else far.n_bytes)
 
 
 def test_a_run_on_text_in_s3_goes_on_only_with_that_version(s3, text, storage_root):
