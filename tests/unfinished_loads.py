@@ -15,9 +15,10 @@ from cirrus_fast.data.storage import open_storage
 N_ROWS = 600
 
 SMALL = """
+import os
 from cirrus_fast.data import dataset_writer, loading, sources
 sources.Source.chunks.__defaults__ = (512,)
-sources.UNIT_BYTES = 2048
+sources.UNIT_BYTES = int(os.environ.get("UNIT_BYTES", 2048))
 loading.BLOCK_ROWS = 16
 dataset_writer.SHARD_BYTES = 400
 """
@@ -56,7 +57,9 @@ for kind, names in (
 logging.basicConfig(format="%(message)s")
 threads = {"n_threads": 1 + left % 2}
 if what == "processes":
-    threads = {"executor": "processes", "n_threads": 2}
+    end = lambda done: done > left and os.kill(os.getpid(), signal.SIGKILL)
+    threads = {"executor": "processes", "n_threads": 2, "on_progress": end}
+    count = lambda: None
 if what in ("load", "processes"):
     cirrus_fast.load_libsvm(source, target, label_weights=True, skip_bad_rows=True, **threads)
 else:

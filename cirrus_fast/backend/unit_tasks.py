@@ -8,12 +8,14 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
 from contextlib import contextmanager
 from typing import Any, Literal
 
+from cirrus_fast._version import __version__
 from cirrus_fast.backend.processes import ProcessExecutor, WorkerDiedError
 from cirrus_fast.data import units
 from cirrus_fast.data.columns import ColumnStatistics
 from cirrus_fast.data.dataset_writer import DatasetWriter
 from cirrus_fast.data.loading import Total
 from cirrus_fast.data.parallel import thread_count
+from cirrus_fast.data.storage import absolute
 from cirrus_fast.data.units import Damaged, MergedColumns
 from cirrus_fast.errors import DatasetError, OptionError
 from cirrus_fast.notices import notice
@@ -55,7 +57,11 @@ class UnitTasks:
 
     def __call__(self, writer: DatasetWriter) -> tuple[Total, ColumnStatistics]:
         with _opened(self._executor, self._n_at_once) as (executor, most):
-            folder = {"folder": writer.storage.uri, "token": writer.token}
+            folder = {
+                "version": __version__,
+                "folder": absolute(writer.storage.uri),
+                "token": writer.token,
+            }
             if writer.dictionary is None:
                 self._make_dictionary(
                     writer, lambda task: _ask(executor, json.dumps(task | folder)).result()

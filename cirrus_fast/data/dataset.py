@@ -298,6 +298,13 @@ def _ours(storage: Storage) -> list[str]:
     return [name for name in storage.names() if _OURS.fullmatch(name)]
 
 
+def remove_written(storage: Storage, token: str) -> None:
+    """Deletes every object that was written with a token."""
+    for name in _ours(storage):
+        if f"-{token}" in name:
+            storage.delete(name)
+
+
 def sweep(storage: Storage, keep: Sequence[str]) -> None:
     """Deletes every object of ours but those to keep."""
     for name in _ours(storage):

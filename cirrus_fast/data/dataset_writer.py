@@ -20,6 +20,7 @@ from cirrus_fast.data.dataset import (
     Dataset,
     read_manifest,
     refuse_foreign,
+    remove_written,
     scaling_to_arrays,
     sweep,
 )
@@ -196,12 +197,12 @@ class DatasetWriter:
     def _remove_all(self) -> None:
         if self._writer is not None:
             self._writer.remove()
-        made = {**self.units, **self.left}.values()
-        if self._is_headed:
+        if self._is_headed:  # others may have written, too
             self.storage.delete(UNFINISHED)
-            for number in list(_records(self.storage, self.token)):
-                self.storage.delete(records.record_name(self.token, number))
-        for name in (*self._beside, *(shard.name for unit in made for shard in unit.shards)):
+            remove_written(self.storage, self.token)
+            return
+        shards = [shard.name for unit in self.units.values() for shard in unit.shards]
+        for name in (*self._beside, *shards):
             self.storage.delete(name)
 
     def _is_in_place(self) -> bool:

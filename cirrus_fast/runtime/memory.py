@@ -14,6 +14,10 @@ _SLACK = 0.1
 # Rows are shuffled across as many blocks as fit in this.
 GROUP_BYTES = 16e6
 _LEAST_GROUP_BYTES = 1e6
+# Where rows come from a server, or others may take over what is left, groups are a smaller part of
+# all: what is done when the last byte has come, or a slow worker is at, is one of them. Not less
+# than this though, or rows of neighbours, which may be all of a class, would hardly be mixed.
+SMALL_GROUP_BYTES, FEWEST_GROUPS = 4_000_000, 16
 # One group as it is decoded, and two ready: one learnt from, one being made.
 GROUPS = 3
 # Below this, blocks come one by one and rows are hardly mixed.
@@ -57,6 +61,10 @@ class Memory:
         """Bytes of a large request: two such are decoded from while three are on their way, and the
         memory of one waits to be used again."""
         return min(RUN_BYTES, self.blocks // 6)
+
+    def small_group(self, n_bytes: int) -> int:
+        """Bytes of a group of rows that have so many, where it should be small."""
+        return min(self.group, max(SMALL_GROUP_BYTES, n_bytes // FEWEST_GROUPS))
 
     @property
     def for_others(self) -> Memory:

@@ -107,8 +107,10 @@ class MiniBatches:
         self._holdout = holdout
         self._seed, self._worker = seed, worker
         self._stopping = stopping
-        self._group_bytes = memory.group
         self._n_bytes = self._bytes(numbers)
+        self._group_bytes = memory.group
+        if dataset.is_remote:
+            self._group_bytes = memory.small_group(self._n_bytes)
         ahead = read_ahead_bytes(dataset, memory)
         self._holds = epochs > 1 and memory.holds(self._n_bytes, ahead)
         first = int(self._draw(4).choice(numbers)) if len(numbers) else None

@@ -28,8 +28,6 @@ from cirrus_fast.runtime.minibatches import (
 from cirrus_fast.runtime.params.local import NAP_S, Port
 from cirrus_fast.runtime.row_sources import RowArrays
 
-# Groups of a share, at least, so that what a slow worker is at is little.
-FEWEST_GROUPS = 16
 # What is less than this part of a share is left to its worker, who has it in memory and is soon
 # done, where others would decode it anew. If it is not, they take it before they end another epoch.
 SMALL_SHARE = 3
@@ -43,7 +41,7 @@ class SharedMiniBatches(MiniBatches):
     def __init__(self, *arguments: object, claims: Claims, memory: Memory, **more: object) -> None:
         super().__init__(*arguments, memory=memory, **more)  # type: ignore[arg-type]
         self._claims = claims
-        self._group_bytes = min(memory.group, max(1, self._n_bytes // FEWEST_GROUPS))
+        self._group_bytes = memory.small_group(self._n_bytes)
         # Of rows that are held: the groups, where they end, and of which block each row is.
         self._held_groups: list[Group] = []
         self._ends: list[int] = []

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
+from cirrus_fast._version import __version__
 from cirrus_fast.data import loading, units
 from cirrus_fast.data.blocks import Dictionary
 from cirrus_fast.data.columns import ColumnStatistics
@@ -38,6 +39,9 @@ def run_task(spec_json: str) -> str:
         return run_worker(json.dumps(spec))
     if kind not in _KINDS:
         raise TrainingError(f"unknown kind of task {kind!r}: is the worker's version another?")
+    version = spec.pop("version", None)
+    if version != __version__:  # another may cut the source elsewhere
+        raise TrainingError(f"the tasks are of version {version}, this worker of {__version__}")
     return json.dumps(_KINDS[kind](**spec))
 
 

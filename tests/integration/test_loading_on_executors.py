@@ -56,11 +56,10 @@ def threads() -> Iterator[Executor]:
 
 
 @pytest.fixture
-def few_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def few_units(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is a process of its own, which takes a while to start."""
     monkeypatch.setattr(sources, "UNIT_BYTES", 8192)
-    with (tmp_path / "site" / "sitecustomize.py").open("a") as file:
-        file.write("sources.UNIT_BYTES = 8192\n")
+    monkeypatch.setenv("UNIT_BYTES", "8192")
 
 
 @pytest.mark.usefixtures("few_units")
@@ -252,13 +251,16 @@ def test_a_task_of_another_kind_is_refused() -> None:
         run_task('{"kind": "bake"}')
     with pytest.raises(TrainingError, match="wrong fields"):
         run_task('{"kind": "train"}')
+    with pytest.raises(TrainingError, match=r"are of version 0\.0\.0, this worker of"):
+        run_task('{"kind": "load unit", "version": "0.0.0"}')
 
 
+@pytest.mark.usefixtures("few_units")
 def test_a_program_that_dies_while_processes_load_goes_on(s3: object, tmp_path: Path) -> None:
     place = "s3://bucket/place"
     source = put(place, text())
     load_libsvm(source, f"{place}/here", **OPTIONS)
-    run = killed("processes", source, f"{place}/there", 20)
+    run = killed("processes", source, f"{place}/there", 3000)
     assert run.returncode == -signal.SIGKILL, run.stderr
     assert not open_storage(f"{place}/there").exists("manifest.json")
     load_libsvm(source, f"{place}/there", executor="processes", **OPTIONS)

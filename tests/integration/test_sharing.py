@@ -29,6 +29,11 @@ from cirrus_fast.runtime.worker import Worker
 N_ROWS = 6000
 
 
+@pytest.fixture(autouse=True)
+def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cirrus_fast.runtime.memory.SMALL_GROUP_BYTES", 1)
+
+
 @pytest.fixture
 def numbered(storage_root: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     """Rows whose first value is their number, from 1, in many blocks."""
