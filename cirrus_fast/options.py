@@ -172,7 +172,7 @@ class Options:
         "stop after this long", default=None, kind=float, unit="seconds", above=0
     )
     consistency: str = _option(
-        "async: workers update the model as they come, and keep level within 5 % of an epoch; "
+        "async: workers update the model as they come, and help those that are slow; "
         "ssp: none is more than `staleness` "
         "mini-batches ahead; bsp: all step together, which is deterministic for a seed",
         default="async",
