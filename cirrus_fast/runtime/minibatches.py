@@ -100,8 +100,11 @@ class MiniBatches:
         seed: int,
         worker: int,
         stopping: Callable[[], bool] = lambda: False,
+        places: UInt32Array | None = None,
     ) -> None:
-        """stopping : whether no more rows are wanted; epochs end where it is seen"""
+        """stopping : whether no more rows are wanted; epochs end where it is seen
+        places : the scale's table, where there is one already
+        """
         self.times = ReadTimes()
         self._dataset = dataset
         self._holdout = holdout
@@ -118,7 +121,7 @@ class MiniBatches:
         self._source = source_of(dataset, numbers, memory, keep=keep, first=first)
         if self._source.first is not None:  # on its way while the rest is made ready
             self._source.expect([self._source.first])
-        self._scale, self._places = scale, scale.table()
+        self._scale, self.places = scale, scale.table() if places is None else places
         self._held: CSR | None = None
         self._behind = ThreadPoolExecutor(1, thread_name_prefix="cirrus-decode")
         self._ready: Future[tuple[CSR, int, float]] | None = None
@@ -254,7 +257,7 @@ class MiniBatches:
             rows.data,
             rows.weights,
             order,
-            self._places,
+            self.places,
             len(self._scale.divisor),
             entry,
             into.labels[row:last],

@@ -242,7 +242,8 @@ class Worker:
 
         def open_blocks(blocks: list[int]) -> MiniBatches:
             arguments = dataset, blocks, self._holdout, self._store.scale
-            return MiniBatches(*arguments, epochs=1, memory=others, **self._sources)
+            more = {"epochs": 1, "memory": others, "places": stream.places}
+            return MiniBatches(*arguments, **more, **self._sources)
 
         blocks = dataset.blocks
         most = max(
