@@ -242,7 +242,7 @@ class Worker:
 
         def open_blocks(blocks: list[int]) -> MiniBatches:
             arguments = dataset, blocks, self._holdout, self._store.scale
-            more = {"epochs": 1, "memory": others, "places": stream.places}
+            more: dict[str, Any] = {"epochs": 1, "memory": others, "places": stream.places}
             return MiniBatches(*arguments, **more, **self._sources)
 
         blocks = dataset.blocks

@@ -79,8 +79,8 @@ def allow(monkeypatch, dataset, share, group=0.1):
     """Memory for this share of the rows, and to mix this share at a time."""
     all_rows = sum(map(decoded_bytes, dataset.blocks))
     monkeypatch.setattr(minibatches, "GROUP_BYTES", group * all_rows)
-    monkeypatch.setattr(minibatches, "_RUN", 8)
-    monkeypatch.setattr(minibatches, "_SHUFFLED_RUN", 4)
+    monkeypatch.setattr(minibatches, "RUN", 8)
+    monkeypatch.setattr(minibatches, "SHUFFLED_RUN", 4)
     monkeypatch.setattr(row_sources, "_NEAR_AHEAD_BYTES", 10_000)
     beside = group * all_rows + 10_000
     return Memory(int(share * all_rows + beside) + 1, int(group * all_rows))
