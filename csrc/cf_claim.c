@@ -15,6 +15,13 @@ size_t cf_claim(int64_t *words, const uint32_t *numbers, size_t n, int64_t from,
     return found;
 }
 
+int cf_claim_numbers_fit(const uint32_t *numbers, size_t n, size_t n_words) {
+    for (size_t i = 0; i < n; i++)
+        if (numbers[i] >= n_words)
+            return 0;
+    return 1;
+}
+
 void cf_claim_add(int64_t *word, int64_t amount) {
     atomic_fetch_add((_Atomic int64_t *)word, amount);
 }

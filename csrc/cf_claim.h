@@ -15,6 +15,9 @@
 size_t cf_claim(int64_t *words, const uint32_t *numbers, size_t n, int64_t from, int64_t to,
                 uint8_t *claimed);
 
+/* Whether all numbers are below n_words. */
+int cf_claim_numbers_fit(const uint32_t *numbers, size_t n, size_t n_words);
+
 /* Adds to a word that others add to at the same time. */
 void cf_claim_add(int64_t *word, int64_t amount);
 

@@ -242,8 +242,8 @@ class Worker:
 
         def open_blocks(blocks: list[int]) -> MiniBatches:
             arguments = dataset, blocks, self._holdout, self._store.scale
-            more: dict[str, Any] = {"epochs": 1, "memory": others, "places": stream.places}
-            return MiniBatches(*arguments, **more, **self._sources)
+            more = {"epochs": 1, "memory": others, "places": stream.places}
+            return MiniBatches(*arguments, **self._sources | more)
 
         blocks = dataset.blocks
         most = max(

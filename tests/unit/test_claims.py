@@ -61,7 +61,7 @@ def test_what_is_beyond_the_words_is_refused() -> None:
     words, out = np.zeros(3, np.int64), np.zeros(1, np.uint8)
     with pytest.raises(ValueError, match="beyond the words"):
         _kernels.claim(words, np.array([3], np.uint32), 0, 1, out)
-    with pytest.raises(ValueError, match="length of numbers"):
+    with pytest.raises(ValueError, match="as long as numbers"):
         _kernels.claim(words, np.array([1, 2], np.uint32), 0, 1, out)
     with pytest.raises(ValueError, match="beyond the words"):
         _kernels.claim_add(words, 3, 1)

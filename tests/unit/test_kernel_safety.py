@@ -380,6 +380,20 @@ def calls() -> dict[str, Call]:
                 "out_weights": np.empty(N_ROWS, F32),
             },
         ),
+        "claim": (
+            _kernels.claim,
+            {
+                "words": np.zeros(N_IDS, I64),
+                "numbers": np.arange(N_IDS, dtype=U32),
+                "expected": 0,
+                "wanted": 1,
+                "claimed": np.empty(N_IDS, U8),
+            },
+        ),
+        "claim_add": (
+            _kernels.claim_add,
+            {"words": np.zeros(N_IDS, I64), "place": N_IDS - 1, "amount": 3},
+        ),
         "columns_merge": (
             _kernels.columns_merge,
             {
@@ -635,6 +649,7 @@ def test_arrays_at_odd_addresses_are_refused(name: str) -> None:
 
 
 WRITES = {
+    "claim": ("words", "claimed"),
     "prepare_rows": ("out_labels", "out_indptr", "out_indices", "out_data", "out_weights"),
     "csr_take": ("out_labels", "out_indptr", "out_indices", "out_data", "out_weights"),
     "columns_scan": ("ones", "others", "met"),

@@ -182,7 +182,7 @@ def test_windows_take_turns_in_the_same_memory(dataset, stream, monkeypatch):
 @pytest.mark.parametrize("length", [1, 7, 128])
 @pytest.mark.parametrize("n_rows", [0, 1, 6, 7, 1000])
 def test_runs_are_all_rows_with_neighbours_together(n_rows, length):
-    order = minibatches._runs(n_rows, length, np.random.default_rng(2))
+    order = minibatches.runs_drawn(n_rows, length, np.random.default_rng(2))
     assert order.dtype == np.uint32
     np.testing.assert_array_equal(np.sort(order), np.arange(n_rows))
     if n_rows == 1000:
@@ -193,7 +193,7 @@ def test_runs_are_all_rows_with_neighbours_together(n_rows, length):
 def test_an_id_that_the_statistics_do_not_know_is_refused(dataset, stream):
     """A data set whose parts contradict each other must not lead outside the model."""
     rows = stream(dataset)
-    rows._places[2 * 7] = 2**32 - 1
+    rows.places[2 * 7] = 2**32 - 1
     with pytest.raises(KernelError, match="outside the model"):
         next(rows.epoch(0))
 
