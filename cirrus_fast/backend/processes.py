@@ -171,7 +171,12 @@ def _signal_name(number: int) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with the package we run findable, wherever this process found it."""
+    """Ours, with the package we run findable, wherever this process found it.
+
+    NumPy's linear algebra, which no worker uses, else starts a thread per core in each of them:
+    half of what its import costs.
+    """
     home = str(Path(cirrus_fast.__file__).resolve().parent.parent)
     path = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(path)}
+    threads = {"OPENBLAS_NUM_THREADS": "1"}
+    return threads | os.environ | {"PYTHONPATH": os.pathsep.join(path)}

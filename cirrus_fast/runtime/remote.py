@@ -179,7 +179,10 @@ class RemoteWorker(StoreWorker):
             begun = self._port.rows + self._port.begun
             first = _FIRST_ROWS_MERGED if self._store.layout.merged else _FIRST_ROWS
             wanted = min(wanted, first + int(self._spec.growth * begun))
-        wanted = min(max(1, wanted // size) * size, len(left))
+        wanted = max(1, wanted // size)
+        # In equal parts, for a short rest costs as much as any interval.
+        wanted = -(-len(left) // size // -(-len(left) // (wanted * size)))
+        wanted = min(wanted * size, len(left))
         granted = self._port.grant(wanted, size, wait=wait)
         if granted == 0:
             return None

@@ -62,7 +62,7 @@ RECORD = np.dtype([("slot", SLOT), ("traffic", TRAFFIC)])
 COMMANDS = (
     *("+auth", "+select", "+cluster|slots", "+expire", "+unlink"),
     *("+get", "+set", "+getrange", "+setrange", "+bitfield"),
-    *("+hset", "+hget", "+hgetall", "+hdel", "+rpush", "+lrange"),
+    *("+hset", "+hget", "+hgetall", "+hdel", "+rpush", "+lrange", "+blpop"),
 )
 
 _ended: set[str] = set()

@@ -11,6 +11,8 @@ the model has. So a worker knows which of its own are still on their way, and wa
 adds them to what it reads; and a string that may have been pushed or not is pushed again, for the
 supervisor takes none twice.
 
+Who has pushed rings a bell, a list that the supervisor waits at, so that neither asks in vain.
+
 A command whose connection broke may still be done, and late: after all that came behind it. So each
 string has a field of its own, named by worker and number, which can be set and taken away again and
 again, and a model that an older one was written over is written anew.
@@ -54,6 +56,11 @@ def pays(n_ids: int, sync_rows: int) -> bool:
 
 def inbox_of(shard: Shard) -> bytes:
     return shard.key.removesuffix(b"model") + b"inbox"
+
+
+def bell_of(shard: Shard) -> bytes:
+    """Only the first shard's is rung."""
+    return shard.key.removesuffix(b"model") + b"bell"
 
 
 def write_moves(worker: int, number: int, places: UInt32Array, amounts: Int32Array) -> bytes:
@@ -108,6 +115,8 @@ class MergedExchange(Exchanges):
         self._unmerged: dict[int, deque[tuple[int, UInt32Array, Int32Array]]] = {
             shard.number: deque() for shard in shards
         }
+        self._room = {s.number: bytearray(4 * (s.n + 2 + n_workers)) for s in shards}
+        self._values = np.empty(max(s.n for s in shards) + 2 + n_workers, np.int32)
 
     def submit(
         self,
@@ -122,17 +131,25 @@ class MergedExchange(Exchanges):
         request = Request(adds=len(add) > 0, own=self._own)
         if request.adds:
             self._number += 1
-            for shard in self._shards:
-                here = shard.mine(add)
-                places, moves = add[here] // np.uint32(shard.n_shards), amounts[here]
-                text = write_moves(self._worker, self._number, places, moves)
-                inbox = inbox_of(shard)
-                field = f"{self._worker}:{self._number}"
-                shard.link.ask_all(("HSET", inbox, field, text), ("EXPIRE", inbox, TTL_S))
+            for shard in reversed(self._shards):
+                places, moves = add, amounts
+                if shard.n_shards > 1:
+                    here = shard.mine(add)
+                    places, moves = add[here] // np.uint32(shard.n_shards), amounts[here]
+                self._push(shard, places, moves)
                 self._unmerged[shard.number].append((self._number, places, moves))
         request.number = self._number
         self._under_way.append(request)
         return request
+
+    def _push(self, shard: Shard, places: UInt32Array, moves: Int32Array) -> None:
+        inbox, bell = inbox_of(shard), bell_of(shard)
+        text = write_moves(self._worker, self._number, places, moves)
+        field = f"{self._worker}:{self._number}"
+        commands = [("HSET", inbox, field, text), ("EXPIRE", inbox, TTL_S)]
+        if shard.number == 0:  # the last one
+            commands += [("RPUSH", bell, self._worker), ("EXPIRE", bell, TTL_S)]
+        shard.link.ask_all(*commands)
 
     def settle(self) -> Request:
         """Waits until what was pushed is in the model, and takes over what the store has."""
@@ -157,9 +174,9 @@ class MergedExchange(Exchanges):
         return int(struct.unpack(">i", text)[0])
 
     def _read(self, shard: Shard, connection: Connection) -> int:
-        n = shard.n + 2 + self._n_workers
-        raw, values = bytearray(4 * n), np.empty(n, np.int32)
-        connection.send(pack("GETRANGE", shard.key, 0, 4 * n - 1))
+        raw = self._room[shard.number]
+        values = self._values[: len(raw) // 4]
+        connection.send(pack("GETRANGE", shard.key, 0, len(raw) - 1))
         if not connection.read_string_into(memoryview(raw)):
             raise shard.lost()
         _kernels.bitfield_decode(raw, values)
@@ -187,6 +204,7 @@ class Merger:
     def __init__(self, shards: Sequence[Shard], n_workers: int) -> None:
         self._shards, self._n_workers = list(shards), n_workers
         self._values = {s.number: np.zeros(s.n + 2 + n_workers, np.int32) for s in shards}
+        self._room = {s.number: bytearray(4 * (s.n + 2 + n_workers)) for s in shards}
         self.lost = 0
 
     def begin(self, whole: Int32Array) -> None:
@@ -210,7 +228,10 @@ class Merger:
         taken = 0
         for shard in self._shards:
             inbox = inbox_of(shard)
-            answer = shard.link.ask("HGETALL", inbox, give_up_s=give_up_s)
+            commands: list[tuple[bytes | str, ...]] = [("HGETALL", inbox)]
+            if shard.number == 0:  # who rings after this has pushed something else
+                commands.insert(0, ("UNLINK", bell_of(shard)))
+            answer = shard.link.ask_all(*commands, give_up_s=give_up_s)[-1]
             strings = [read_moves(text, shard, self._n_workers) for text in answer[1::2]]
             for one in sorted(strings, key=itemgetter(0, 1)):
                 self._add(shard, *one)
@@ -250,7 +271,27 @@ class Merger:
         values[shard.n + 1] += 1
 
     def _write(self, shard: Shard, give_up_s: float | None = None) -> None:
-        values = self._values[shard.number]
-        raw = bytearray(4 * len(values))
-        _kernels.bitfield_encode(values, raw)
-        shard.link.ask("SETRANGE", shard.key, 0, bytes(raw), give_up_s=give_up_s)
+        raw = self._room[shard.number]
+        _kernels.bitfield_encode(self._values[shard.number], raw)
+        shard.link.again(partial(_put, shard, raw), give_up_s=give_up_s)
+
+
+class Bell:
+    """What the supervisor waits at: a connection of its own, on which nothing else is asked."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self._shard = shards[0]
+        self.link = self._shard.link
+
+    def wait(self, seconds: float) -> None:
+        """Until somebody has pushed, at most so long. A server may lose a bell: look anyway."""
+        self.link.ask("BLPOP", bell_of(self._shard), seconds)
+
+
+def _put(shard: Shard, raw: bytearray, connection: Connection) -> None:
+    """All of the string, which is sent as it lies there."""
+    command = pack("SETRANGE", shard.key, 0, b"")
+    connection.send(command.removesuffix(b"$0\r\n\r\n") + b"$%d\r\n" % len(raw))
+    connection.send(raw)
+    connection.send(b"\r\n")
+    connection.read()
