@@ -11,7 +11,7 @@ enum { AHEAD = 16 };
 static const float SAFE_TOUCHES = 5.0f, CROWD = 16.0f;
 
 /* The counts of a row that comes next, if there is one. */
-static void fetch_row(const cf_replica *replica, const cf_csr *rows, uint32_t row) {
+static void fetch_counts(const cf_replica *replica, const cf_csr *rows, uint32_t row) {
     size_t begin = 0, end = 0;
     if (row >= rows->n_rows || !cf_csr_row(rows, row, &begin, &end))
         return;
@@ -35,7 +35,10 @@ cf_status cf_replica_touch(const cf_replica *replica, const cf_csr *rows, const 
             status = cf_fail(CF_E_INDPTR, i);
         else if (room - n < end - begin + 1) /* one for the intercept */
             status = cf_fail(CF_E_ROOM, i);
-        fetch_row(replica, rows, i + 1 < n_order ? order[i + 1] : order[i]);
+        if (i + 3 < n_order)
+            cf_csr_prefetch(rows, order[i + 3]);
+        if (i + 1 < n_order)
+            fetch_counts(replica, rows, order[i + 1]);
         for (size_t k = begin; status.code == CF_OK && k < end; k++) {
             const uint32_t id = rows->indices[k];
             if (id >= intercept) {
