@@ -41,7 +41,7 @@ DEFAULT_STALENESS = 100
 # Rows between exchanges with a store over a network, and their share of a worker's rows, at most;
 # how fast they grow to that from the first few rows on, in large data and in small.
 SYNC_ROWS, SYNC_SHARE = 20_000, 0.2
-GROWTH, GROWTH_OF_FEW = 0.1, 0.03
+GROWTH, GROWTH_OF_FEW = 0.2, 0.03
 # How often workers leave the state of their optimiser in such a store.
 STATE_INTERVAL_S = 30.0
 # Of popular columns a worker knows what the others learnt up to so many rows ago.

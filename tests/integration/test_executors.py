@@ -149,7 +149,14 @@ def test_what_a_worker_process_noticed_is_passed_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "from cirrus_fast.notices import notice\nnotice('no room')\nnotice('read again')\n"
+        "from cirrus_fast.notices import notice\n"
+        "from cirrus_fast.runtime import worker\n"
+        "plain = worker.run_worker\n"
+        "def run_worker(spec):\n"
+        "    notice('no room')\n"
+        "    notice('read again')\n"
+        "    return plain(spec)\n"
+        "worker.run_worker = run_worker\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     LogisticRegression(options(clicks, executor="processes", n_workers=1)).run()
