@@ -74,16 +74,22 @@ class _Nursery:
 
     def __init__(self, inherited: Sequence[int], environment: Mapping[str, str]) -> None:
         self._news, theirs = socket.socketpair()
-        with theirs:
+        # -P: not what happens to lie in the current folder.
+        command = [sys.executable, "-P", "-m", "cirrus_fast.runtime.nursery", str(theirs.fileno())]
+        try:
             self._process = subprocess.Popen(
-                # -P: not what happens to lie in the current folder.
-                [sys.executable, "-P", "-m", "cirrus_fast.runtime.nursery", str(theirs.fileno())],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(*inherited, theirs.fileno()),
                 start_new_session=True,
                 env=environment,
             )
+        except BaseException:
+            self._news.close()
+            raise
+        finally:
+            theirs.close()
         self._workers: dict[int, _Worker] = {}
         self._awaited: tuple[Future[_Worker], tuple[int, ...]] | None = None
         self._lock = threading.Lock()

@@ -42,8 +42,9 @@ SCALE = 2.0**24
 MOST_WEIGHTS = 2**27 - 2  # of a string: 512 MB with what lies behind them
 _MARK, _COUNT, _BEHIND = 0, 1, 2
 _PIECE_BYTES = 1 << 24
-# What reading one weight costs on the wire, asked for alone: some 31 bytes there and 12 back.
-_BYTES_ALONE = 43
+# What reading one weight costs if it is asked for alone, in bytes of a piece that is read as a
+# whole: some 31 there and 12 back, and the server's time.
+_BYTES_ALONE = 80
 _NO_IDS = np.empty(0, np.uint32)
 _NO_AMOUNTS = np.empty(0, np.int32)
 
