@@ -312,8 +312,8 @@ class RedisRun:
         n = int(traffic["exchanges"].sum())
         return {
             "exchanges": n,
-            "doubtful": int(traffic["doubtful"].sum())
-            + (self._merging.lost if self._merging else 0),
+            "doubtful": int(traffic["doubtful"].sum()),
+            "lost": int(traffic["lost"].sum()) + (self._merging.lost if self._merging else 0),
             "rollbacks": int(traffic["rollbacks"].sum()),
             "staleness_mean": float(traffic["stale_sum"].sum()) / n if n else 0.0,
             "staleness_max": int(traffic["stale_max"].max()),

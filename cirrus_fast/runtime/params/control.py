@@ -41,6 +41,8 @@ TTL_S = 3600
 _REFRESH_S, _NAP_S, _LONGEST_NAP_S = 0.1, 0.001, 0.02
 # Workers end when their supervisor has shown no sign of life for so long.
 _ORPHANED_S = 120.0
+# What a worker has added to the model lately is kept, should a server lose it.
+KEPT_BYTES = 1 << 23
 # How long a worker that ends tries to say so.
 _FAREWELL_S = 2.0
 
@@ -48,7 +50,8 @@ _FAREWELL_S = 2.0
 TRAFFIC = np.dtype(
     [
         ("exchanges", np.int64),
-        ("doubtful", np.int64),  # exchanges whose additions may have been done or not
+        ("doubtful", np.int64),  # additions that were made twice (Exchanges.doubtful)
+        ("lost", np.int64),  # additions that a server lost, and that could not be made again
         ("rollbacks", np.int64),  # times the server came back with an older model
         ("stale_sum", np.float64),  # others' exchanges between a read and the write that follows
         ("stale_max", np.int64),
@@ -113,7 +116,8 @@ class RunHeader:
     @property
     def n_bytes(self) -> int:
         """Of what a worker keeps beside its rows, about: its copy of the model, and the scale."""
-        return 40 * (self.n_ids + 1) + 8 * self.n_places
+        kept = KEPT_BYTES if self.store == "bitfield" and not self.merged else 0
+        return 40 * (self.n_ids + 1) + 8 * self.n_places + kept
 
 
 class Names:
