@@ -414,6 +414,7 @@ class RedisRun:
                 if self._merging is not None:
                     self._merging.end()
                 for shard in self._shards:
+                    shard.link.close()  # one long unused may be broken, and there is one attempt
                     with suppress(StoreError):  # `welcome` sees to it that they are this run's
                         shard.link.ask("UNLINK", *self._keys(shard), give_up_s=0)
                 with suppress(StoreError):

@@ -100,10 +100,8 @@ def test_a_server_that_comes_back_with_its_data_goes_on(
     sound(result, clicks)
 
 
-def test_a_server_that_comes_back_with_an_older_model_is_noticed(
-    clicks: Dataset, own_redis: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    server = own_redis()
+def back_to_an_older_model(server: RedisServer) -> list[Callable[[Record], None]]:
+    """Callbacks: the server is saved, and later killed and started with what was saved."""
 
     def save() -> None:
         with server.client() as client:
@@ -113,10 +111,53 @@ def test_a_server_that_comes_back_with_an_older_model_is_noticed(
         server.kill()
         server.start()
 
-    result = train(clicks, server.url, callbacks=[at_row(6_000, save), at_row(16_000, restart)])
+    return [at_row(6_000, save), at_row(16_000, restart)]
+
+
+@both_ways
+def test_what_a_server_with_an_older_model_lost_is_made_again(
+    clicks: Dataset, own_redis: Any, caplog: pytest.LogCaptureFixture, sync_rows: int
+) -> None:
+    """A worker alone learns the very same as one that nothing happens to."""
+    server = own_redis()
+    alone = {"n_workers": 1, "sync_rows": sync_rows, "pipeline_depth": 1}
+    undisturbed = train(clicks, server.url, **alone)
+    result = train(clicks, server.url, callbacks=back_to_an_older_model(server), **alone)
     assert result.stop_reason == "epochs"
     assert result.exchanges["rollbacks"] >= 1
+    assert result.exchanges["lost"] == result.exchanges["doubtful"] == 0
     assert "came back with an older model" in caplog.text
+    assert np.array_equal(result.model.weights, undisturbed.model.weights)
+    assert result.model.intercept == undisturbed.model.intercept
+    assert keys_left(server) == []
+
+
+@both_ways
+def test_workers_of_a_server_with_an_older_model_go_on(
+    clicks: Dataset, own_redis: Any, sync_rows: int
+) -> None:
+    server = own_redis()
+    result = train(
+        clicks, server.url, sync_rows=sync_rows, callbacks=back_to_an_older_model(server)
+    )
+    assert result.stop_reason == "epochs"
+    assert result.exchanges["rollbacks"] >= 1
+    assert result.exchanges["lost"] == 0
+    sound(result, clicks)
+
+
+def test_what_is_not_kept_any_more_is_counted_as_lost(
+    clicks: Dataset,
+    own_redis: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cirrus_fast.runtime.params.bitfield.KEPT_BYTES", 20_000)
+    server = own_redis()
+    result = train(clicks, server.url, callbacks=back_to_an_older_model(server))
+    assert result.stop_reason == "epochs"
+    assert result.exchanges["lost"] > 0
+    assert "additions to the model" in caplog.text
     sound(result, clicks)
 
 
@@ -375,7 +416,7 @@ def test_what_servers_do_late_changes_no_model(redis_server: RedisServer) -> Non
     """What a broken connection carried may come after all that was sent anew."""
     key, n, n_workers = b"{late}model", 5, 2
     link = Link((StoreUrl.parse(redis_server.url),), key, clustered=False)
-    shard = Shard(0, 1, key, n, 77, link)
+    shard = Shard(0, 1, key, n, 77, link, n_workers)
     merger = Merger([shard], n_workers)
     with redis_server.client() as client:
 
@@ -459,6 +500,45 @@ def test_a_dead_server_of_a_cluster_is_an_error(clicks: Dataset, tmp_path: Path)
                 epochs=50,
                 callbacks=[at_row(6_000, cluster.servers[2].kill)],
             )
+    finally:
+        cluster.stop()
+
+
+@pytest.mark.parametrize("loses", [False, True], ids=["killed", "taken over"])
+@both_ways
+def test_a_replica_that_takes_its_masters_place_has_all_that_was_learnt(
+    clicks: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sync_rows: int,
+    loses: bool,
+) -> None:
+    """Killed, a master has passed on nearly all. Taken over, it goes on for a while, and what it
+    answered meanwhile is lost."""
+    monkeypatch.setattr(resp, "GIVE_UP_S", 30.0)
+    cluster = Cluster(tmp_path / "cluster", replicas=True)
+    try:
+        alone = {"n_workers": 1, "sync_rows": sync_rows, "pipeline_depth": 1}
+        url = ",".join(server.url for server in cluster.servers)
+        undisturbed = train(clicks, url, n_ps=3, **alone)
+        failed: list[RedisServer] = []
+
+        def fail() -> None:
+            at = next(i for i, s in enumerate(cluster.servers) if b"model" in b"".join(keys_left(s)))
+            failed.append(cluster.servers[at])
+            if loses:
+                with cluster.replicas[at].client() as client:
+                    client.execute_command("CLUSTER", "FAILOVER", "TAKEOVER")
+            else:
+                failed[0].kill()
+
+        result = train(clicks, url, n_ps=3, callbacks=[at_row(10_000, fail)], **alone)
+        assert failed
+        assert result.stop_reason == "epochs"
+        assert result.exchanges["lost"] == result.exchanges["doubtful"] == 0
+        assert np.array_equal(result.model.weights, undisturbed.model.weights)
+        if not loses:  # the first of those named may be the dead one
+            sound(train(clicks, url.replace(",", "?timeout=1,", 1), n_ps=3), clicks)
     finally:
         cluster.stop()
 

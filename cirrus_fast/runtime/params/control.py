@@ -150,7 +150,8 @@ def control_link(
 
 
 def is_clustered(urls: Sequence[StoreUrl]) -> bool:
-    """Whether the server is one of a cluster; waits for it if it is not there yet."""
+    """Whether the server is one of a cluster; waits for it if it is not there yet. Of several, any
+    can tell where the first cannot be reached."""
 
     def ask(connection: Connection) -> bool:
         try:
@@ -160,11 +161,23 @@ def is_clustered(urls: Sequence[StoreUrl]) -> bool:
                 return False
             raise
 
-    link = Link(tuple(urls), b"", clustered=False)
+    def ask_one(url: StoreUrl, patience: float) -> bool:
+        link = Link((url,), b"", clustered=False)
+        try:
+            return link.again(ask, give_up_s=patience)
+        finally:
+            link.close()
+
     try:
-        return link.again(ask, give_up_s=min(resp.GIVE_UP_S, 2 * urls[0].timeout))
-    finally:
-        link.close()
+        return ask_one(urls[0], min(resp.GIVE_UP_S, 2 * urls[0].timeout))
+    except Refused:
+        raise
+    except StoreError:
+        for url in urls[1:]:
+            with suppress(StoreError):
+                if ask_one(url, 0):
+                    return True
+        raise
 
 
 def scale_to_bytes(scale: TrainingScale) -> bytes:
