@@ -41,12 +41,12 @@ class WorkerDiedError(TrainingError):
 class _Worker:
     """A process that a nursery has started."""
 
-    def __init__(self, pid: int, streams: tuple[int, int, int]) -> None:
+    def __init__(self, pid: int, streams: Sequence[int]) -> None:
         """streams : this side's ends of its standard ones"""
         self.pid = pid
-        self.stdin = open(streams[0], "w", encoding="utf-8")  # noqa: SIM115
-        self.stdout = open(streams[1], encoding="utf-8")  # noqa: SIM115
-        self.stderr = open(streams[2], encoding="utf-8", errors="replace")  # noqa: SIM115
+        self.stdin = os.fdopen(streams[0], "w", encoding="utf-8")
+        self.stdout = os.fdopen(streams[1], encoding="utf-8")
+        self.stderr = os.fdopen(streams[2], encoding="utf-8", errors="replace")
         self._status: Future[int] = Future()
 
     def wait(self) -> int:

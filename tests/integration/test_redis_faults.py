@@ -8,6 +8,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from cirrus_fast.runtime.params import resp
 from cirrus_fast.runtime.params.bitfield import Shard
 from cirrus_fast.runtime.params.merged import Merger, inbox_of, write_moves
 from cirrus_fast.runtime.params.resp import Link
+from cirrus_fast.runtime.remote import RemoteWorker
 from cirrus_fast.store_url import StoreUrl
 
 # Intervals of a mini-batch, exchanged weight by weight (params/bitfield.py), and longer ones, which
@@ -524,7 +527,9 @@ def test_a_replica_that_takes_its_masters_place_has_all_that_was_learnt(
         failed: list[RedisServer] = []
 
         def fail() -> None:
-            at = next(i for i, s in enumerate(cluster.servers) if b"model" in b"".join(keys_left(s)))
+            at = next(
+                i for i, s in enumerate(cluster.servers) if b"model" in b"".join(keys_left(s))
+            )
             failed.append(cluster.servers[at])
             if loses:
                 with cluster.replicas[at].client() as client:
@@ -619,6 +624,95 @@ def test_a_dead_worker_does_not_hang_the_others(
     )
     assert result.stop_reason == "epochs"
     assert result.rows_processed == train(clicks, "memory", sync_rows=None).rows_processed
+
+
+@both_ways
+def test_a_silent_worker_is_replaced_though_its_process_lives(
+    clicks: Dataset,
+    redis_server: RedisServer,
+    executors: list[processes.ProcessExecutor],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    sync_rows: int,
+) -> None:
+    monkeypatch.setattr("cirrus_fast.backend.workers._QUIET_S", 4.0)
+    stopped: list[int] = []
+
+    def stop() -> None:
+        stopped.append(executors[0].pids[0])
+        os.kill(stopped[0], signal.SIGSTOP)
+
+    result = train(
+        clicks,
+        redis_server.url,
+        executor="processes",
+        sync_rows=sync_rows,
+        epochs=4,
+        callbacks=[at_row(6_000, stop)],
+    )
+    assert stopped
+    assert "has said nothing for 4 s; another takes its place" in caplog.text
+    assert result.stop_reason == "epochs"
+    assert result.rows_processed == train(clicks, "memory", sync_rows=None, epochs=4).rows_processed
+    sound(result, clicks)
+
+
+def cpu_ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_a_silent_worker_of_anybodys_executor_is_replaced_and_does_no_harm_when_it_wakes_up(
+    clicks: Dataset, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cirrus_fast.backend.workers._QUIET_S", 4.0)
+    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
+        stopped: list[int] = []
+
+        def stop() -> None:
+            stopped.append(max(pool._processes, key=cpu_ticks))
+            os.kill(stopped[0], signal.SIGSTOP)
+
+        try:
+            result = train(
+                clicks,
+                redis_server.url,
+                executor=pool,
+                epochs=4,
+                callbacks=[at_row(6_000, stop)],
+            )
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+    assert stopped
+    assert result.stop_reason == "epochs"
+    assert result.rows_processed == train(clicks, "memory", sync_rows=None, epochs=4).rows_processed
+    sound(result, clicks)
+    # Model strings that were made anew have a minute.
+    assert [key for key in keys_left(redis_server) if not key.endswith(b"model")] == []
+
+
+def test_an_executor_without_a_place_for_another_worker_is_an_error(
+    clicks: Dataset, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cirrus_fast.backend.workers._QUIET_S", 5.0)
+    monkeypatch.setattr("cirrus_fast.backend.workers._START_S", 4.0)
+    monkeypatch.setattr("cirrus_fast.backend.workers._END_S", 1.0)
+    asleep = threading.Event()
+    window = RemoteWorker._window
+
+    def hang(self: RemoteWorker, *arguments: Any) -> bool:
+        if self._spec.worker == 0 and self._port.rows > 3_000:
+            asleep.wait(60)
+        return window(self, *arguments)
+
+    monkeypatch.setattr(RemoteWorker, "_window", hang)
+    try:
+        with pytest.raises(TrainingError, match="was silent, and the executor has started no oth"):
+            train(clicks, redis_server.url, epochs=50)
+    finally:
+        asleep.set()
+    assert keys_left(redis_server) == []
 
 
 def test_stopping_and_time_running_out_end_a_run_with_a_model(

@@ -59,7 +59,7 @@ TRAFFIC = np.dtype(
         ("bytes_received", np.int64),
     ]
 )
-RECORD = np.dtype([("slot", SLOT), ("traffic", TRAFFIC)])
+RECORD = np.dtype([("slot", SLOT), ("traffic", TRAFFIC), ("looks", np.int64)])
 
 # The rights a run needs, as ACL SETUSER takes them, on keys that begin with "{cirrus_fast:".
 COMMANDS = (
@@ -333,6 +333,7 @@ class RemotePort:
 
     def _refresh(self, give_up_s: float | None = None) -> None:
         """Tells where this worker is, and asks how the run is."""
+        self.record["looks"] += 1  # a sign of life, even of one who waits
         names = self._names
         commands: list[tuple[bytes | str | int, ...]] = [
             ("HSET", names.workers, self._field, self.record.tobytes()),
@@ -345,6 +346,8 @@ class RemotePort:
         self._refreshed = time.monotonic()
         said = answers[2]
         if said is None or len(said) < SAYS.itemsize + 8 * (self.worker + 1):
+            with suppress(StoreError):  # or the run's end would leave this behind
+                self._link.ask("HDEL", names.workers, self._field, give_up_s=0)
             raise _over(self._task)
         self._says = np.frombuffer(bytearray(said), SAYS, 1)[0]
         generations = np.frombuffer(said, np.int64, offset=SAYS.itemsize)
