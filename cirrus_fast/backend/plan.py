@@ -221,7 +221,8 @@ class Plan:
         """
         depth = self.options.pipeline_depth
         if depth is None and self.store == "bitfield":
-            most = min(MOST_UNDER_WAY, MOST_IN_FLIGHT * self.n_train)
+            share = 1 if self.n_workers == 1 else MOST_IN_FLIGHT
+            most = min(MOST_UNDER_WAY, share * self.n_train)
             depth = min(DEEPEST, int(most / (self.sync_rows * self.n_workers)))
         return max(1, depth or 1)
 
