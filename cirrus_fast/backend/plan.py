@@ -41,7 +41,7 @@ DEFAULT_STALENESS = 100
 # Rows between exchanges with a store over a network, and their share of a worker's rows, at most;
 # how fast they grow to that from the first few rows on, in large data and in small.
 SYNC_ROWS, SYNC_SHARE = 20_000, 0.2
-GROWTH, GROWTH_OF_FEW = 0.2, 0.03
+GROWTH, GROWTH_OF_FEW = 0.15, 0.03
 # Exchanges under way at once, by default: rows of all workers that are in them, and how many they
 # are, at most. 4,000 rows would cost up to 0.15 % of the loss.
 MOST_UNDER_WAY, DEEPEST = 2000, 8

@@ -183,7 +183,7 @@ class RemoteWorker(StoreWorker):
         # In equal parts, for a short rest costs as much as any interval.
         wanted = -(-len(left) // size // -(-len(left) // (wanted * size)))
         wanted = min(wanted * size, len(left))
-        granted = self._port.grant(wanted, size, wait=wait)
+        granted = self._port.grant(wanted, size, wait=wait, least=wanted // 2)
         if granted == 0:
             return None
         order = left[:granted]

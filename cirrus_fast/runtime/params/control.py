@@ -295,12 +295,18 @@ class RemotePort:
         """Rows granted and not reported."""
         return int(self._slot["granted"])
 
-    def grant(self, wanted: int, minibatch_size: int, *, wait: bool = True) -> int:
+    def grant(self, wanted: int, minibatch_size: int, *, wait: bool = True, least: int = 0) -> int:
         """How many of the wanted rows may be taken now; waits while that is none, unless told not
-        to. 0: stop, or none now."""
-        nap = _NAP_S
+        to. 0: stop, or none now.
+
+        least : so few that they are not worth it while they are few for being ahead of others
+        """
+        nap, most = _NAP_S, (self._staleness + 1) * minibatch_size
         while not self.stopping:
-            granted = int(max(0, min(wanted, self._room(), self._lead(minibatch_size))))
+            lead = self._lead(minibatch_size)
+            if lead < min(least, most // 2):  # which the slowest has
+                lead = 0
+            granted = int(max(0, min(wanted, self._room(), lead)))
             if granted:
                 self._slot["granted"] += granted
                 return granted
