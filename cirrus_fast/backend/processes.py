@@ -94,7 +94,8 @@ class _Nursery:
         self._awaited: tuple[Future[_Worker], tuple[int, ...]] | None = None
         self._lock = threading.Lock()
         self.gone = False
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def start(self) -> _Worker:
         """One more; one at a time."""
@@ -131,6 +132,7 @@ class _Nursery:
                     self._workers.pop(pid).end(os.waitstatus_to_exitcode(status))
         with self._lock:
             self.gone = True
+            self._news.close()
             if self._awaited is not None:
                 self._awaited[0].set_exception(OSError("has ended"))
         for worker in self._workers.values():  # who knows; nobody can tell
@@ -142,8 +144,7 @@ class _Nursery:
         """When its workers are gone."""
         with suppress(OSError):
             self._news.shutdown(socket.SHUT_RDWR)
-        self._process.wait()
-        self._news.close()
+        self._listener.join()
 
 
 class ProcessExecutor(Executor):

@@ -217,6 +217,26 @@ def test_a_killed_worker_process_is_replaced_and_rows_are_accounted(
     assert "another takes its place" in caplog.text
 
 
+def test_workers_are_started_anew_where_the_process_that_forks_them_is_killed(
+    clicks: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = catching_process_executors(monkeypatch)
+    killed: list[int] = []
+
+    def kill(_: object) -> None:
+        nursery = made[0]._nursery
+        if nursery is not None and not killed:
+            killed.append(nursery._process.pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    wanted = options(clicks, executor="processes", epochs=40, n_workers=2, eval_interval=1.0)
+    result = LogisticRegression(wanted, callbacks=kill).run()
+    assert killed
+    assert result.rows_processed == 40 * clicks.n_rows
+    assert "another takes its place" in caplog.text
+    _wait_for(lambda: _is_gone(killed[0]))
+
+
 def test_workers_that_keep_dying_end_the_run(clicks: Dataset) -> None:
     class Doomed(ThreadPoolExecutor):
         def submit(self, fn, /, *args, **kwargs):
