@@ -53,6 +53,8 @@ _PIECE_BYTES = 1 << 24
 # What reading one weight costs if it is asked for alone, in bytes of a piece that is read as a
 # whole: some 31 there and 12 back, and the server's time.
 _BYTES_ALONE = 80
+# A worker alone reads so many weights at once at first, and no more then.
+_MOST_AT_ONCE = 1 << 22
 _NO_IDS = np.empty(0, np.uint32)
 _NO_AMOUNTS = np.empty(0, np.int32)
 
@@ -201,7 +203,8 @@ class Exchanges:
 
 
 class Exchange(Exchanges):
-    """By BITFIELD commands: each request adds and reads single weights."""
+    """By BITFIELD commands: each request adds and reads single weights. A worker alone reads all of
+    them at first, and again where a server has lost what it added: nobody else moves them."""
 
     def __init__(self, replica: _kernels.Replica, shards: list[Shard]) -> None:
         super().__init__(replica, shards)
@@ -211,6 +214,9 @@ class Exchange(Exchanges):
             shard.number: deque() for shard in shards
         }
         self._kept_bytes = 0
+        self._alone = shards[0].n_workers == 1 and len(self._sent) <= _MOST_AT_ONCE
+        # What had gone wrong by the time when it read all.
+        self._read_at: tuple[int, int] | None = None
 
     def submit(
         self, add: UInt32Array, amounts: Int32Array, read: UInt32Array, *, ahead: bool
@@ -222,6 +228,10 @@ class Exchange(Exchanges):
         self._own += len(add) > 0
         request = Request(adds=len(add) > 0, own=self._own)
         below = self._replica.dense(read, _BYTES_ALONE) if len(read) else 0
+        if self._alone and len(read):
+            now = self.rollbacks, self.doubtful
+            below = len(self._sent) if self._read_at != now else 0
+            self._read_at, read = now, _NO_IDS
         missing = np.empty(len(read), np.uint32)
         missing = missing[: self._replica.missing(read, add, below, missing)]
         for shard in self._shards:
