@@ -145,15 +145,21 @@ class Proxy:
 
 
 class Cluster:
-    """Three masters, each with a third of the slots."""
+    """Three masters, each with a third of the slots.
 
-    def __init__(self, folder: Path) -> None:
+    Attributes
+    ----------
+    replicas : one of each of the masters, if wanted
+    """
+
+    def __init__(self, folder: Path, *, replicas: bool = False) -> None:
         options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
         binary = str(find_server())
-        self.servers = [
+        every = [
             RedisServer(folder / str(i), *options, "--appendonly", "no", binary=binary)
-            for i in range(3)
+            for i in range(6 if replicas else 3)
         ]
+        self.servers, self.replicas = every[:3], every[3:]
         bounds = [0, 5461, 10923, 16384]
         for i, server in enumerate(self.servers):
             with server.client() as client:
@@ -161,31 +167,43 @@ class Cluster:
                 slots = range(bounds[i], bounds[i + 1])
                 client.execute_command("CLUSTER", "ADDSLOTS", *slots)
         with self.servers[0].client() as client:
-            for server in self.servers[1:]:
+            for server in every[1:]:
                 client.execute_command("CLUSTER", "MEET", "127.0.0.1", server.port)
-        self._wait()
+        self._wait(every)
+        for master, replica in zip(self.servers, self.replicas, strict=False):
+            self._follow(master, replica)
 
-    def _wait(self) -> None:
+    @staticmethod
+    def _follow(master: RedisServer, replica: RedisServer) -> None:
+        with master.client() as one, replica.client() as other:
+            name = one.execute_command("CLUSTER", "MYID")
+            other.execute_command("CLUSTER", "REPLICATE", name)
+            until = time.monotonic() + 30
+            while other.info("replication")["master_link_status"] != "up":
+                assert time.monotonic() < until
+                time.sleep(0.05)
+
+    def _wait(self, every: list[RedisServer]) -> None:
         until = time.monotonic() + 30
         while time.monotonic() < until:
             states = []
-            for server in self.servers:
+            for server in every:
                 with server.client() as client:
                     states.append(client.execute_command("CLUSTER", "INFO"))
-            if all(self._ready(state) for state in states):
+            if all(self._ready(state, len(every)) for state in states):
                 return
             time.sleep(0.05)
         raise AssertionError("the cluster does not come together")
 
     @staticmethod
-    def _ready(state: object) -> bool:
+    def _ready(state: object, n: int) -> bool:
         if not isinstance(state, dict):
             lines = bytes(state).decode().split()  # type: ignore[call-overload]
             state = dict(line.split(":") for line in lines)
-        return state["cluster_state"] == "ok" and int(state["cluster_known_nodes"]) == 3
+        return state["cluster_state"] == "ok" and int(state["cluster_known_nodes"]) == n
 
     def stop(self) -> None:
-        for server in self.servers:
+        for server in (*self.servers, *self.replicas):
             server.stop()
 
 

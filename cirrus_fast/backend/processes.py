@@ -1,8 +1,9 @@
 """Workers as processes of this machine, behind the executor interface.
 
-Each call is a fresh `python -m cirrus_fast.runtime.worker` with the spec on its standard input. The
-pipe stays open as a sign of life: a worker whose supervisor is gone ends itself. Workers have a
-session of their own, so that Ctrl-C reaches the supervisor alone, which then ends them in order.
+Each call is a process of its own, forked from one that has imported what workers need
+(runtime/nursery.py), with the spec on its standard input. The pipe stays open as a sign of life: a
+worker whose supervisor is gone ends itself. Workers are in another session, so that Ctrl-C reaches
+the supervisor alone, which then ends them in order.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +26,7 @@ import cirrus_fast
 from cirrus_fast import errors
 from cirrus_fast.errors import TrainingError
 from cirrus_fast.notices import notice
+from cirrus_fast.runtime.nursery import NEWS, STARTED
 from cirrus_fast.runtime.tasks import run_task
 from cirrus_fast.runtime.worker import run_worker
 
@@ -34,6 +37,115 @@ _GRACE_S = 5.0
 
 class WorkerDiedError(TrainingError):
     """A worker process ended without an answer: killed, out of memory, or crashed."""
+
+
+class _Worker:
+    """A process that a nursery has started."""
+
+    def __init__(self, pid: int, streams: Sequence[int]) -> None:
+        """streams : this side's ends of its standard ones"""
+        self.pid = pid
+        self.stdin = os.fdopen(streams[0], "w", encoding="utf-8")
+        self.stdout = os.fdopen(streams[1], encoding="utf-8")
+        self.stderr = os.fdopen(streams[2], encoding="utf-8", errors="replace")
+        self._status: Future[int] = Future()
+
+    def wait(self) -> int:
+        """Its exit status, as subprocess has it."""
+        return self._status.result()
+
+    def end(self, status: int) -> None:
+        if not self._status.done():
+            self._status.set_result(status)
+
+    def kill(self) -> None:
+        if not self._status.done():
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """With all that it has started."""
+        if not self._status.done():
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGTERM)
+
+
+class _Nursery:
+    """The process that starts workers."""
+
+    def __init__(self, inherited: Sequence[int], environment: Mapping[str, str]) -> None:
+        self._news, theirs = socket.socketpair()
+        # -P: not what happens to lie in the current folder.
+        command = [sys.executable, "-P", "-m", "cirrus_fast.runtime.nursery", str(theirs.fileno())]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(*inherited, theirs.fileno()),
+                start_new_session=True,
+                env=environment,
+            )
+        except BaseException:
+            self._news.close()
+            raise
+        finally:
+            theirs.close()
+        self._workers: dict[int, _Worker] = {}
+        self._awaited: tuple[Future[_Worker], tuple[int, ...]] | None = None
+        self._lock = threading.Lock()
+        self.gone = False
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def start(self) -> _Worker:
+        """One more; one at a time."""
+        pipes = [os.pipe() for _ in range(3)]  # standard input is read there, the others here
+        theirs = [pipe[number > 0] for number, pipe in enumerate(pipes)]
+        ours = tuple(pipe[number == 0] for number, pipe in enumerate(pipes))
+        begun: Future[_Worker] = Future()
+        try:
+            with self._lock:
+                if self.gone:
+                    raise OSError("has ended")
+                self._awaited = begun, ours
+            socket.send_fds(self._news, [b"+"], theirs)
+            return begun.result()
+        except OSError as error:
+            for one in ours:
+                os.close(one)
+            raise OSError(f"the process that starts workers: {error}") from error
+        finally:
+            for one in theirs:
+                os.close(one)
+
+    def _listen(self) -> None:
+        with suppress(OSError):
+            while len(news := self._news.recv(NEWS.size, socket.MSG_WAITALL)) == NEWS.size:
+                pid, status = NEWS.unpack(news)
+                if status == STARTED:
+                    assert self._awaited is not None
+                    begun, streams = self._awaited
+                    self._awaited = None
+                    self._workers[pid] = _Worker(pid, streams)
+                    begun.set_result(self._workers[pid])
+                else:
+                    self._workers.pop(pid).end(os.waitstatus_to_exitcode(status))
+        with self._lock:
+            self.gone = True
+            self._news.close()
+            if self._awaited is not None:
+                self._awaited[0].set_exception(OSError("has ended"))
+        for worker in self._workers.values():  # who knows; nobody can tell
+            worker.kill()
+            worker.end(-signal.SIGKILL)
+        self._process.wait()
+
+    def close(self) -> None:
+        """When its workers are gone."""
+        with suppress(OSError):
+            self._news.shutdown(socket.SHUT_RDWR)
+        self._listener.join()
 
 
 class ProcessExecutor(Executor):
@@ -47,8 +159,9 @@ class ProcessExecutor(Executor):
         """
         self._more = dict(environment or {})
         self._inherited = tuple(inherited)
-        self._processes: set[subprocess.Popen[str]] = set()
-        self._futures: dict[Future[str], subprocess.Popen[str]] = {}
+        self._nursery: _Nursery | None = None
+        self._processes: set[_Worker] = set()
+        self._futures: dict[Future[str], _Worker] = {}
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._closed = False
@@ -59,17 +172,9 @@ class ProcessExecutor(Executor):
         with self._lock:
             if self._closed:
                 raise RuntimeError("the executor is shut down")
-            process = subprocess.Popen(
-                # -P: not what happens to lie in the current folder.
-                [sys.executable, "-P", "-m", "cirrus_fast.runtime.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                pass_fds=self._inherited,
-                start_new_session=True,
-                env=_environment() | self._more,
-            )
+            if self._nursery is None or self._nursery.gone:
+                self._nursery = _Nursery(self._inherited, _environment() | self._more)
+            process = self._nursery.start()
             self._processes.add(process)
         future: Future[str] = Future()
         future.set_running_or_notify_cancel()
@@ -93,11 +198,8 @@ class ProcessExecutor(Executor):
             if process is not None:
                 process.kill()
 
-    def _attend(self, process: subprocess.Popen[str], spec: str, future: Future[str]) -> None:
+    def _attend(self, process: _Worker, spec: str, future: Future[str]) -> None:
         stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
-        assert stdin is not None
-        assert stdout is not None
-        assert stderr is not None
         said: list[str] = []
         listener = threading.Thread(target=lambda: said.append(stderr.read()), daemon=True)
         listener.start()
@@ -107,7 +209,7 @@ class ProcessExecutor(Executor):
         answer = stdout.read()
         with suppress(BrokenPipeError):
             stdin.close()
-        process.wait()
+        status = process.wait()
         listener.join()
         stdout.close()
         stderr.close()
@@ -119,7 +221,7 @@ class ProcessExecutor(Executor):
             for line in filter(None, map(str.strip, words.splitlines())):
                 notice(line)
         try:
-            future.set_result(_report(answer, process.returncode, words))
+            future.set_result(_report(answer, status, words))
         except BaseException as error:
             future.set_exception(error)
 
@@ -130,8 +232,7 @@ class ProcessExecutor(Executor):
             processes = list(self._processes)
         if cancel_futures:
             for process in processes:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGTERM)
+                process.terminate()
         if not wait:
             return
         self._join(_GRACE_S if cancel_futures else None)
@@ -140,6 +241,8 @@ class ProcessExecutor(Executor):
         for process in left:
             process.kill()
         self._join(_GRACE_S)
+        if self._nursery is not None:
+            self._nursery.close()
 
     def _join(self, seconds: float | None) -> None:
         """Waits for the workers to be gone, at most so long for all of them."""
@@ -172,7 +275,12 @@ def _signal_name(number: int) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with the package we run findable, wherever this process found it."""
+    """Ours, with the package we run findable, wherever this process found it.
+
+    NumPy's linear algebra, which no worker uses, else starts a thread per core in each of them:
+    half of what its import costs.
+    """
     home = str(Path(cirrus_fast.__file__).resolve().parent.parent)
     path = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(path)}
+    threads = {"OPENBLAS_NUM_THREADS": "1"}
+    return threads | os.environ | {"PYTHONPATH": os.pathsep.join(path)}

@@ -36,7 +36,7 @@ from cirrus_fast.runtime.params.control import (
     scale_to_bytes,
 )
 from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, WAITING, LocalStore, Positions
-from cirrus_fast.runtime.params.merged import Merger, inbox_of, pays
+from cirrus_fast.runtime.params.merged import Bell, Merger, bell_of, inbox_of, pays
 from cirrus_fast.runtime.params.resp import key_slot, read_slots
 from cirrus_fast.store_url import StoreUrl
 
@@ -44,8 +44,8 @@ from cirrus_fast.store_url import StoreUrl
 # prolonged.
 _POLL_S, _BEAT_S, _PROLONG_S = 0.01, 1.0, 300.0
 _PIECE_BYTES = 1 << 25
-# Between two looks at what workers have pushed.
-_MERGE_NAP_S = 0.001
+# How long one wait for what workers push is, at most.
+_BELL_S = 1.0
 # How long the end of a run tries to delete its keys; else their time to live does.
 _FAREWELL_S = 2.0
 
@@ -312,8 +312,8 @@ class RedisRun:
         n = int(traffic["exchanges"].sum())
         return {
             "exchanges": n,
-            "doubtful": int(traffic["doubtful"].sum())
-            + (self._merging.lost if self._merging else 0),
+            "doubtful": int(traffic["doubtful"].sum()),
+            "lost": int(traffic["lost"].sum()) + (self._merging.lost if self._merging else 0),
             "rollbacks": int(traffic["rollbacks"].sum()),
             "staleness_mean": float(traffic["stale_sum"].sum()) / n if n else 0.0,
             "staleness_max": int(traffic["stale_max"].max()),
@@ -400,7 +400,7 @@ class RedisRun:
         )
 
     def _keys(self, shard: bitfield.Shard) -> tuple[bytes, ...]:
-        return shard.key, shard.state_key, inbox_of(shard)
+        return shard.key, shard.state_key, inbox_of(shard), bell_of(shard)
 
     def _prolong(self) -> None:
         self._ask_all(*(("EXPIRE", key, TTL_S) for key in self._names.all()))
@@ -419,6 +419,7 @@ class RedisRun:
                 if self._merging is not None:
                     self._merging.end()
                 for shard in self._shards:
+                    shard.link.close()  # one long unused may be broken, and there is one attempt
                     with suppress(StoreError):  # `welcome` sees to it that they are this run's
                         shard.link.ask("UNLINK", *self._keys(shard), give_up_s=0)
                 with suppress(StoreError):
@@ -436,6 +437,9 @@ class Merging:
         self._over = Event()
         shards = bitfield.open_shards(urls, header, self._over.is_set)
         self._links = [shard.link for shard in shards]
+        self._bell = Bell(bitfield.open_shards(urls, header, self._over.is_set))
+        # The answer comes after the wait.
+        self._wait_s = min(_BELL_S, urls[0].timeout / 2)
         self._merger = Merger(shards, header.n_workers)
         self._lock = Lock()
         self._error: BaseException | None = None
@@ -454,7 +458,7 @@ class Merging:
                 with self._lock:
                     taken = self._merger.merge()
                 if not taken:
-                    self._over.wait(_MERGE_NAP_S)
+                    self._bell.wait(self._wait_s)
         except BaseException as error:
             self._error = error
 
@@ -479,8 +483,9 @@ class Merging:
     def end(self) -> None:
         self._over.set()
         if self._thread is not None:
+            self._bell.link.interrupt()
             self._thread.join(_FAREWELL_S)
-        for link in self._links:
+        for link in (*self._links, self._bell.link):
             link.close()
 
 

@@ -13,7 +13,7 @@ from cirrus_fast.backend.redis_run import RedisRun, Store
 from cirrus_fast.data.traffic import Reads
 from cirrus_fast.errors import CirrusFastError, TrainingError
 from cirrus_fast.notices import notice
-from cirrus_fast.runtime.params.local import STARTED, WAITING
+from cirrus_fast.runtime.params.local import ACTIVE, STARTED, WAITING
 from cirrus_fast.runtime.worker import run_worker
 
 # How often a worker's place is taken by another before the run is given up.
@@ -24,6 +24,9 @@ _START_S = 60.0
 # than a read takes to be given up (data/s3_get.py). And how long it may look at its data, which it
 # goes through where they are text.
 _LATE_S, _LOOKING_S = 180.0, 1800.0
+# How long one that says ten times a second in the store that it lives may say nothing: longer than
+# the store may be away (params/resp.py).
+_QUIET_S = 120.0
 # What is counted of the time since it was last looked at, for the supervisor may have been held up
 # itself.
 _MOST_LOOK_S = 1.0
@@ -52,6 +55,7 @@ class Workers:
         self._launched = time.perf_counter()
         self._deaths = 0
         self._looked = time.perf_counter()
+        self._quiet: set[int] = set()  # workers whose place was taken for being silent
         self._late: dict[int, tuple[tuple[int, int, int], float]] = {}
         self.reports: list[dict[str, Any]] = []
         self.rows_repeated = 0
@@ -112,6 +116,34 @@ class Workers:
         if self._futures:
             self._check_start()
             self._end_late()
+            self._replace_silent()
+
+    def _replace_silent(self) -> None:
+        """Where the model is in servers, a worker that says nothing there has no part in the run,
+        whatever its executor thinks: it is stopped, cut off from them, or gone with its machine.
+        Another takes its place, and should it wake up, it finds that out.
+        """
+        store = self._store
+        if not isinstance(store, RedisRun):
+            return
+        for worker, future in list(self._futures.items()):
+            state, silent = store.slots[worker]["state"], store.silent_s(worker)
+            if state == WAITING and worker in self._quiet and silent > _START_S:
+                raise TrainingError(
+                    f"worker {worker} was silent, and the executor has started no other in its "
+                    f"place in {_START_S:g} s: give it a process more than n_workers"
+                )
+            most = {STARTED: _LOOKING_S, ACTIVE: _QUIET_S}.get(int(state), silent)
+            if silent <= most:
+                continue
+            if worker in self._quiet:
+                raise TrainingError(f"worker {worker} was replaced for being silent, and is again")
+            self._quiet.add(worker)
+            notice(f"worker {worker} has said nothing for {most:g} s; another takes its place")
+            if isinstance(self._executor, ProcessExecutor):
+                self._executor.kill(future)
+            self._forfeit(worker)
+            self._launch(worker)
 
     def _end_late(self) -> None:
         """Ends a worker process that gives no sign while others wait for it: stopped, or waiting

@@ -51,7 +51,7 @@ class RemoteModel(StoreModel):
         n = header.n_ids + 1
         self.state: Float32Array = np.zeros(n * self.optimizer.width, np.float32)
         self.optimizer.clear(self.state)
-        self.shards = open_shards(self.urls, header, self.ended)
+        self.shards = open_shards(self.urls, header, self.ended, spec.worker)
         for shard in self.shards:
             shard.link.again(nothing)
         self.replica = _kernels.Replica(
@@ -179,8 +179,11 @@ class RemoteWorker(StoreWorker):
             begun = self._port.rows + self._port.begun
             first = _FIRST_ROWS_MERGED if self._store.layout.merged else _FIRST_ROWS
             wanted = min(wanted, first + int(self._spec.growth * begun))
-        wanted = min(max(1, wanted // size) * size, len(left))
-        granted = self._port.grant(wanted, size, wait=wait)
+        wanted = max(1, wanted // size)
+        # In equal parts, for a short rest costs as much as any interval.
+        wanted = -(-len(left) // size // -(-len(left) // (wanted * size)))
+        wanted = min(wanted * size, len(left))
+        granted = self._port.grant(wanted, size, wait=wait, least=wanted // 2)
         if granted == 0:
             return None
         order = left[:granted]
@@ -243,13 +246,14 @@ class RemoteWorker(StoreWorker):
             read = interval.read
             assert read is not None
             stale = (request.count - read.count) - (request.own - read.own)
-            if request.adds and not request.doubtful and not read.doubtful:
+            if request.adds:
                 traffic["stale_sum"] += max(0, stale)
                 traffic["stale_max"] = max(int(traffic["stale_max"]), stale)
             traffic["exchanges"] += 1
             sent, received = self._exchange.traffic
             for name, value in (
                 ("doubtful", self._exchange.doubtful),
+                ("lost", self._exchange.lost),
                 ("rollbacks", self._exchange.rollbacks),
                 ("bytes_sent", sent),
                 ("bytes_received", received),

@@ -149,7 +149,14 @@ def test_what_a_worker_process_noticed_is_passed_on(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "from cirrus_fast.notices import notice\nnotice('no room')\nnotice('read again')\n"
+        "from cirrus_fast.notices import notice\n"
+        "from cirrus_fast.runtime import worker\n"
+        "plain = worker.run_worker\n"
+        "def run_worker(spec):\n"
+        "    notice('no room')\n"
+        "    notice('read again')\n"
+        "    return plain(spec)\n"
+        "worker.run_worker = run_worker\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     LogisticRegression(options(clicks, executor="processes", n_workers=1)).run()
@@ -208,6 +215,26 @@ def test_a_killed_worker_process_is_replaced_and_rows_are_accounted(
     assert result.rows_processed == epochs * clicks.n_rows
     assert 0 <= result.rows_repeated <= 16_384
     assert "another takes its place" in caplog.text
+
+
+def test_workers_are_started_anew_where_the_process_that_forks_them_is_killed(
+    clicks: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = catching_process_executors(monkeypatch)
+    killed: list[int] = []
+
+    def kill(_: object) -> None:
+        nursery = made[0]._nursery
+        if nursery is not None and not killed:
+            killed.append(nursery._process.pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    wanted = options(clicks, executor="processes", epochs=40, n_workers=2, eval_interval=1.0)
+    result = LogisticRegression(wanted, callbacks=kill).run()
+    assert killed
+    assert result.rows_processed == 40 * clicks.n_rows
+    assert "another takes its place" in caplog.text
+    _wait_for(lambda: _is_gone(killed[0]))
 
 
 def test_workers_that_keep_dying_end_the_run(clicks: Dataset) -> None:

@@ -92,6 +92,20 @@ def test_penalties_are_charged_as_in_memory(clicks: Dataset, redis_server: Redis
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
+def test_a_worker_alone_learns_the_same_however_many_exchanges_are_under_way(
+    clicks: Dataset, redis_server: RedisServer, depth: int
+) -> None:
+    alone: dict[str, object] = {"n_workers": 1, "minibatch_size": 50, "sync_rows": 50}
+    expected = train(clicks, redis_server, pipeline_depth=depth, **alone)
+    result = train(clicks, redis_server, **alone)
+    assert result.params["pipeline_depth"] == 8  # by default
+    assert np.array_equal(result.model.weights, expected.model.weights)
+    assert result.rows_processed == expected.rows_processed
+    together = train(clicks, redis_server, **alone | {"n_workers": 2})
+    assert together.params["pipeline_depth"] == 1  # 180 rows are a hundredth
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
 def test_exchanges_under_way_at_once_lose_nothing(
     clicks: Dataset, redis_server: RedisServer, depth: int
 ) -> None:

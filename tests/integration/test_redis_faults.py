@@ -8,6 +8,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from cirrus_fast.runtime.params import resp
 from cirrus_fast.runtime.params.bitfield import Shard
 from cirrus_fast.runtime.params.merged import Merger, inbox_of, write_moves
 from cirrus_fast.runtime.params.resp import Link
+from cirrus_fast.runtime.remote import RemoteWorker
 from cirrus_fast.store_url import StoreUrl
 
 # Intervals of a mini-batch, exchanged weight by weight (params/bitfield.py), and longer ones, which
@@ -100,10 +103,8 @@ def test_a_server_that_comes_back_with_its_data_goes_on(
     sound(result, clicks)
 
 
-def test_a_server_that_comes_back_with_an_older_model_is_noticed(
-    clicks: Dataset, own_redis: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    server = own_redis()
+def back_to_an_older_model(server: RedisServer) -> list[Callable[[Record], None]]:
+    """Callbacks: the server is saved, and later killed and started with what was saved."""
 
     def save() -> None:
         with server.client() as client:
@@ -113,10 +114,53 @@ def test_a_server_that_comes_back_with_an_older_model_is_noticed(
         server.kill()
         server.start()
 
-    result = train(clicks, server.url, callbacks=[at_row(6_000, save), at_row(16_000, restart)])
+    return [at_row(6_000, save), at_row(16_000, restart)]
+
+
+@both_ways
+def test_what_a_server_with_an_older_model_lost_is_made_again(
+    clicks: Dataset, own_redis: Any, caplog: pytest.LogCaptureFixture, sync_rows: int
+) -> None:
+    """A worker alone learns the very same as one that nothing happens to."""
+    server = own_redis()
+    alone = {"n_workers": 1, "sync_rows": sync_rows, "pipeline_depth": 1}
+    undisturbed = train(clicks, server.url, **alone)
+    result = train(clicks, server.url, callbacks=back_to_an_older_model(server), **alone)
     assert result.stop_reason == "epochs"
     assert result.exchanges["rollbacks"] >= 1
+    assert result.exchanges["lost"] == result.exchanges["doubtful"] == 0
     assert "came back with an older model" in caplog.text
+    assert np.array_equal(result.model.weights, undisturbed.model.weights)
+    assert result.model.intercept == undisturbed.model.intercept
+    assert keys_left(server) == []
+
+
+@both_ways
+def test_workers_of_a_server_with_an_older_model_go_on(
+    clicks: Dataset, own_redis: Any, sync_rows: int
+) -> None:
+    server = own_redis()
+    result = train(
+        clicks, server.url, sync_rows=sync_rows, callbacks=back_to_an_older_model(server)
+    )
+    assert result.stop_reason == "epochs"
+    assert result.exchanges["rollbacks"] >= 1
+    assert result.exchanges["lost"] == 0
+    sound(result, clicks)
+
+
+def test_what_is_not_kept_any_more_is_counted_as_lost(
+    clicks: Dataset,
+    own_redis: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cirrus_fast.runtime.params.bitfield.KEPT_BYTES", 20_000)
+    server = own_redis()
+    result = train(clicks, server.url, callbacks=back_to_an_older_model(server))
+    assert result.stop_reason == "epochs"
+    assert result.exchanges["lost"] > 0
+    assert "additions to the model" in caplog.text
     sound(result, clicks)
 
 
@@ -342,10 +386,7 @@ def test_connections_that_are_cut_in_the_middle_of_commands_are_made_again(
     assert way.connections > (8 if sync_rows == SINGLY else 5)
     assert result.stop_reason == "epochs"
     assert result.rows_processed == train(clicks, "memory", sync_rows=None, epochs=3).rows_processed
-    if sync_rows == SINGLY:
-        assert 0 < result.exchanges["doubtful"] < way.connections
-    else:  # pushed again, and taken once
-        assert result.exchanges["doubtful"] == 0
+    assert result.exchanges["doubtful"] == result.exchanges["lost"] == 0  # each was done once
     sound(result, clicks)
 
 
@@ -367,8 +408,8 @@ def test_connections_that_stall_are_given_up_and_made_again(
     result = train(clicks, way.url + "?timeout=0.5", sync_rows=sync_rows)
     assert len(stalled) == 3
     assert result.stop_reason == "epochs"
-    if sync_rows == SINGLY:
-        assert 0 < result.exchanges["doubtful"] <= 3
+    if sync_rows == SINGLY:  # what was stalled comes after it was done anew
+        assert result.exchanges["doubtful"] <= 3
     else:
         assert result.exchanges["doubtful"] == 0
     sound(result, clicks)
@@ -378,7 +419,7 @@ def test_what_servers_do_late_changes_no_model(redis_server: RedisServer) -> Non
     """What a broken connection carried may come after all that was sent anew."""
     key, n, n_workers = b"{late}model", 5, 2
     link = Link((StoreUrl.parse(redis_server.url),), key, clustered=False)
-    shard = Shard(0, 1, key, n, 77, link)
+    shard = Shard(0, 1, key, n, 77, link, n_workers)
     merger = Merger([shard], n_workers)
     with redis_server.client() as client:
 
@@ -466,6 +507,47 @@ def test_a_dead_server_of_a_cluster_is_an_error(clicks: Dataset, tmp_path: Path)
         cluster.stop()
 
 
+@pytest.mark.parametrize("loses", [False, True], ids=["killed", "taken over"])
+@both_ways
+def test_a_replica_that_takes_its_masters_place_has_all_that_was_learnt(
+    clicks: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sync_rows: int,
+    loses: bool,
+) -> None:
+    """Killed, a master has passed on nearly all. Taken over, it goes on for a while, and what it
+    answered meanwhile is lost."""
+    monkeypatch.setattr(resp, "GIVE_UP_S", 30.0)
+    cluster = Cluster(tmp_path / "cluster", replicas=True)
+    try:
+        alone = {"n_workers": 1, "sync_rows": sync_rows, "pipeline_depth": 1}
+        url = ",".join(server.url for server in cluster.servers)
+        undisturbed = train(clicks, url, n_ps=3, **alone)
+        failed: list[RedisServer] = []
+
+        def fail() -> None:
+            at = next(
+                i for i, s in enumerate(cluster.servers) if b"model" in b"".join(keys_left(s))
+            )
+            failed.append(cluster.servers[at])
+            if loses:
+                with cluster.replicas[at].client() as client:
+                    client.execute_command("CLUSTER", "FAILOVER", "TAKEOVER")
+            else:
+                failed[0].kill()
+
+        result = train(clicks, url, n_ps=3, callbacks=[at_row(10_000, fail)], **alone)
+        assert failed
+        assert result.stop_reason == "epochs"
+        assert result.exchanges["lost"] == result.exchanges["doubtful"] == 0
+        assert np.array_equal(result.model.weights, undisturbed.model.weights)
+        if not loses:  # the first of those named may be the dead one
+            sound(train(clicks, url.replace(",", "?timeout=1,", 1), n_ps=3), clicks)
+    finally:
+        cluster.stop()
+
+
 # Workers
 
 
@@ -542,6 +624,95 @@ def test_a_dead_worker_does_not_hang_the_others(
     )
     assert result.stop_reason == "epochs"
     assert result.rows_processed == train(clicks, "memory", sync_rows=None).rows_processed
+
+
+@both_ways
+def test_a_silent_worker_is_replaced_though_its_process_lives(
+    clicks: Dataset,
+    redis_server: RedisServer,
+    executors: list[processes.ProcessExecutor],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    sync_rows: int,
+) -> None:
+    monkeypatch.setattr("cirrus_fast.backend.workers._QUIET_S", 4.0)
+    stopped: list[int] = []
+
+    def stop() -> None:
+        stopped.append(executors[0].pids[0])
+        os.kill(stopped[0], signal.SIGSTOP)
+
+    result = train(
+        clicks,
+        redis_server.url,
+        executor="processes",
+        sync_rows=sync_rows,
+        epochs=4,
+        callbacks=[at_row(6_000, stop)],
+    )
+    assert stopped
+    assert "has said nothing for 4 s; another takes its place" in caplog.text
+    assert result.stop_reason == "epochs"
+    assert result.rows_processed == train(clicks, "memory", sync_rows=None, epochs=4).rows_processed
+    sound(result, clicks)
+
+
+def cpu_ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_a_silent_worker_of_anybodys_executor_is_replaced_and_does_no_harm_when_it_wakes_up(
+    clicks: Dataset, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cirrus_fast.backend.workers._QUIET_S", 4.0)
+    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
+        stopped: list[int] = []
+
+        def stop() -> None:
+            stopped.append(max(pool._processes, key=cpu_ticks))
+            os.kill(stopped[0], signal.SIGSTOP)
+
+        try:
+            result = train(
+                clicks,
+                redis_server.url,
+                executor=pool,
+                epochs=4,
+                callbacks=[at_row(6_000, stop)],
+            )
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+    assert stopped
+    assert result.stop_reason == "epochs"
+    assert result.rows_processed == train(clicks, "memory", sync_rows=None, epochs=4).rows_processed
+    sound(result, clicks)
+    # Model strings that were made anew have a minute.
+    assert [key for key in keys_left(redis_server) if not key.endswith(b"model")] == []
+
+
+def test_an_executor_without_a_place_for_another_worker_is_an_error(
+    clicks: Dataset, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cirrus_fast.backend.workers._QUIET_S", 5.0)
+    monkeypatch.setattr("cirrus_fast.backend.workers._START_S", 4.0)
+    monkeypatch.setattr("cirrus_fast.backend.workers._END_S", 1.0)
+    asleep = threading.Event()
+    window = RemoteWorker._window
+
+    def hang(self: RemoteWorker, *arguments: Any) -> bool:
+        if self._spec.worker == 0 and self._port.rows > 3_000:
+            asleep.wait(60)
+        return window(self, *arguments)
+
+    monkeypatch.setattr(RemoteWorker, "_window", hang)
+    try:
+        with pytest.raises(TrainingError, match="was silent, and the executor has started no oth"):
+            train(clicks, redis_server.url, epochs=50)
+    finally:
+        asleep.set()
+    assert keys_left(redis_server) == []
 
 
 def test_stopping_and_time_running_out_end_a_run_with_a_model(

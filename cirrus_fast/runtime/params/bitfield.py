@@ -1,10 +1,17 @@
 """The model in plain strings of any Redis or Valkey.
 
 Weight i is a whole number at place i // n of the (i mod n)-th string, 4 big-endian bytes, in units
-of 2^-24 (csrc/cf_bitfield.h). Behind the weights of each string lie two numbers more: a mark, which
-is the run's own, so that a string that was lost, or is another run's, is never taken for the model;
-and how many exchanges have added to it, which tells how old what a worker read is when it writes,
-and whether a server came back with an earlier model.
+of 2^-24 (csrc/cf_bitfield.h). Behind the weights of each string lie some numbers more:
+
+    a mark, which is the run's own, so that a string that was lost, or is another run's, is never
+    taken for the model
+    how many exchanges have added to it, which tells how old what a worker read is when it writes
+    for each worker, how many commands of its have added to it
+
+A command adds to the last two as well. So a worker whose connection broke knows which of its
+commands were done, and sends the others again; and where a server comes back with an earlier model,
+or a replica that lags takes its master's place, it knows which are lost. Those it still has, it
+sends again, too.
 
 The state of the optimiser is in the workers (csrc/cf_replica.h). What they have of it, they put
 beside the model now and then, for those who take their place.
@@ -24,8 +31,8 @@ import numpy.typing as npt
 from cirrus_fast import _kernels
 from cirrus_fast.data.csr import Float32Array, UInt32Array
 from cirrus_fast.errors import StoreError
-from cirrus_fast.notices import notice_once
-from cirrus_fast.runtime.params.control import TTL_S, RunHeader
+from cirrus_fast.notices import notice, notice_once
+from cirrus_fast.runtime.params.control import KEPT_BYTES, TTL_S, RunHeader
 from cirrus_fast.runtime.params.resp import (
     Connection,
     Link,
@@ -39,11 +46,15 @@ from cirrus_fast.store_url import StoreUrl
 Int32Array = npt.NDArray[np.int32]
 
 SCALE = 2.0**24
-MOST_WEIGHTS = 2**27 - 2  # of a string: 512 MB with what lies behind them
-_MARK, _COUNT, _BEHIND = 0, 1, 2
+MOST_WEIGHTS = 2**27 - 2 - 10_000  # of a string: 512 MB with what lies behind them
+_MARK, _COUNT, _OWN = 0, 1, 2
+_BEHIND = 3  # of these, in each command
 _PIECE_BYTES = 1 << 24
-# What reading one weight costs on the wire, asked for alone: some 31 bytes there and 12 back.
-_BYTES_ALONE = 43
+# What reading one weight costs if it is asked for alone, in bytes of a piece that is read as a
+# whole: some 31 there and 12 back, and the server's time.
+_BYTES_ALONE = 80
+# A worker alone reads so many weights at once at first, and no more then.
+_MOST_AT_ONCE = 1 << 22
 _NO_IDS = np.empty(0, np.uint32)
 _NO_AMOUNTS = np.empty(0, np.int32)
 
@@ -58,7 +69,11 @@ class Shard:
     n: int  # weights
     mark: int
     link: Link
+    n_workers: int
+    worker: int | None = None  # whose commands are counted; the supervisor's are not
     count: int = -1  # exchanges that have added to it, as last seen
+    done: int = -1  # the worker's commands that were answered
+    found: int = 0  # how many of them the server had when the connection was made
     rollbacks: int = 0
 
     @property
@@ -72,16 +87,20 @@ class Shard:
 
     def welcome(self, connection: Connection) -> None:
         """Refuses a server that does not have this model; sees whether it has an earlier one."""
-        behind = connection.ask("GETRANGE", self.key, 4 * self.n, 4 * (self.n + _BEHIND) - 1)
-        mark, count = struct.unpack(">ii", behind) if len(behind) == 8 else (0, 0)
-        if mark != self.mark:
+        worker = self.worker or 0
+        end = self.n + _OWN + worker + 1
+        behind = connection.ask("GETRANGE", self.key, 4 * self.n, 4 * end - 1)
+        if len(behind) != 4 * (end - self.n):
             raise self.lost()
-        if count < self.count:
+        numbers = struct.unpack(f">{end - self.n}i", behind)
+        if numbers[_MARK] != self.mark:
+            raise self.lost()
+        count, self.found = numbers[_COUNT], numbers[-1]
+        if self.done < 0:
+            self.done = self.found
+        if count < self.count or (self.worker is not None and self.found < self.done):
             self.rollbacks += 1
-            notice_once(
-                f"{connection.place}: came back with an older model: {self.count - count} "
-                "exchanges with it are lost, and the run goes on"
-            )
+            notice_once(f"{connection.place}: came back with an older model; the run goes on")
         self.count = count
 
     def lost(self) -> StoreError:
@@ -93,7 +112,10 @@ class Shard:
 
 
 def open_shards(
-    urls: Sequence[StoreUrl], header: RunHeader, stopping: Callable[[], bool] = lambda: False
+    urls: Sequence[StoreUrl],
+    header: RunHeader,
+    stopping: Callable[[], bool] = lambda: False,
+    worker: int | None = None,
 ) -> list[Shard]:
     """The strings of a run's model; connections are made when they are needed."""
     n_shards, shards = len(header.shards), []
@@ -101,7 +123,9 @@ def open_shards(
         n = -(-(header.n_ids + 1 - number) // n_shards)
         at = tuple(urls) if header.clustered else (urls[place],)
         link = Link(at, key.encode(), clustered=header.clustered, stopping=stopping)
-        shard = Shard(number, n_shards, key.encode(), n, header.mark, link)
+        shard = Shard(
+            number, n_shards, key.encode(), n, header.mark, link, header.n_workers, worker
+        )
         link.welcome = shard.welcome
         shards.append(shard)
     return shards
@@ -113,7 +137,7 @@ class _Command:
 
     ids : added to, then read; values come back in that order, with those behind the model among
         them: see `Exchange._pack`
-    counted : whether it adds to the count of exchanges
+    counted : whether it is one more exchange: the first of its request that adds
     """
 
     ids: UInt32Array
@@ -121,7 +145,6 @@ class _Command:
     values: Int32Array
     counted: bool
     sent_then: UInt32Array | None = None
-    refused: bool = False
     done: bool = False
 
     @property
@@ -135,7 +158,6 @@ class Request:
 
     count : exchanges that have added to the first shard, when it was answered
     own : how many of those were this worker's, as far as it knows
-    doubtful : whether its additions may have been done or not
     number : of the string it pushed last (merged.py)
     """
 
@@ -144,7 +166,6 @@ class Request:
     commands: dict[int, list[_Command]] = field(default_factory=dict)
     runs: dict[int, _Command] = field(default_factory=dict)
     count: int = 0
-    doubtful: bool = False
     settled: bool = False
     number: int = 0
 
@@ -154,8 +175,9 @@ class Exchanges:
 
     Attributes
     ----------
-    doubtful : requests that broke off after they were sent, so that what they were to add may be
-        in the model or not. They are not sent again
+    doubtful : commands that were done twice: sent again when their connection broke, and done late
+        on the first one after all
+    lost : commands that a server lost, and that are not kept any more
     bounded : weights that were found at the bounds of what a place holds
     """
 
@@ -163,7 +185,7 @@ class Exchanges:
         self._replica, self._shards = replica, shards
         self._under_way: deque[Request] = deque()
         self._own = 0  # requests that add, so far
-        self.doubtful = self.bounded = 0
+        self.doubtful = self.lost = self.bounded = 0
 
     @property
     def n_under_way(self) -> int:
@@ -181,11 +203,20 @@ class Exchanges:
 
 
 class Exchange(Exchanges):
-    """By BITFIELD commands: each request adds and reads single weights."""
+    """By BITFIELD commands: each request adds and reads single weights. A worker alone reads all of
+    them at first, and again where a server has lost what it added: nobody else moves them."""
 
     def __init__(self, replica: _kernels.Replica, shards: list[Shard]) -> None:
         super().__init__(replica, shards)
         self._sent: UInt32Array = np.asarray(replica.sent)
+        # What was added to each shard lately, the oldest first, and the bytes of all.
+        self._kept: dict[int, deque[tuple[UInt32Array, Int32Array]]] = {
+            shard.number: deque() for shard in shards
+        }
+        self._kept_bytes = 0
+        self._alone = shards[0].n_workers == 1 and len(self._sent) <= _MOST_AT_ONCE
+        # What had gone wrong by the time when it read all.
+        self._read_at: tuple[int, int] | None = None
 
     def submit(
         self, add: UInt32Array, amounts: Int32Array, read: UInt32Array, *, ahead: bool
@@ -197,6 +228,10 @@ class Exchange(Exchanges):
         self._own += len(add) > 0
         request = Request(adds=len(add) > 0, own=self._own)
         below = self._replica.dense(read, _BYTES_ALONE) if len(read) else 0
+        if self._alone and len(read):
+            now = self.rollbacks, self.doubtful
+            below = len(self._sent) if self._read_at != now else 0
+            self._read_at, read = now, _NO_IDS
         missing = np.empty(len(read), np.uint32)
         missing = missing[: self._replica.missing(read, add, below, missing)]
         for shard in self._shards:
@@ -207,6 +242,8 @@ class Exchange(Exchanges):
         self._under_way.append(request)
         for shard in self._shards:  # all are sent before any is waited for
             try:
+                if shard.found < shard.done:  # was connected anew for something else
+                    raise Lost("came back with an older model")
                 self._send(shard, request)
             except Lost:
                 self._recover(shard)
@@ -248,18 +285,16 @@ class Exchange(Exchanges):
         return commands, run
 
     def _pack(self, shard: Shard, command: _Command) -> memoryview:
-        """Adds, and one to the count; reads, then the mark, and the count if it was not added to:
-        so the last two of the values are always about the model as a whole, in some order."""
+        """Adds, one of them to what the worker has done, and one to the count if it is; reads, the
+        mark among them, and what was not added to: the last of each are about the whole model."""
         n_add = command.n_add
         places = command.ids // np.uint32(shard.n_shards)
-        behind = np.array([shard.n + _MARK, shard.n + _COUNT], np.uint32)
         add, amounts, read = places[:n_add], command.amounts, places[n_add:]
-        if command.counted:
-            add = np.append(add, behind[_COUNT:])
-            amounts = np.append(amounts, np.int32(1))
-            read = np.append(read, behind[:_COUNT])
-        else:
-            read = np.append(read, behind)
+        more_add, more_read = _behind(command)
+        own = np.array([_MARK, _COUNT, _OWN + (shard.worker or 0)], np.uint32) + np.uint32(shard.n)
+        add = np.append(add, own[more_add])
+        amounts = np.append(amounts, np.ones(len(more_add), np.int32))
+        read = np.append(read, own[more_read])
         out = np.empty(_kernels.bitfield_room(len(shard.key), len(add), len(read)), np.uint8)
         return out.data[: _kernels.bitfield_pack(shard.key, add, amounts, read, out)]
 
@@ -286,7 +321,6 @@ class Exchange(Exchanges):
                 self._recover(shard)
         self._under_way.popleft()
         request.count = request.count or self._shards[0].count  # reading a run does not tell
-        self.doubtful += request.doubtful
         request.settled = True
         return request
 
@@ -294,11 +328,7 @@ class Exchange(Exchanges):
         for command in request.commands[shard.number]:
             if command.done:
                 continue
-            try:
-                connection.read_bitfield(_kernels.BitfieldReply(command.values))
-            except Refused:
-                command.refused = True
-                raise
+            connection.read_bitfield(_kernels.BitfieldReply(command.values))
             self._take(shard, request, command)
         run = request.runs.get(shard.number)
         if run is not None and not run.done:
@@ -312,64 +342,100 @@ class Exchange(Exchanges):
         self._replica.settle_run(shard.number, shard.n_shards, run.values, run.sent_then)
         run.done = True
 
-    def _take(self, shard: Shard, request: Request, command: _Command) -> None:
+    def _take(self, shard: Shard, request: Request | None, command: _Command) -> None:
         """A command was answered."""
-        n_add, n = command.n_add, len(command.ids)
-        values = command.values
-        if command.counted:  # adds, count, reads, mark
-            mark, count = int(values[-1]), int(values[n_add])
-            values = np.delete(values, n_add)
-        else:
-            mark, count = int(values[-2]), int(values[-1])
-        if mark != shard.mark:
+        n_add, n, values = command.n_add, len(command.ids), command.values
+        more_add, more_read = _behind(command)
+        behind = np.append(values[n_add : n_add + len(more_add)], values[n + len(more_add) :])
+        values = np.append(values[:n_add], values[n_add + len(more_add) : n + len(more_add)])
+        about = dict(zip(more_add + more_read, behind.tolist(), strict=True))
+        if about[_MARK] != shard.mark:
             shard.link.connection().send(pack("EXPIRE", shard.key, 60))  # whatever it is
             shard.link.close()
             raise shard.lost()
-        shard.count = count
-        if shard.number == 0:
-            request.count = count
-        self._replica.settle(command.ids, values[:n], command.sent_then)
-        self.bounded += int(np.count_nonzero((values[:n] == 2**31 - 1) | (values[:n] == -(2**31))))
+        shard.count = about[_COUNT]
+        if n_add:
+            self._keep(shard, command)
+            self.doubtful += max(0, about[_OWN] - shard.done)
+            shard.done = shard.found = about[_OWN]
+        if request is not None and shard.number == 0:
+            request.count = shard.count
+        self._replica.settle(command.ids, values, command.sent_then)
+        self.bounded += int(np.count_nonzero((values == 2**31 - 1) | (values == -(2**31))))
         command.done = True
 
+    def _keep(self, shard: Shard, command: _Command) -> None:
+        """A command was done, as far as is known."""
+        shard.done += 1
+        kept = self._kept[shard.number]
+        kept.append((command.ids[: command.n_add], command.amounts))
+        self._kept_bytes += 8 * command.n_add
+        while self._kept_bytes > KEPT_BYTES and kept:
+            self._kept_bytes -= 8 * len(kept.popleft()[0])
+
     def _recover(self, shard: Shard) -> None:
-        """The connection to a shard is no good any more. What was sent and not answered is in
-        doubt, but for what was refused, which is sent again; the weights are read anew."""
-        for request in self._under_way:
-            for command in request.commands[shard.number]:
-                if command.done:
-                    continue
-                if command.n_add and not command.refused:
-                    request.doubtful = True
+        """The connection to a shard is no good any more: what was not done is done on a new one."""
         shard.link.close()
         shard.link.again(lambda connection: self._redo(shard, connection))
 
     def _redo(self, shard: Shard, connection: Connection) -> None:
+        """On a new connection, as often as it takes."""
+        self._push_again(shard, connection, shard.done - shard.found)
+        n_done = shard.found - shard.done  # of those under way, the first
         for request in self._under_way:
             for command in request.commands[shard.number]:
                 if command.done:
                     continue
-                if command.n_add and not command.refused:
-                    # Reads only.
+                if command.n_add and n_done > 0:  # it is to be read only
+                    n_done -= 1
+                    self._keep(shard, command)
                     command.amounts, command.counted = _NO_AMOUNTS, False
                 command.values = np.empty(len(command.ids) + _BEHIND, np.int32)
-                command.sent_then = None
-                command.refused = False
-                connection.send(self._pack(shard, command))
-                try:
-                    connection.read_bitfield(_kernels.BitfieldReply(command.values))
-                except Refused:
-                    command.refused = True
-                    raise
-                except Lost:
-                    request.doubtful |= command.n_add > 0
-                    raise
-                self._take(shard, request, command)
+                command.sent_then = None  # what is under way behind it, is taken behind it
+                self._do(shard, connection, request, command)
             run = request.runs.get(shard.number)
             if run is not None and not run.done:
                 run.sent_then = None
                 connection.send(pack("GETRANGE", shard.key, 0, 4 * len(run.values) - 1))
                 self._receive_run(shard, connection, run)
+
+    def _push_again(self, shard: Shard, connection: Connection, n_lost: int) -> None:
+        """The last that were answered, and that the server has lost."""
+        kept = self._kept[shard.number]
+        again = [kept.pop() for _ in range(min(n_lost, len(kept)))]
+        self._kept_bytes -= sum(8 * len(ids) for ids, _ in again)
+        if n_lost > 0:
+            self.lost += n_lost - len(again)
+            notice(
+                f"{connection.place}: has lost {n_lost} additions to the model by worker "
+                f"{shard.worker}; the last {len(again)} of them are made again"
+            )
+            shard.done = shard.found
+        while again:
+            ids, amounts = again[-1]
+            command = _Command(ids, amounts, np.empty(len(ids) + _BEHIND, np.int32), True)
+            try:
+                self._do(shard, connection, None, command)
+            except BaseException:  # what was not answered is looked for on the next connection
+                kept.extend(reversed(again))
+                self._kept_bytes += sum(8 * len(ids) for ids, _ in again)
+                shard.done += len(again)
+                raise
+            again.pop()
+
+    def _do(
+        self, shard: Shard, connection: Connection, request: Request | None, command: _Command
+    ) -> None:
+        connection.send(self._pack(shard, command))
+        connection.read_bitfield(_kernels.BitfieldReply(command.values))
+        self._take(shard, request, command)
+
+
+def _behind(command: _Command) -> tuple[list[int], list[int]]:
+    """Which of the numbers behind the model a command adds to, and which it reads."""
+    if command.n_add == 0:
+        return [], [_MARK, _COUNT, _OWN]
+    return ([_OWN, _COUNT], [_MARK]) if command.counted else ([_OWN], [_MARK, _COUNT])
 
 
 def create(shards: Sequence[Shard], weights: Float32Array) -> None:
@@ -401,7 +467,7 @@ def write_weights(shard: Shard, whole: Int32Array) -> None:
     """All weights of a string, and what lies behind them; those that are 0 in a new string are not
     sent."""
     mine = whole[shard.number :: shard.n_shards]
-    behind = struct.pack(">ii", shard.mark, 0)
+    behind = struct.pack(">i", shard.mark) + bytes(4 * (1 + shard.n_workers))
     shard.link.ask("SETRANGE", shard.key, 4 * shard.n, behind)
     per_piece = _PIECE_BYTES // 4
     for first in range(0, len(mine), per_piece):

@@ -41,6 +41,8 @@ TTL_S = 3600
 _REFRESH_S, _NAP_S, _LONGEST_NAP_S = 0.1, 0.001, 0.02
 # Workers end when their supervisor has shown no sign of life for so long.
 _ORPHANED_S = 120.0
+# What a worker has added to the model lately is kept, should a server lose it.
+KEPT_BYTES = 1 << 23
 # How long a worker that ends tries to say so.
 _FAREWELL_S = 2.0
 
@@ -48,7 +50,8 @@ _FAREWELL_S = 2.0
 TRAFFIC = np.dtype(
     [
         ("exchanges", np.int64),
-        ("doubtful", np.int64),  # exchanges whose additions may have been done or not
+        ("doubtful", np.int64),  # additions that were made twice (Exchanges.doubtful)
+        ("lost", np.int64),  # additions that a server lost, and that could not be made again
         ("rollbacks", np.int64),  # times the server came back with an older model
         ("stale_sum", np.float64),  # others' exchanges between a read and the write that follows
         ("stale_max", np.int64),
@@ -56,13 +59,13 @@ TRAFFIC = np.dtype(
         ("bytes_received", np.int64),
     ]
 )
-RECORD = np.dtype([("slot", SLOT), ("traffic", TRAFFIC)])
+RECORD = np.dtype([("slot", SLOT), ("traffic", TRAFFIC), ("looks", np.int64)])
 
 # The rights a run needs, as ACL SETUSER takes them, on keys that begin with "{cirrus_fast:".
 COMMANDS = (
     *("+auth", "+select", "+cluster|slots", "+expire", "+unlink"),
     *("+get", "+set", "+getrange", "+setrange", "+bitfield"),
-    *("+hset", "+hget", "+hgetall", "+hdel", "+rpush", "+lrange"),
+    *("+hset", "+hget", "+hgetall", "+hdel", "+rpush", "+lrange", "+blpop"),
 )
 
 _ended: set[str] = set()
@@ -113,7 +116,8 @@ class RunHeader:
     @property
     def n_bytes(self) -> int:
         """Of what a worker keeps beside its rows, about: its copy of the model, and the scale."""
-        return 40 * (self.n_ids + 1) + 8 * self.n_places
+        kept = KEPT_BYTES if self.store == "bitfield" and not self.merged else 0
+        return 40 * (self.n_ids + 1) + 8 * self.n_places + kept
 
 
 class Names:
@@ -146,7 +150,8 @@ def control_link(
 
 
 def is_clustered(urls: Sequence[StoreUrl]) -> bool:
-    """Whether the server is one of a cluster; waits for it if it is not there yet."""
+    """Whether the server is one of a cluster; waits for it if it is not there yet. Of several, any
+    can tell where the first cannot be reached."""
 
     def ask(connection: Connection) -> bool:
         try:
@@ -156,11 +161,23 @@ def is_clustered(urls: Sequence[StoreUrl]) -> bool:
                 return False
             raise
 
-    link = Link(tuple(urls), b"", clustered=False)
+    def ask_one(url: StoreUrl, patience: float) -> bool:
+        link = Link((url,), b"", clustered=False)
+        try:
+            return link.again(ask, give_up_s=patience)
+        finally:
+            link.close()
+
     try:
-        return link.again(ask, give_up_s=min(resp.GIVE_UP_S, 2 * urls[0].timeout))
-    finally:
-        link.close()
+        return ask_one(urls[0], min(resp.GIVE_UP_S, 2 * urls[0].timeout))
+    except Refused:
+        raise
+    except StoreError:
+        for url in urls[1:]:
+            with suppress(StoreError):
+                if ask_one(url, 0):
+                    return True
+        raise
 
 
 def scale_to_bytes(scale: TrainingScale) -> bytes:
@@ -278,12 +295,18 @@ class RemotePort:
         """Rows granted and not reported."""
         return int(self._slot["granted"])
 
-    def grant(self, wanted: int, minibatch_size: int, *, wait: bool = True) -> int:
+    def grant(self, wanted: int, minibatch_size: int, *, wait: bool = True, least: int = 0) -> int:
         """How many of the wanted rows may be taken now; waits while that is none, unless told not
-        to. 0: stop, or none now."""
-        nap = _NAP_S
+        to. 0: stop, or none now.
+
+        least : so few that they are not worth it while they are few for being ahead of others
+        """
+        nap, most = _NAP_S, (self._staleness + 1) * minibatch_size
         while not self.stopping:
-            granted = int(max(0, min(wanted, self._room(), self._lead(minibatch_size))))
+            lead = self._lead(minibatch_size)
+            if lead < min(least, most // 2):  # which the slowest has
+                lead = 0
+            granted = int(max(0, min(wanted, self._room(), lead)))
             if granted:
                 self._slot["granted"] += granted
                 return granted
@@ -316,6 +339,7 @@ class RemotePort:
 
     def _refresh(self, give_up_s: float | None = None) -> None:
         """Tells where this worker is, and asks how the run is."""
+        self.record["looks"] += 1  # a sign of life, even of one who waits
         names = self._names
         commands: list[tuple[bytes | str | int, ...]] = [
             ("HSET", names.workers, self._field, self.record.tobytes()),
@@ -328,6 +352,8 @@ class RemotePort:
         self._refreshed = time.monotonic()
         said = answers[2]
         if said is None or len(said) < SAYS.itemsize + 8 * (self.worker + 1):
+            with suppress(StoreError):  # or the run's end would leave this behind
+                self._link.ask("HDEL", names.workers, self._field, give_up_s=0)
             raise _over(self._task)
         self._says = np.frombuffer(bytearray(said), SAYS, 1)[0]
         generations = np.frombuffer(said, np.int64, offset=SAYS.itemsize)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from cirrus_fast._kernels import BitfieldReply
@@ -27,7 +28,10 @@ _PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 
 # First words of refusals that pass by themselves.
 _PASSING = frozenset(
-    ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN", "BUSY")
+    (
+        *("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN", "BUSY"),
+        "UNBLOCKED",
+    )
 )
 _HINTS = {
     "OOM": "the server's memory is full: give it more (maxmemory), or the run fewer workers",
@@ -144,6 +148,11 @@ class Connection:
 
     def close(self) -> None:
         self._socket.close()
+
+    def interrupt(self) -> None:
+        """Ends what another thread waits for here, as if the connection were lost."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def send(self, data: bytes | bytearray | memoryview) -> None:
         try:
@@ -333,6 +342,11 @@ class Link:
             self._sent, self._received = self.traffic
             self._connection.close()
             self._connection = None
+
+    def interrupt(self) -> None:
+        """Ends what another thread waits for, who is then told to be `stopping`, or tries again."""
+        if self._connection is not None:
+            self._connection.interrupt()
 
     def connection(self) -> Connection:
         """The open connection, or a new one; does not wait for a server that is away."""
