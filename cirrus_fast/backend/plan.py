@@ -46,6 +46,9 @@ GROWTH, GROWTH_OF_FEW = 0.1, 0.03
 STATE_INTERVAL_S = 30.0
 # Of popular columns a worker knows what the others learnt up to so many rows ago.
 MOST_BETWEEN_EXCHANGES = 500
+# Rows that all workers of a module together may have under way without being asked to, and steps of
+# one of them: more sends no more steps a second to a server nearby.
+ROWS_UNDER_WAY, STEPS_UNDER_WAY = 4_000, 4
 # How far ahead a worker may be with async, as a share of its epoch.
 FREE_LEAD = 0.05
 # Evaluations of small data come no closer: a step or two between them tells nothing of progress.
@@ -212,7 +215,14 @@ class Plan:
 
     @property
     def pipeline_depth(self) -> int:
-        return self.options.pipeline_depth or 1
+        """Exchanges that a worker has under way at once."""
+        options = self.options
+        alone = self.n_workers == 1 or options.consistency != "async"
+        if options.pipeline_depth is not None or self.store != "module" or alone:
+            return options.pipeline_depth or 1
+        rows = min(ROWS_UNDER_WAY, MOST_IN_FLIGHT * self.n_train)
+        steps = int(rows) // (self.n_workers * options.minibatch_size)
+        return max(1, min(STEPS_UNDER_WAY, steps))
 
     @property
     def _step_rows(self) -> int:
