@@ -26,7 +26,7 @@ struct cf_libsvm_options; /* cf_libsvm.h */
 struct cf_libsvm_rows;
 struct cf_train_walk;     /* cf_train_rows.h */
 struct cf_pulled_scratch; /* cf_pulled.h */
-struct cf_block_kernels; /* cf_block_streams.h */
+struct cf_block_kernels;  /* cf_block_streams.h */
 
 typedef struct {
     const char *name; /* "scalar", "avx2", "avx512", "neon" */

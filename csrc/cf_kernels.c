@@ -24,7 +24,7 @@ const cf_kernels cf_kernels_avx2 = {
     .libsvm_rows = cf_libsvm_rows_avx2,
     .crc32c = cf_crc32c_sse42,
     .train_rows = cf_train_rows_avx2,
-    .rank_ids = cf_rank_ids_popcnt,
+    .rank_ids = cf_rank_ids_avx2,
     .block = &cf_block_avx2,
 };
 
@@ -35,7 +35,7 @@ const cf_kernels cf_kernels_avx512 = {
     .libsvm_rows = cf_libsvm_rows_avx512,
     .crc32c = cf_crc32c_sse42,
     .train_rows = cf_train_rows_avx2,
-    .rank_ids = cf_rank_ids_popcnt,
+    .rank_ids = cf_rank_ids_avx2,
     .block = &cf_block_avx2,
 };
 #elif defined(__aarch64__)

@@ -5,11 +5,14 @@
 #include "cf_bits.h"
 #include "cf_id_set.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 enum {
     WORD_BITS = 64,
     FEW_WORDS = 1 << 14, /* looking at all of so many costs less than noting which are used */
-    LANES = 4,
-    NEAR_WORDS = 16
+    NEAR_IDS = 1 << 13
 };
 
 static size_t id_words(size_t n_ids) { return n_ids / WORD_BITS + 1; }
@@ -35,14 +38,19 @@ cf_status cf_pulled_entries(const cf_csr *rows, const uint32_t *order, size_t n,
     return cf_ok();
 }
 
-static cf_status gather(const cf_csr *rows, const uint32_t *order, size_t n, size_t n_ids,
-                        uint32_t *ids, size_t *n_entries) {
+static inline size_t least(size_t a, size_t b) { return a < b ? a : b; }
+
+static inline uint64_t bit_of(size_t i) { return (uint64_t)1 << i % WORD_BITS; }
+
+/* Copies the entries' ids; returns the highest. */
+static uint32_t gather(const cf_csr *rows, const uint32_t *order, size_t n, uint32_t *ids,
+                       size_t *n_entries) {
     size_t filled = 0;
     uint32_t highest = 0;
     for (size_t i = 0; i < n; i++) {
         const size_t begin = (size_t)rows->indptr[order[i]];
         const size_t length = (size_t)rows->indptr[order[i] + 1] - begin;
-        for (size_t k = 0; k < length; k++) {
+        for (size_t k = 0; k < length; k++) { /* the compiler makes vectors of it */
             const uint32_t id = rows->indices[begin + k];
             highest = id > highest ? id : highest;
             ids[filled + k] = id;
@@ -50,29 +58,45 @@ static cf_status gather(const cf_csr *rows, const uint32_t *order, size_t n, siz
         filled += length;
     }
     *n_entries = filled;
-    return filled && highest >= n_ids ? cf_fail(CF_E_ID, 0) : cf_ok();
+    return highest;
 }
 
-static inline uint64_t bit_of(size_t i) { return (uint64_t)1 << i % WORD_BITS; }
+/* Says which ids below NEAR_IDS there are, and copies the others; returns how many. Most entries
+ * are near, and many of them the same: to set a bit for each would wait for the one before again
+ * and again, where storing a byte waits for nothing. */
+static size_t sort_out(const uint32_t *ids, size_t n, uint8_t *near, uint32_t *far) {
+    size_t n_far = 0;
+    for (size_t k = 0; k < n; k++) {
+        const bool is_far = ids[k] >= NEAR_IDS;
+        near[is_far ? NEAR_IDS : ids[k]] = 1;
+        far[n_far] = ids[k];
+        n_far += is_far;
+    }
+    return n_far;
+}
 
-/* The most popular ids share few words: writing to one of those at once after the other would wait
- * for it each time, so neighbours write to copies. */
-static inline void set_bits(const cf_pulled_scratch *scratch, bool note_used, const uint32_t *ids,
-                            size_t n) {
-    uint64_t near[LANES][NEAR_WORDS] = {{0}}, nothing[LANES] = {0};
+/* Eight bytes of 0 or 1 as bits. */
+static inline uint64_t bits_of_bytes(const uint8_t *bytes) {
+    return cf_load_u64(bytes) * 0x0102040810204080 >> 56;
+}
+
+static inline void set_bits(const cf_pulled_scratch *scratch, bool note_used, const uint8_t *near,
+                            const uint32_t *far, size_t n_far) {
     uint64_t *const bits = scratch->bits, *const used = used_words(scratch);
     const size_t n_words = id_words(scratch->n_ids);
-    for (size_t k = 0; k < n; k++) {
-        const size_t lane = k % LANES, word = ids[k] / WORD_BITS;
-        *(word < NEAR_WORDS ? &near[lane][word] : &bits[word]) |= bit_of(ids[k]);
-        if (note_used)
-            *(word < NEAR_WORDS ? &nothing[lane] : &used[word / WORD_BITS]) |= bit_of(word);
+    for (size_t word = 0; word < NEAR_IDS / WORD_BITS && word < n_words; word++) {
+        uint64_t made = 0;
+        for (unsigned i = 0; i < WORD_BITS; i += 8)
+            made |= bits_of_bytes(near + word * WORD_BITS + i) << i;
+        bits[word] = made;
+        if (note_used && made)
+            used[word / WORD_BITS] |= bit_of(word);
     }
-    for (size_t word = 0; word < NEAR_WORDS && word < n_words; word++) {
-        for (size_t lane = 0; lane < LANES; lane++)
-            bits[word] |= near[lane][word];
-        if (note_used && bits[word])
-            used[0] |= bit_of(word);
+    for (size_t k = 0; k < n_far; k++) {
+        const size_t word = far[k] / WORD_BITS;
+        bits[word] |= bit_of(far[k]);
+        if (note_used)
+            used[word / WORD_BITS] |= bit_of(word);
     }
 }
 
@@ -85,67 +109,99 @@ static inline unsigned count_bits(uint64_t word, bool by_instruction) {
     return (unsigned)(word * 0x0101010101010101 >> 56);
 }
 
-static inline __attribute__((always_inline)) size_t rank_ids(const cf_pulled_scratch *scratch,
-                                                             bool find_used, uint32_t *ids,
-                                                             size_t n, bool by_instruction) {
-    const uint64_t *const bits = scratch->bits;
-    uint64_t *const used = used_words(scratch);
-    uint32_t *const before = scratch->before;
-    const size_t n_words = id_words(scratch->n_ids);
-    uint32_t found = 0;
-    for (size_t first = 0; first < n_words; first += WORD_BITS) {
-        const size_t these = n_words - first < WORD_BITS ? n_words - first : WORD_BITS;
-        uint64_t some = used[first / WORD_BITS];
-        if (find_used) {
-            for (size_t i = 0; i < these; i++)
-                some |= (uint64_t)(bits[first + i] != 0) << i;
-            used[first / WORD_BITS] = some;
-        }
-        for (; some; some &= some - 1) {
-            const size_t word = first + (unsigned)__builtin_ctzll(some);
-            before[word] = found;
-            found += count_bits(bits[word], by_instruction);
-        }
+/* Which of 64 words, or less at the end, are not 0. */
+static inline uint64_t which_used(const uint64_t *words, size_t n) {
+    uint64_t used = 0;
+    for (size_t i = 0; i < n; i++)
+        used |= (uint64_t)(words[i] != 0) << i;
+    return used;
+}
+
+#if defined(__x86_64__)
+#define CF_AVX2 __attribute__((target("avx2,bmi,bmi2,popcnt")))
+
+CF_AVX2 static inline uint64_t which_used_avx2(const uint64_t *words, size_t n) {
+    if (n < WORD_BITS)
+        return which_used(words, n);
+    uint64_t empty = 0;
+    for (unsigned i = 0; i < WORD_BITS; i += 4) {
+        const __m256i four = _mm256_loadu_si256((const __m256i *)(words + i));
+        const __m256i zero = _mm256_cmpeq_epi64(four, _mm256_setzero_si256());
+        empty |= (uint64_t)(unsigned)_mm256_movemask_pd(_mm256_castsi256_pd(zero)) << i;
     }
+    return ~empty;
+}
+#endif
+
+/* `fast`: there are instructions for it. */
+static inline __attribute__((always_inline)) size_t rank_used(const cf_pulled_scratch *scratch,
+                                                              bool fast) {
+    uint32_t found = 0;
+    for (size_t i = 0; i < id_words(scratch->n_ids) / WORD_BITS + 1; i++)
+        for (uint64_t some = used_words(scratch)[i]; some; some &= some - 1) {
+            const size_t word = i * WORD_BITS + (unsigned)__builtin_ctzll(some);
+            scratch->before[word] = found;
+            found += count_bits(scratch->bits[word], fast);
+        }
+    return found;
+}
+
+static inline __attribute__((always_inline)) void rank_entries(const cf_pulled_scratch *scratch,
+                                                               bool fast, uint32_t *ids, size_t n) {
     for (size_t k = 0; k < n; k++) {
         const size_t word = ids[k] / WORD_BITS;
-        const uint64_t lower = bits[word] & (bit_of(ids[k]) - 1);
-        ids[k] = before[word] + count_bits(lower, by_instruction);
+        const uint64_t lower = scratch->bits[word] & (bit_of(ids[k]) - 1);
+        ids[k] = scratch->before[word] + count_bits(lower, fast);
     }
-    return found;
 }
 
 size_t cf_rank_ids_scalar(const cf_pulled_scratch *scratch, bool find_used, uint32_t *ids,
                           size_t n) {
 #if defined(__aarch64__)
-    return rank_ids(scratch, find_used, ids, n, true);
+    const bool fast = true;
 #else
-    return rank_ids(scratch, find_used, ids, n, false);
+    const bool fast = false;
 #endif
+    const size_t n_words = id_words(scratch->n_ids);
+    for (size_t first = 0; find_used && first < n_words; first += WORD_BITS)
+        used_words(scratch)[first / WORD_BITS] =
+            which_used(scratch->bits + first, least(n_words - first, WORD_BITS));
+    const size_t found = rank_used(scratch, fast);
+    rank_entries(scratch, fast, ids, n);
+    return found;
 }
 
 #if defined(__x86_64__)
-__attribute__((target("popcnt,bmi,bmi2"))) size_t
-cf_rank_ids_popcnt(const cf_pulled_scratch *scratch, bool find_used, uint32_t *ids, size_t n) {
-    return rank_ids(scratch, find_used, ids, n, true);
+CF_AVX2 size_t cf_rank_ids_avx2(const cf_pulled_scratch *scratch, bool find_used, uint32_t *ids,
+                                size_t n) {
+    const size_t n_words = id_words(scratch->n_ids);
+    for (size_t first = 0; find_used && first < n_words; first += WORD_BITS)
+        used_words(scratch)[first / WORD_BITS] =
+            which_used_avx2(scratch->bits + first, least(n_words - first, WORD_BITS));
+    const size_t found = rank_used(scratch, true);
+    rank_entries(scratch, true, ids, n);
+    return found;
 }
 #endif
 
 cf_status cf_pulled_localize(const cf_kernels *kernels, const cf_csr *rows, const uint32_t *order,
                              size_t n, const cf_pulled_scratch *scratch, uint32_t *local,
                              size_t *n_distinct) {
+    uint8_t near[NEAR_IDS + 1] = {0};
     size_t n_entries;
+    const uint32_t highest = gather(rows, order, n, local, &n_entries);
     *n_distinct = 0;
-    const cf_status status = gather(rows, order, n, scratch->n_ids, local, &n_entries);
-    if (status.code != CF_OK)
-        return status;
+    if (n_entries && highest >= scratch->n_ids)
+        return cf_fail(CF_E_ID, n_entries);
+    uint32_t *const far = local + n_entries;
+    const size_t n_far = sort_out(local, n_entries, near, far);
     const bool few = id_words(scratch->n_ids) <= FEW_WORDS;
     if (few)
-        set_bits(scratch, false, local, n_entries);
+        set_bits(scratch, false, near, far, n_far);
     else
-        set_bits(scratch, true, local, n_entries);
+        set_bits(scratch, true, near, far, n_far);
     *n_distinct = kernels->rank_ids(scratch, few, local, n_entries);
-    return status;
+    return cf_ok();
 }
 
 /* The length of the bitmap that makes the set shortest (cf_id_set.h): a word pays where it has over

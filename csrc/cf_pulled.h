@@ -26,9 +26,9 @@ size_t cf_pulled_words(size_t n_ids);
 cf_status cf_pulled_entries(const cf_csr *rows, const uint32_t *order, size_t n, size_t *n_entries);
 
 /* Finds the different ids of rows that cf_pulled_entries took: writes the place among them, in
- * increasing order, of each entry to local[n_entries], one row after another. After success the
- * bits of the scratch are that set, until one of the two below is called; after a failure they are
- * 0, and the offset is the entry. */
+ * increasing order, of each entry to local, one row after another, which has room for twice as
+ * many, plus one. After success the bits of the scratch are that set, until one of the two below
+ * is called; after a failure they are 0. */
 cf_status cf_pulled_localize(const cf_kernels *kernels, const cf_csr *rows, const uint32_t *order,
                              size_t n, const cf_pulled_scratch *scratch, uint32_t *local,
                              size_t *n_distinct);
@@ -51,8 +51,7 @@ cf_status cf_pulled_gradient(const cf_minibatch *batch, size_t n_entries, const 
 size_t cf_rank_ids_scalar(const cf_pulled_scratch *scratch, bool find_used, uint32_t *ids,
                           size_t n);
 #if defined(__x86_64__)
-size_t cf_rank_ids_popcnt(const cf_pulled_scratch *scratch, bool find_used, uint32_t *ids,
-                          size_t n);
+size_t cf_rank_ids_avx2(const cf_pulled_scratch *scratch, bool find_used, uint32_t *ids, size_t n);
 #endif
 
 #endif

@@ -234,5 +234,5 @@ cf_frame cf_answer_frame(const uint8_t *bytes, size_t n, const uint8_t **string,
     if (n < *n_whole)
         return CF_FRAME_PART;
     return bytes[*n_whole - 2] == '\r' && bytes[*n_whole - 1] == '\n' ? CF_FRAME_WHOLE
-                                                                       : CF_FRAME_OTHER;
+                                                                      : CF_FRAME_OTHER;
 }

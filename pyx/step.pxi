@@ -176,7 +176,7 @@ cdef class Stepper:
         status = cf_pulled_entries(&rows._c, order, n, &n_entries)
         if status.code != CF_OK:
             raise _array_error(status)
-        _grow(&batch._local, n_entries, sizeof(uint32_t))
+        _grow(&batch._local, 2 * n_entries + 1, sizeof(uint32_t))
         cdef uint32_t *local = <uint32_t *>batch._local.at
         self._busy = True
         try:

@@ -8,6 +8,7 @@ packed and read in C anyway. One connection, one thread; commands may be sent ah
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -105,11 +106,13 @@ class Connection:
             except OSError:
                 opened.close()
                 raise
+            _wait_in_kernel(opened, url.timeout)
             return opened
         opened = socket.create_connection((self.host, self.port), url.timeout)
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if url.scheme == "redis":
+            _wait_in_kernel(opened, url.timeout)
             return opened
         import ssl
 
@@ -298,6 +301,14 @@ class Connection:
         return n
 
 
+def _wait_in_kernel(opened: socket.socket, timeout: float) -> None:
+    """The same timeout, without Python's own way to it: a system call more for each call."""
+    spec = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
+    opened.settimeout(None)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, spec)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, spec)
+
+
 def nothing(connection: Connection) -> None:
     """What to do with a connection that is only to be there."""
 
@@ -453,6 +464,6 @@ def key_slot(key: bytes) -> int:
 
 
 def _why(error: OSError) -> str:
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError | BlockingIOError):
         return "no answer in time"
     return error.strerror or str(error) or type(error).__name__
