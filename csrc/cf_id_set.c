@@ -68,11 +68,11 @@ cf_status cf_id_set_read(const uint8_t **at, const uint8_t *end, size_t n, size_
         return cf_fail(CF_E_MESSAGE, 0);
     size_t i = 0;
     for (size_t w = 0; w < n_words; w++, p += WORD_BYTES) {
-        uint64_t word = cf_load_u64(p);
-        if ((size_t)__builtin_popcountll(word) > n - i)
-            return cf_fail(CF_E_MESSAGE, i);
-        for (; word; word &= word - 1)
+        for (uint64_t word = cf_load_u64(p); word; word &= word - 1) {
+            if (i == n)
+                return cf_fail(CF_E_MESSAGE, i);
             ids[i++] = (uint32_t)(w * WORD_BITS + (unsigned)__builtin_ctzll(word));
+        }
     }
     if (i && ids[i - 1] >= n_ids)
         return cf_fail(CF_E_MESSAGE, i);

@@ -160,6 +160,13 @@ class Server:
         assert self._process is not None
         return self._process.pid
 
+    def kill(self) -> None:
+        """As a machine fails."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
     def stop(self) -> None:
         while self._wires:
             self._wires.pop().close()

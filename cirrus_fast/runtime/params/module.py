@@ -98,6 +98,12 @@ class ModuleShard:
             "lost it (restarted without its data, evicted or deleted it)"
         )
 
+    def bare(self) -> StoreError:
+        return StoreError(
+            f"{self.link.place}: has the module no longer: was the server started again, or a "
+            "replica put in its place, without loadmodule?"
+        )
+
     def tell(self) -> dict[str, Any]:
         return names_and_values(self.link.ask("CIRRUS.INFO", self.key))
 
@@ -256,6 +262,8 @@ class Steps:
 
     def _join(self, line: _Line, connection: Connection) -> None:
         """Takes the worker's place at a server, and sees which pushes it has."""
+        if module_version(connection) is None:
+            raise line.shard.bare()
         try:
             known = connection.ask("CIRRUS.JOIN", line.shard.key, self._worker, self._generation)
         except Refused as error:
@@ -281,12 +289,7 @@ class Steps:
             return Fenced(str(error))
         if error.code in ("CIRRUSNOMODEL", "CIRRUSDAMAGED", "WRONGTYPE"):
             return line.shard.lost()
-        if "unknown command" in str(error):
-            return StoreError(
-                f"{line.shard.link.place}: has the module no longer: was the server started again, "
-                "or a replica put in its place, without loadmodule?"
-            )
-        return error
+        return line.shard.bare() if "unknown command" in str(error) else error
 
 
 # The supervisor's side
