@@ -6,12 +6,14 @@ starts a server with our module and measures, mini-batches of 200 rows each pull
 pushed: each way to keep a model in Redis beside the module and the memory of one machine, by one
 worker, by ten, and by one over a link of 75 MB/s each way and a round trip of 0.55 ms; then ten
 workers of the module with what users have by default; where the time of a row goes; and the test
-loss beside that of one worker. --only measures some of it, and leaves the rest of the file as it is.
+loss beside that of one worker. --only measures some of it, and leaves the rest of the file as it
+is.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import resource
 import shutil
@@ -45,12 +47,14 @@ WAITING = ("storage_read", "pull", "push")
 class Rung:
     """name : in the table
     peer : of redis_stores.PEERS; None: ours, with these options
+    rows_under_way : of all workers together, more than a step of each
     """
 
     name: str
     peer: str | None = None
     store: str = "?store=module"
     options: tuple[tuple[str, Any], ...] = ()
+    rows_under_way: int = 0
 
 
 RUNGS = (
@@ -60,7 +64,7 @@ RUNGS = (
     Rung("BITFIELD, packed by redis-py", "bitfield-py"),
     Rung("BITFIELD, packed in C", store="?store=bitfield", options=(("sync_rows", SIZE),)),
     Rung("module, a step at a time", options=(("pipeline_depth", 1),)),
-    Rung("module, 8 steps under way", options=(("pipeline_depth", 8),)),
+    Rung("module, 4,000 rows under way", rows_under_way=4_000),
     Rung("memory of one machine", store="memory"),
 )
 
@@ -100,9 +104,7 @@ class Server:
     def used(self) -> tuple[float, int]:
         """(seconds of processor time, bytes in and out)"""
         told = bytes(self._wire.ask("INFO", "stats")).decode()
-        bytes_ = sum(
-            int(n) for n in re.findall(r"total_net_(?:in|out)put_bytes:(\d+)", told)
-        )
+        bytes_ = sum(int(n) for n in re.findall(r"total_net_(?:in|out)put_bytes:(\d+)", told))
         return cpu_seconds(self._process.pid), bytes_
 
 
@@ -117,10 +119,10 @@ def measure(
         steps = rate * seconds
     else:
         where = "memory" if rung.store == "memory" else url + rung.store
-        result = ours(
-            where, uri, n_workers,
-            **{"epochs": 1000, "timeout": seconds + 2, "minibatch_size": SIZE, **dict(rung.options)},
-        )  # fmt: skip
+        more: dict[str, Any] = {"epochs": 1000, "timeout": seconds + 2, "minibatch_size": SIZE}
+        if rung.rows_under_way:
+            more["pipeline_depth"] = max(1, rung.rows_under_way // (n_workers * SIZE))
+        result = ours(where, uri, n_workers, **more | dict(rung.options))
         last = result.history[-1]
         steps, rate = last.updates, settled(result.history)
     more_cpu, more_moved = server.used()
@@ -138,25 +140,37 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def ladder(server: Server, uri: str, given: argparse.Namespace) -> Iterator[list[str]]:
-    yield ["", "1 worker", f"{given.workers} workers", "1 worker over the link", "bytes a step",
-           "server, us a step"]  # fmt: skip
+Table = Iterator[list[str]]
+
+
+def ladder(server: Server, uri: str, n_workers: int, seconds: float, *, far: bool = False) -> Table:
+    yield ["", "steps/s", "bytes a step", "server, us a step"]
     for rung in RUNGS:
-        held = rung.store != "memory"
-        alone, bytes_, _ = measure(rung, server, server.url, uri, 1, given.seconds)
-        many, _, cpu = measure(rung, server, server.url, uri, given.workers, given.seconds)
-        far = "-"
-        if held:
-            with Link(server.address, rate=RATE, round_trip=ROUND_TRIP_S) as way:
+        if rung.store == "memory" and far:
+            continue
+        with contextlib.ExitStack() as stack:
+            url = server.url
+            if far:
+                way = stack.enter_context(Link(server.address, rate=RATE, round_trip=ROUND_TRIP_S))
                 url = f"redis://{way.address}"
-                far = number(measure(rung, server, url, uri, 1, given.seconds)[0])
-        yield [
-            rung.name, number(alone), number(many), far,
-            number(bytes_) if held else "-", number(cpu) if held else "-",
-        ]  # fmt: skip
+            figures = measure(rung, server, url, uri, n_workers, seconds)
+        shown = figures if rung.store != "memory" else figures[:1]
+        yield [rung.name, *map(number, shown), *["-"] * (len(figures) - len(shown))]
 
 
-def workers(server: Server, uri: str, given: argparse.Namespace) -> Iterator[list[str]]:
+def one(server: Server, uri: str, given: argparse.Namespace) -> Table:
+    return ladder(server, uri, 1, given.seconds)
+
+
+def many(server: Server, uri: str, given: argparse.Namespace) -> Table:
+    return ladder(server, uri, given.workers, given.seconds)
+
+
+def far(server: Server, uri: str, given: argparse.Namespace) -> Table:
+    return ladder(server, uri, 1, given.seconds, far=True)
+
+
+def workers(server: Server, uri: str, given: argparse.Namespace) -> Table:
     """What users have by default, and by a socket of the file system."""
     yield ["rows a mini-batch", "way", "updates/s", "bytes a step", "server, us a step",
            "workers with their start, us a step", "steps under way"]  # fmt: skip
@@ -181,11 +195,11 @@ def workers(server: Server, uri: str, given: argparse.Namespace) -> Iterator[lis
             ]  # fmt: skip
 
 
-def phases(server: Server, uri: str, given: argparse.Namespace) -> Iterator[list[str]]:
+def phases(server: Server, uri: str, given: argparse.Namespace) -> Table:
     """TrainResult.breakdown of workers together, a row."""
     yield ["microseconds a row", *(name.replace("_", " ") for name in PHASES), "waiting"]
     stores: list[tuple[str, str, int, dict[str, object]]] = []
-    for n in (1, given.workers):
+    for n in (1, 2, given.workers):
         s = "" if n == 1 else "s"
         stores += [
             (f"memory, {n} worker{s}", "memory", n, {}),
@@ -202,7 +216,7 @@ def phases(server: Server, uri: str, given: argparse.Namespace) -> Iterator[list
         yield [name, *a_row, f"{waiting:.0%}"]
 
 
-def loss(server: Server, uri: str, given: argparse.Namespace) -> Iterator[list[str]]:
+def loss(server: Server, uri: str, given: argparse.Namespace) -> Table:
     """Two epochs; the model at their end."""
     yield ["2 epochs, adagrad", "test logloss", "beside one worker in memory", "rows/s"]
     first = None
@@ -225,11 +239,13 @@ def loss(server: Server, uri: str, given: argparse.Namespace) -> Iterator[list[s
 @dataclass(frozen=True)
 class Part:
     title: str
-    rows: Callable[[Server, str, argparse.Namespace], Iterator[list[str]]]
+    rows: Callable[[Server, str, argparse.Namespace], Table]
 
 
 PARTS = {
-    "ladder": Part("Steps a second, 200 rows each", ladder),
+    "one": Part("One worker, steps of 200 rows", one),
+    "many": Part("Ten workers, steps of 200 rows", many),
+    "far": Part("One worker over a link of 75 MB/s and 0.55 ms", far),
     "workers": Part("Ten workers of the module, as by default", workers),
     "phases": Part("Where the time of a row goes", phases),
     "loss": Part("How good the model is", loss),
@@ -267,9 +283,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, Server() as server:
         cirrus_fast.configure(storage=given.storage or folder)
         uri = cirrus_fast.load_libsvm(str(given.train), "train").uri
-        given.test_uri = given.test and cirrus_fast.load_libsvm(
-            str(given.test), "test", like="train"
-        ).uri
+        given.test_uri = (
+            given.test and cirrus_fast.load_libsvm(str(given.test), "test", like="train").uri
+        )
         for name in chosen:
             part = PARTS[name]
             table = []

@@ -153,8 +153,8 @@ def main() -> None:
                 wire.sendall(resp(b"FLUSHALL"))
                 wire.recv(100)
                 wire.sendall(
-                    resp(b"CIRRUS.CREATE", b"model", b"IDS", b"%d" % rows.n_ids, b"WORKERS", b"%d" % n,
-                         b"OPTIMIZER", given.optimizer.encode())
+                    resp(b"CIRRUS.CREATE", b"model", b"IDS", b"%d" % rows.n_ids,
+                         b"WORKERS", b"%d" % n, b"OPTIMIZER", given.optimizer.encode())
                 )  # fmt: skip
                 assert wire.recv(100) == b"+OK\r\n"
                 clients = [Client(port, i, rows) for i in range(n)]

@@ -3,10 +3,10 @@
     python -m bench.redis_stores TRAIN.svm [--workers 10] [--seconds 5] [--only steps]
 
 Starts a redis-server of its own. A step is: get the weights of a mini-batch's distinct ids, sum its
-gradient, add what follows to the model. `model` is a pickled array (GET, then SET; moves of others are
-lost), `hash` keeps a weight a field of a hash (HMGET, then HINCRBYFLOAT in a pipeline), `lua` runs a
-script on a string of floats, `bitfield-py` has redis-py pack our own BITFIELD command; all by
-redis-py with hiredis. Ours is the product, reading and all: worker processes of
+gradient, add what follows to the model. `model` is a pickled array (GET, then SET; moves of others
+are lost), `hash` keeps a weight a field of a hash (HMGET, then HINCRBYFLOAT in a pipeline), `lua`
+runs a script on a string of floats, `bitfield-py` has redis-py pack our own BITFIELD command; all
+by redis-py with hiredis. Ours is the product, reading and all: worker processes of
 `LogisticRegression(param_store=...)` that exchange every mini-batch.
 """
 

@@ -196,8 +196,8 @@ class Options:
     )
     pipeline_depth: int | None = _option(
         "exchanges a worker has under way to a parameter store over a network at once; by default "
-        "1: what it learns from is as fresh as can be; up to 4 with our module and several workers, "
-        "as long as all of them together have no more than 4,000 rows under way",
+        "1: what it learns from is as fresh as can be; with our module and several workers up to "
+        "4, as long as all of them together have no more than 4,000 rows under way",
         default=None,
         kind=int,
         unit="exchanges",

