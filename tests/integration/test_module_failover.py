@@ -13,16 +13,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from module_server import ReplyError, Server, Wire, program, redis_module
+from module_server import ReplyError, Server, Wire, redis_module, server_programs
 from redis_server import Proxy, major_version
 
 from cirrus_fast import Dataset, LogisticRegression, load_libsvm, make_clicks
 from cirrus_fast.data.result import TrainResult
 from cirrus_fast.errors import StoreError
 
-__all__ = ["program"]
 # Slow enough that there is time to do something meanwhile.
 PLAIN: dict[str, Any] = {"epochs": 3, "epsilon": 0, "minibatch_size": 10, "worker_size": 256}
+
+
+@pytest.fixture(scope="module")
+def program() -> Path:
+    programs = server_programs()
+    if not programs:
+        pytest.skip("needs a redis-server")
+    return programs[0]
 
 
 @pytest.fixture(scope="module")
