@@ -22,26 +22,27 @@ from pathlib import Path
 
 import numpy as np
 
-from cirrus_fast import _kernels, parse_libsvm, redis_module_path
+from cirrus_fast import parse_libsvm, redis_module_path
+from cirrus_fast._kernels import StepBatch, StepMessage, Stepper, StepRows
 
 BATCHES = 64
-NUMBER_AT = 16  # in a request (csrc/cf_step.h)
 MOST_TEXT = 40_000_000
 
 
-def mini_batches(path: Path, rows: int, n: int) -> tuple[int, list[np.ndarray]]:
-    """(ids in all, the distinct places by popularity of each of n mini-batches)"""
-    with path.open("rb") as file:
-        text = file.read(MOST_TEXT)
-    csr = parse_libsvm(text[: text.rindex(b"\n") + 1])
-    count = np.bincount(csr.indices)
-    place = np.empty(len(count), np.uint32)
-    place[np.argsort(-count, kind="stable")] = np.arange(len(count), dtype=np.uint32)
-    found = []
-    for i in range(n):
-        first, last = csr.indptr[i * rows], csr.indptr[(i + 1) * rows]
-        found.append(np.unique(place[csr.indices[first:last]]).astype(np.uint32))
-    return len(count), found
+class Rows:
+    """The first mini-batches of a text: ids as places by popularity."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        with path.open("rb") as file:
+            text = file.read(MOST_TEXT)
+        csr = parse_libsvm(text[: text.rindex(b"\n") + 1])
+        count = np.bincount(csr.indices)
+        self.n_ids, self.size = len(count), size
+        place = np.empty(len(count), np.uint32)
+        place[np.argsort(-count, kind="stable")] = np.arange(len(count), dtype=np.uint32)
+        order = np.arange(BATCHES * size, dtype=np.uint32)
+        labels = (csr.labels > 0).astype(np.float32)
+        self.taken = StepRows(labels, csr.indptr, place[csr.indices], csr.data, None, order)
 
 
 def resp(*arguments: bytes) -> bytes:
@@ -54,28 +55,30 @@ def resp(*arguments: bytes) -> bytes:
 class Client:
     """A connection with its ready-made requests."""
 
-    def __init__(
-        self, port: int, worker: int, n_ids: int, batches: list[np.ndarray], rows: int
-    ) -> None:
+    def __init__(self, port: int, worker: int, rows: Rows) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        rng = np.random.default_rng(worker)
-        order = rng.permutation(len(batches))
+        stepper = Stepper(rows.n_ids)
+        batches = [StepBatch(stepper) for _ in range(BATCHES)]
+        order = np.random.default_rng(worker).permutation(BATCHES)
+        for batch, number in zip(batches, order.tolist(), strict=True):
+            stepper.locate(batch, rows.taken, number * rows.size, rows.size)
+            body = struct.pack("<BBHfdQQ", 1, 0, 0, 0.0, 0.0, 0, 0) + bytes(4 * batch.n)
+            weights = b"$%d\r\n%s\r\n" % (len(body), body)
+            batch.read(0, weights, 0, len(weights))
         self._requests, self._answers = [], []
-        for one, other in zip(order, np.roll(order, -1), strict=True):
-            ids, following = batches[one], batches[other]
-            step = _kernels.step_request(
-                worker=worker, n_rows=rows, push_ids=_kernels.StepIds(ids, n_ids),
-                gradient=rng.normal(0, 0.1, len(ids)).astype(np.float32),
-                pull_ids=_kernels.StepIds(following, n_ids),
-            )  # fmt: skip
-            self._requests.append(bytearray(resp(b"CIRRUS.STEP", b"model", bytes(step))))
-            body = 32 + 4 * len(following)
-            self._answers.append(len(b"$%d\r\n" % body) + body + 2)
-        self._head = len(b"*3\r\n$11\r\nCIRRUS.STEP\r\n$5\r\nmodel\r\n$12345\r\n")
+        for batch, following in zip(batches, batches[1:] + batches[:1], strict=True):
+            stepper.learn(batch)
+            message = StepMessage(b"model", worker=worker)
+            message.write(stepper, batch, following, number=1)
+            self._requests.append(message)
+            body_bytes = 32 + 4 * following.n
+            self._answers.append(len(b"$%d\r\n" % body_bytes) + body_bytes + 2)
         self._number = 0
         self._buffer = bytearray(max(self._answers))
-        self.bytes_a_step = np.mean([len(r) for r in self._requests]) + np.mean(self._answers)
+        sent = np.mean([len(request.view) for request in self._requests])
+        self.bytes_a_step = sent + np.mean(self._answers)
+        self.distinct = np.mean([batch.n for batch in batches])
 
     def run(self, steps: int, depth: int) -> None:
         for step in range(steps + depth):
@@ -84,9 +87,8 @@ class Client:
             if step < steps:
                 self._number += 1
                 request = self._requests[step % len(self._requests)]
-                at = request.index(b"\r\n", self._head - 9) + 2
-                struct.pack_into("<Q", request, at + NUMBER_AT, self._number)
-                self._socket.sendall(request)
+                request.renumber(self._number)
+                self._socket.sendall(request.view)
 
     def _take(self, n: int) -> None:
         view = memoryview(self._buffer)[:n]
@@ -118,7 +120,7 @@ def measure(pid: int, clients: list[Client], steps: int, depth: int) -> None:
     print(
         f"clients {len(clients):3}  {n / seconds:9,.0f} steps/s  "
         f"server {cpu / n * 1e6:6.1f} us/step, busy {cpu / seconds:4.0%}  "
-        f"{clients[0].bytes_a_step:8,.0f} bytes/step"
+        f"{clients[0].bytes_a_step:8,.0f} bytes/step, {clients[0].distinct:,.0f} ids"
     )
 
 
@@ -132,8 +134,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20_000, help="of all clients together")
     parser.add_argument("--optimizer", default="adagrad")
     given = parser.parse_args()
-    n_ids, batches = mini_batches(given.data, given.rows, BATCHES)
-    print(f"{np.mean([len(ids) for ids in batches]):.0f} distinct ids of {n_ids}")
+    rows = Rows(given.data, given.rows)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -152,11 +153,11 @@ def main() -> None:
                 wire.sendall(resp(b"FLUSHALL"))
                 wire.recv(100)
                 wire.sendall(
-                    resp(b"CIRRUS.CREATE", b"model", b"IDS", b"%d" % n_ids, b"WORKERS", b"%d" % n,
-                         b"OPTIMIZER", given.optimizer.encode())
+                    resp(b"CIRRUS.CREATE", b"model", b"IDS", b"%d" % rows.n_ids,
+                         b"WORKERS", b"%d" % n, b"OPTIMIZER", given.optimizer.encode())
                 )  # fmt: skip
                 assert wire.recv(100) == b"+OK\r\n"
-                clients = [Client(port, i, n_ids, batches, given.rows) for i in range(n)]
+                clients = [Client(port, i, rows) for i in range(n)]
                 measure(server.pid, clients, given.steps // n, given.depth)
         finally:
             server.kill()

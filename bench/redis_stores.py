@@ -3,9 +3,10 @@
     python -m bench.redis_stores TRAIN.svm [--workers 10] [--seconds 5] [--only steps]
 
 Starts a redis-server of its own. A step is: get the weights of a mini-batch's distinct ids, sum its
-gradient, add what follows to the model. `hash` keeps a weight a field of a hash (HMGET, then
-HINCRBYFLOAT in a pipeline), `bitfield-py` has redis-py pack our own BITFIELD command; both by
-redis-py with hiredis. Ours is the product, reading and all: worker processes of
+gradient, add what follows to the model. `model` is a pickled array (GET, then SET; moves of others
+are lost), `hash` keeps a weight a field of a hash (HMGET, then HINCRBYFLOAT in a pipeline), `lua`
+runs a script on a string of floats, `bitfield-py` has redis-py pack our own BITFIELD command; all
+by redis-py with hiredis. Ours is the product, reading and all: worker processes of
 `LogisticRegression(param_store=...)` that exchange every mini-batch.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -37,10 +39,27 @@ SCALE = 2.0**24
 RATE = 0.01
 
 
+class PickledStore:
+    """All weights in one value."""
+
+    def __init__(self, client: Any, n_weights: int) -> None:
+        self.client = client
+        self.client.set("pickled", pickle.dumps(np.zeros(n_weights, np.float32)), nx=True)
+        self.weights = np.empty(0, np.float32)
+
+    def pull(self, ids: np.ndarray) -> np.ndarray:
+        self.weights = pickle.loads(self.client.get("pickled"))
+        return self.weights[ids]
+
+    def push(self, ids: np.ndarray, moves: np.ndarray) -> None:
+        self.weights[ids] += moves
+        self.client.set("pickled", pickle.dumps(self.weights))
+
+
 class HashStore:
     """A field a weight."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, n_weights: int) -> None:  # noqa: ARG002
         self.client = client
 
     def pull(self, ids: np.ndarray) -> np.ndarray:
@@ -54,10 +73,41 @@ class HashStore:
         pipe.execute()
 
 
+class LuaStore:
+    """A script that adds and reads, one call a step."""
+
+    SCRIPT = """
+        local unpack, pack, call, key = struct.unpack, struct.pack, redis.call, KEYS[1]
+        for at = 1, #ARGV[1], 4 do
+            local place = 4 * unpack('<I4', ARGV[1], at)
+            local weight = unpack('<f', call('GETRANGE', key, place, place + 3))
+            call('SETRANGE', key, place, pack('<f', weight + unpack('<f', ARGV[2], at)))
+        end
+        local found = {}
+        for at = 1, #ARGV[3], 4 do
+            local place = 4 * unpack('<I4', ARGV[3], at)
+            found[#found + 1] = call('GETRANGE', key, place, place + 3)
+        end
+        return table.concat(found)
+    """
+
+    def __init__(self, client: Any, n_weights: int) -> None:
+        client.setrange("floats", 4 * n_weights - 1, b"\0")
+        self.script = client.register_script(self.SCRIPT)
+        self.added = b"", b""
+
+    def pull(self, ids: np.ndarray) -> np.ndarray:
+        found = self.script(keys=["floats"], args=[*self.added, ids.astype("<u4").tobytes()])
+        return np.frombuffer(found, "<f4")
+
+    def push(self, ids: np.ndarray, moves: np.ndarray) -> None:
+        self.added = ids.astype("<u4").tobytes(), moves.astype("<f4").tobytes()
+
+
 class BitfieldStore:
     """Our command, packed by redis-py: one a step, that adds and reads."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, n_weights: int) -> None:  # noqa: ARG002
         self.client = client
         self.added: list[Any] = []
         self.n_added = 0
@@ -76,7 +126,12 @@ class BitfieldStore:
             self.added += ("INCRBY", "i32", f"#{place}", amount)
 
 
-PEERS = {"hash": HashStore, "bitfield-py": BitfieldStore}
+PEERS = {
+    "model": PickledStore,
+    "hash": HashStore,
+    "lua": LuaStore,
+    "bitfield-py": BitfieldStore,
+}
 
 
 def worker(kind: str, url: str, uri: str, number: int, seconds: float) -> None:
@@ -94,7 +149,7 @@ def worker(kind: str, url: str, uri: str, number: int, seconds: float) -> None:
     state = np.zeros(len(scale.ids) + 1, np.float32)
     model = _kernels.TrainModel(optimizer, state, None)
     scratch = make_scratch(len(scale.ids), int(np.diff(rows.indptr).max()) * SIZE)
-    store = PEERS[kind](redis.Redis.from_url(url))
+    store = PEERS[kind](redis.Redis.from_url(url), len(scale.ids) + 1)
     print("ready", flush=True)
     sys.stdin.readline()
     steps, until = 0, time.monotonic() + seconds

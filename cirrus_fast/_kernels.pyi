@@ -258,53 +258,62 @@ class TrainModel:
 
 # step.pxi
 
-def pulled_words(n_ids: int) -> int: ...
-def pulled_localize(
-    indptr: _I64,
-    indices: _U32,
-    data: _F32,
-    order: _U32,
-    table: _U32,
-    bits: _U64,
-    local: _U32,
-    ids: _U32,
-) -> tuple[int, int]: ...
-def pulled_gradient(
-    labels: _F32,
-    indptr: _I64,
-    indices: _U32,
-    data: _F32,
-    weights: _F32 | None,
-    order: _U32,
-    local: _U32,
-    w: _F32,
-    intercept: float,
-    gradient: _F32,
-    touches: _F32 | None,
-    *,
-    negative_weight: float = 1.0,
-    positive_weight: float = 1.0,
-) -> tuple[float, float, float]: ...
-
-class StepIds:
+class StepRows:
     n: int
-    def __init__(self, ids: _U32, n_ids: int) -> None: ...
+    def __init__(
+        self,
+        labels: _F32,
+        indptr: _I64,
+        indices: _U32,
+        data: _F32,
+        weights: _F32 | None,
+        order: _U32,
+        *,
+        negative_weight: float = 1.0,
+        positive_weight: float = 1.0,
+    ) -> None: ...
 
-def step_request(
-    *,
-    worker: int = 0,
-    generation: int = 0,
-    number: int = 0,
-    n_rows: int = 0,
-    loss_sum: float = 0.0,
-    weight_sum: float = 0.0,
-    rate: float = 1.0,
-    intercept_gradient: float = 0.0,
-    push_ids: StepIds | None = None,
-    gradient: _F32 | None = None,
-    touches: _F32 | None = None,
-    pull_ids: StepIds | None = None,
-) -> memoryview: ...
+class Stepper:
+    n_ids: int
+    n_shards: int
+    gradient: tuple[float, memoryview, memoryview | None]
+    def __init__(self, n_ids: int, n_shards: int = 1, *, counts_touches: bool = False) -> None: ...
+    def locate(self, batch: StepBatch, rows: StepRows, first: int, n: int) -> None: ...
+    def learn(self, batch: StepBatch) -> float: ...
+
+class StepBatch:
+    n_rows: int
+    n: int
+    status: int
+    intercept: float
+    rows_seen: float
+    loss: float
+    weight: float
+    def __init__(self, stepper: Stepper) -> None: ...
+    @property
+    def whole(self) -> bool: ...
+    def clear(self) -> None: ...
+    def read(self, shard: int, buffer: _Bytes, begin: int, end: int) -> int: ...
+
+class StepMessage:
+    def __init__(
+        self, key: bytes, shard: int = 0, *, worker: int = 0, generation: int = 0
+    ) -> None: ...
+    @property
+    def pushes(self) -> bool: ...
+    @property
+    def view(self) -> memoryview: ...
+    def write(
+        self,
+        stepper: Stepper,
+        pushed: StepBatch | None,
+        pulled: StepBatch | None,
+        *,
+        number: int = 0,
+        rate: float = 1.0,
+    ) -> None: ...
+    def renumber(self, number: int) -> None: ...
+
 def step_answer(answer: _Bytes, weights: _F32) -> tuple[int, float, float, int, int]: ...
 
 # bitfield.pxi, replica.pxi

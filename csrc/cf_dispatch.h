@@ -7,6 +7,7 @@
 #ifndef CF_DISPATCH_H
 #define CF_DISPATCH_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,8 +24,9 @@ enum {
 
 struct cf_libsvm_options; /* cf_libsvm.h */
 struct cf_libsvm_rows;
-struct cf_train_walk;    /* cf_train_rows.h */
-struct cf_block_kernels; /* cf_block_streams.h */
+struct cf_train_walk;     /* cf_train_rows.h */
+struct cf_pulled_scratch; /* cf_pulled.h */
+struct cf_block_kernels;  /* cf_block_streams.h */
 
 typedef struct {
     const char *name; /* "scalar", "avx2", "avx512", "neon" */
@@ -42,6 +44,10 @@ typedef struct {
     uint32_t (*crc32c)(uint32_t crc, const uint8_t *data, size_t n);
     /* cf_train_rows.h */
     cf_status (*train_rows)(struct cf_train_walk *walk, const uint32_t *order, size_t n);
+
+    /* cf_pulled.h */
+    size_t (*rank_ids)(const struct cf_pulled_scratch *scratch, bool find_used, uint32_t *ids,
+                       size_t n);
 
     const struct cf_block_kernels *block;
 } cf_kernels;

@@ -2,7 +2,7 @@
 
 #include "cf_bits.h"
 
-enum { WORD_BITS = 64, WORD_BYTES = 8, STEP_BYTES = 2, SKIP = 0xffff };
+enum { WORD_BITS = 64, WORD_BYTES = 8, STEP_BYTES = 2, SKIP = CF_ID_SET_SKIP };
 
 bool cf_ids_increase(const uint32_t *ids, size_t n, size_t n_ids) {
     bool increase = n == 0 || ids[n - 1] < n_ids;
@@ -34,7 +34,7 @@ static size_t best_words(const uint32_t *ids, size_t n) {
 
 size_t cf_id_set_write(const uint32_t *ids, size_t n, uint8_t *out) {
     const size_t n_words = best_words(ids, n);
-    uint8_t *at = out + CF_ID_SET_HEAD;
+    uint8_t *at = cf_id_set_begin(out);
     size_t i = 0;
     for (size_t w = 0; w < n_words; w++, at += WORD_BYTES) {
         uint64_t word = 0;
@@ -42,19 +42,17 @@ size_t cf_id_set_write(const uint32_t *ids, size_t n, uint8_t *out) {
             word |= (uint64_t)1 << ids[i] % WORD_BITS;
         cf_store_u64(at, word);
     }
-    const uint8_t *const first_step = at;
-    uint64_t next = (uint64_t)n_words * WORD_BITS; /* the id that a step of 0 leads to */
-    for (; i < n; i++) {
-        uint64_t step = ids[i] - next;
-        for (; step >= SKIP; step -= SKIP, at += STEP_BYTES)
-            cf_store_u16(at, SKIP);
-        cf_store_u16(at, (uint32_t)step);
-        at += STEP_BYTES;
-        next = (uint64_t)ids[i] + 1;
-    }
+    cf_id_set_tail tail = cf_id_set_tail_begin(at, n_words);
+    for (; i < n; i++)
+        cf_id_set_put(&tail, ids[i]);
+    return cf_id_set_end(out, n_words, &tail);
+}
+
+size_t cf_id_set_end(uint8_t *out, size_t n_words, const cf_id_set_tail *tail) {
+    const uint8_t *const first_step = out + CF_ID_SET_HEAD + n_words * WORD_BYTES;
     cf_store_u32(out, (uint32_t)n_words);
-    cf_store_u32(out + 4, (uint32_t)((size_t)(at - first_step) / STEP_BYTES));
-    return (size_t)(at - out);
+    cf_store_u32(out + 4, (uint32_t)((size_t)(tail->at - first_step) / STEP_BYTES));
+    return (size_t)(tail->at - out);
 }
 
 cf_status cf_id_set_read(const uint8_t **at, const uint8_t *end, size_t n, size_t n_ids,
@@ -70,11 +68,11 @@ cf_status cf_id_set_read(const uint8_t **at, const uint8_t *end, size_t n, size_
         return cf_fail(CF_E_MESSAGE, 0);
     size_t i = 0;
     for (size_t w = 0; w < n_words; w++, p += WORD_BYTES) {
-        uint64_t word = cf_load_u64(p);
-        if ((size_t)__builtin_popcountll(word) > n - i)
-            return cf_fail(CF_E_MESSAGE, i);
-        for (; word; word &= word - 1)
+        for (uint64_t word = cf_load_u64(p); word; word &= word - 1) {
+            if (i == n)
+                return cf_fail(CF_E_MESSAGE, i);
             ids[i++] = (uint32_t)(w * WORD_BITS + (unsigned)__builtin_ctzll(word));
+        }
     }
     if (i && ids[i - 1] >= n_ids)
         return cf_fail(CF_E_MESSAGE, i);

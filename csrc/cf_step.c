@@ -168,6 +168,8 @@ size_t cf_step_write(const cf_step_head *head, cf_step_ids pushed, const float *
     return (size_t)(at - out);
 }
 
+void cf_step_renumber(uint8_t *request, uint64_t number) { cf_store_u64(request + 16, number); }
+
 void cf_answer_write(const cf_step_answer *answer, uint8_t out[CF_ANSWER_HEAD]) {
     out[0] = CF_STEP_VERSION;
     out[1] = (uint8_t)answer->status;
@@ -194,4 +196,43 @@ cf_status cf_answer_read(const uint8_t *bytes, size_t n, size_t n_pull, cf_step_
         return cf_fail(CF_E_MESSAGE, CF_ANSWER_HEAD);
     *weights = waits ? NULL : bytes + CF_ANSWER_HEAD;
     return cf_ok();
+}
+
+uint8_t *cf_request_frame(const char *head, size_t n_head, size_t n_request, uint8_t *begin) {
+    *--begin = '\n';
+    *--begin = '\r';
+    do
+        *--begin = (uint8_t)('0' + n_request % 10);
+    while (n_request /= 10);
+    begin -= n_head;
+    memcpy(begin, head, n_head);
+    return begin;
+}
+
+cf_frame cf_answer_frame(const uint8_t *bytes, size_t n, const uint8_t **string, size_t *n_string,
+                         size_t *n_whole) {
+    enum { MOST_DIGITS = 9 };
+    size_t length = 0, i = 1;
+    if (n == 0)
+        return CF_FRAME_PART;
+    if (bytes[0] != '$')
+        return CF_FRAME_OTHER;
+    for (; i < n && bytes[i] >= '0' && bytes[i] <= '9'; i++) {
+        if (i > MOST_DIGITS)
+            return CF_FRAME_OTHER;
+        length = 10 * length + (size_t)(bytes[i] - '0');
+    }
+    if (i < n && (i == 1 || bytes[i] != '\r'))
+        return CF_FRAME_OTHER;
+    if (n < i + 2)
+        return CF_FRAME_PART;
+    if (bytes[i + 1] != '\n')
+        return CF_FRAME_OTHER;
+    *string = bytes + i + 2;
+    *n_string = length;
+    *n_whole = i + 2 + length + 2;
+    if (n < *n_whole)
+        return CF_FRAME_PART;
+    return bytes[*n_whole - 2] == '\r' && bytes[*n_whole - 1] == '\n' ? CF_FRAME_WHOLE
+                                                                      : CF_FRAME_OTHER;
 }

@@ -73,6 +73,9 @@ typedef struct {
 size_t cf_step_write(const cf_step_head *head, cf_step_ids pushed, const float *gradient,
                      const float *touches, cf_step_ids pulled, uint8_t *out);
 
+/* Gives the push of a request another number. */
+void cf_step_renumber(uint8_t *request, uint64_t number);
+
 typedef enum {
     CF_ANSWER_DONE,
     CF_ANSWER_DUPLICATE, /* the push was there already; the pull is answered all the same */
@@ -96,5 +99,19 @@ void cf_answer_write(const cf_step_answer *answer, uint8_t out[CF_ANSWER_HEAD]);
  * CF_ANSWER_WAIT. */
 cf_status cf_answer_read(const uint8_t *bytes, size_t n, size_t n_pull, cf_step_answer *answer,
                          const uint8_t **weights);
+
+/* Around a request and an answer stands Redis's protocol. Writes the command that has the request
+ * as its last argument, whose bytes end at `begin`, in front of them: `head` is what is the same in
+ * all such commands, up to the last argument's length. Returns where it begins. */
+enum { CF_FRAME_ROOM = 16 }; /* beside the head */
+uint8_t *cf_request_frame(const char *head, size_t n_head, size_t n_request, uint8_t *begin);
+
+typedef enum {
+    CF_FRAME_WHOLE, /* a string is there, and ends after *n_whole bytes */
+    CF_FRAME_PART,  /* more bytes are needed */
+    CF_FRAME_OTHER  /* it is no string: an error, above all */
+} cf_frame;
+cf_frame cf_answer_frame(const uint8_t *bytes, size_t n, const uint8_t **string, size_t *n_string,
+                         size_t *n_whole);
 
 #endif

@@ -1,8 +1,15 @@
-"""cf_step.h, cf_pulled.h: a worker's steps on a model that a parameter server holds."""
+"""cf_step.h, cf_pulled.h, cf_shard.h: a worker's steps on a model that parameter servers hold.
 
+At a step nothing is made: rows are pinned for as long as they are taken from, mini-batches and
+messages are used again and again, and only their memory grows.
+"""
+
+from cpython.bytes cimport PyBytes_AsString
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 cdef extern from "cf_step.h" nogil:
+    size_t CF_STEP_HEAD, CF_FRAME_ROOM
     ctypedef struct cf_step_head:
         bint pushes
         bint pulls
@@ -25,16 +32,31 @@ cdef extern from "cf_step.h" nogil:
     ctypedef struct cf_step_ids:
         const uint8_t *bytes
         size_t n_bytes
+    ctypedef enum cf_frame:
+        CF_FRAME_WHOLE
+        CF_FRAME_PART
+        CF_FRAME_OTHER
     size_t cf_step_bound(const cf_step_head *head, bint has_touches, size_t set_bytes)
     size_t cf_step_write(const cf_step_head *head, cf_step_ids pushed, const float *gradient,
                          const float *touches, cf_step_ids pulled, uint8_t *out)
+    void cf_step_renumber(uint8_t *request, uint64_t number)
     cf_status cf_answer_read(const uint8_t *bytes, size_t n, size_t n_pull, cf_step_answer *answer,
                              const uint8_t **weights)
+    uint8_t *cf_request_frame(const char *head, size_t n_head, size_t n_request, uint8_t *begin)
+    cf_frame cf_answer_frame(const uint8_t *bytes, size_t n, const uint8_t **string,
+                             size_t *n_string, size_t *n_whole)
 
 cdef extern from "cf_id_set.h" nogil:
-    bint cf_ids_increase(const uint32_t *ids, size_t n, size_t n_ids)
     size_t cf_id_set_bound(size_t n, size_t n_ids)
     size_t cf_id_set_write(const uint32_t *ids, size_t n, uint8_t *out)
+
+cdef extern from "cf_shard.h" nogil:
+    size_t cf_shard_ids(const uint32_t *ids, size_t n, uint32_t n_shards, uint32_t shard,
+                        uint32_t *out)
+    void cf_shard_take(const uint32_t *ids, size_t n, uint32_t n_shards, uint32_t shard,
+                       const float *values, float *out)
+    void cf_shard_put(const uint32_t *ids, size_t n, uint32_t n_shards, uint32_t shard,
+                      const uint8_t *values, float *out)
 
 cdef extern from "cf_pulled.h" nogil:
     ctypedef struct cf_minibatch:
@@ -44,169 +66,420 @@ cdef extern from "cf_pulled.h" nogil:
         const uint32_t *local
         float class_weight[2]
     ctypedef struct cf_pulled_scratch:
-        uint32_t *table
         uint64_t *bits
+        uint32_t *before
         size_t n_ids
     size_t cf_pulled_words(size_t n_ids)
-    cf_status cf_pulled_localize(const cf_csr *rows, const uint32_t *order, size_t n,
-                                 const cf_pulled_scratch *scratch, uint32_t *local, uint32_t *ids,
-                                 size_t room, size_t *n_entries, size_t *n_distinct)
+    cf_status cf_pulled_entries(const cf_csr *rows, const uint32_t *order, size_t n,
+                                size_t *n_entries)
+    cf_status cf_pulled_localize(const cf_kernels *kernels, const cf_csr *rows,
+                                 const uint32_t *order, size_t n,
+                                 const cf_pulled_scratch *scratch, uint32_t *local,
+                                 size_t *n_distinct)
+    size_t cf_pulled_write_set(const cf_pulled_scratch *scratch, size_t n_distinct, uint8_t *out)
+    void cf_pulled_take_ids(const cf_pulled_scratch *scratch, size_t n_distinct, uint32_t *ids)
     cf_status cf_pulled_gradient(const cf_minibatch *batch, size_t n_entries, const float *w,
                                  size_t n_local, float intercept, float *gradient, float *touches,
                                  cf_gradient_total *total)
 
-
-def pulled_words(size_t n_ids):
-    """Length of `bits` for `pulled_localize`."""
-    return cf_pulled_words(n_ids)
+cdef enum:
+    _MOST_SHARDS = 1 << 16
 
 
-def pulled_localize(const int64_t[::1] indptr not None, const uint32_t[::1] indices not None,
-                    const float[::1] data not None, const uint32_t[::1] order not None,
-                    uint32_t[::1] table not None, uint64_t[::1] bits not None,
-                    uint32_t[::1] local not None, uint32_t[::1] ids not None):
-    """Finds the distinct ids of the rows named by `order`, increasing.
+# Memory whose contents need not be kept when it grows.
+cdef struct _Room:
+    void *at
+    size_t n_bytes
 
-    table : uint32[n_ids], any contents; bits : uint64[pulled_words(n_ids)], zeros, and so again
-    local, ids : equally long, room for all entries
-    Returns (entries, distinct ids).
+cdef int _grow(_Room *room, size_t n, size_t item) except -1:
+    cdef size_t wanted
+    if n > (<size_t>-1) // 2 // item:
+        raise MemoryError()
+    if n * item > room.n_bytes:
+        wanted = n * item + n * item // 4 + 64
+        free(room.at)
+        room.n_bytes = 0
+        room.at = malloc(wanted)
+        if room.at == NULL:
+            raise MemoryError()
+        room.n_bytes = wanted
+    return 0
+
+
+cdef class StepRows:
+    """Rows that mini-batches are taken of, and the order to take them in. The arrays must stay as
+    they are meanwhile."""
+
+    cdef const float[::1] _labels, _data, _weights
+    cdef const int64_t[::1] _indptr
+    cdef const uint32_t[::1] _indices, _order
+    cdef cf_csr _c
+    cdef const uint32_t *_first
+    cdef readonly size_t n
+    cdef float _class_weight[2]
+
+    def __cinit__(self, const float[::1] labels not None, const int64_t[::1] indptr not None,
+                  const uint32_t[::1] indices not None, const float[::1] data not None,
+                  const float[::1] weights, const uint32_t[::1] order not None, *,
+                  float negative_weight=1.0, float positive_weight=1.0):
+        _csr(&self._c, labels, indptr, indices, data, weights)
+        self._labels, self._indptr, self._indices = labels, indptr, indices
+        self._data, self._weights, self._order = data, weights, order
+        self._first = _u32(order)
+        self.n = <size_t>order.shape[0]
+        self._class_weight[0], self._class_weight[1] = negative_weight, positive_weight
+
+
+cdef class Stepper:
+    """What the mini-batches of one worker share."""
+
+    cdef cf_pulled_scratch _c
+    cdef readonly size_t n_ids
+    cdef readonly uint32_t n_shards
+    cdef bint _counts, _busy
+    cdef StepBatch _learnt
+    cdef cf_gradient_total _total
+    cdef _Room _gradient, _touches, _part, _part_touches
+
+    def __cinit__(self, size_t n_ids, uint32_t n_shards=1, *, bint counts_touches=False):
+        """n_shards : keys that the model is spread over
+        counts_touches : whether pushes say how many entries each id has
+        """
+        _need(n_ids < 0xffffffff, "n_ids must be below 2^32 - 1")
+        _need(1 <= n_shards <= _MOST_SHARDS, f"n_shards must lie in 1 .. {_MOST_SHARDS}")
+        self.n_ids = self._c.n_ids = n_ids
+        self.n_shards = n_shards
+        self._counts = counts_touches
+        self._c.bits = <uint64_t *>calloc(cf_pulled_words(n_ids), sizeof(uint64_t))
+        self._c.before = <uint32_t *>malloc((n_ids // 64 + 1) * sizeof(uint32_t))
+        if self._c.bits == NULL or self._c.before == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        free(self._c.bits)
+        free(self._c.before)
+        free(self._gradient.at)
+        free(self._touches.at)
+        free(self._part.at)
+        free(self._part_touches.at)
+
+    def locate(self, StepBatch batch not None, StepRows rows not None, size_t first, size_t n):
+        """Makes `batch` that of the n rows from place `first` of the order on: finds their distinct
+        ids. Its weights are to come."""
+        cdef cf_status status
+        cdef size_t n_entries = 0, n_distinct = 0
+        _need(batch._stepper is self, "the mini-batch is another stepper's")
+        _need(first <= rows.n and n <= rows.n - first, "there are not so many rows")
+        _need(not self._busy, "the stepper is in use by another thread")
+        batch._empty()
+        cdef const uint32_t *order = rows._first + first if n else NULL
+        status = cf_pulled_entries(&rows._c, order, n, &n_entries)
+        if status.code != CF_OK:
+            raise _array_error(status)
+        _grow(&batch._local, 2 * n_entries + 1, sizeof(uint32_t))
+        cdef uint32_t *local = <uint32_t *>batch._local.at
+        self._busy = True
+        try:
+            with nogil:
+                status = cf_pulled_localize(_kernels, &rows._c, order, n, &self._c, local,
+                                            &n_distinct)
+            if status.code != CF_OK:
+                raise _array_error(status)
+            batch._take_ids(n_distinct)
+        finally:
+            self._busy = False
+        _grow(&batch._weights, n_distinct, sizeof(float))
+        batch._rows, batch._order = rows, order
+        batch.n_rows, batch._n_entries, batch.n = n, n_entries, n_distinct
+
+    def learn(self, StepBatch batch not None):
+        """The gradient at the weights that were read, for the next message that pushes the batch;
+        returns the loss summed over its rows."""
+        cdef cf_minibatch c
+        cdef cf_status status
+        _need(batch._stepper is self and batch.whole, "the mini-batch has no weights")
+        _need(not self._busy, "the stepper is in use by another thread")
+        self._learnt = None
+        _grow(&self._gradient, batch.n, sizeof(float))
+        if self._counts:
+            _grow(&self._touches, batch.n, sizeof(float))
+        c.rows, c.order, c.n = &batch._rows._c, batch._order, batch.n_rows
+        c.local = <const uint32_t *>batch._local.at
+        c.class_weight[0] = batch._rows._class_weight[0]
+        c.class_weight[1] = batch._rows._class_weight[1]
+        cdef const float *weights = <const float *>batch._weights.at
+        cdef float *gradient = <float *>self._gradient.at
+        cdef float *touches = <float *>self._touches.at if self._counts else NULL
+        self._busy = True
+        try:
+            with nogil:
+                status = cf_pulled_gradient(&c, batch._n_entries, weights, batch.n,
+                                            batch.intercept, gradient, touches, &self._total)
+        finally:
+            self._busy = False
+        if status.code != CF_OK:
+            raise _array_error(status)
+        batch.loss, batch.weight = self._total.loss, self._total.weight
+        self._learnt = batch
+        return batch.loss
+
+    cdef const float *_of_shard(self, StepBatch batch, uint32_t shard, const _Room *values,
+                                _Room *part) except? NULL:
+        """Those of the values by id that are a shard's."""
+        if self.n_shards == 1:
+            return <const float *>values.at
+        _grow(part, batch._set_counts[shard], sizeof(float))
+        cf_shard_take(<const uint32_t *>batch._ids.at, batch.n, self.n_shards, shard,
+                      <const float *>values.at, <float *>part.at)
+        return <const float *>part.at
+
+    @property
+    def gradient(self):
+        """Of the batch last learnt from: (its intercept's, float32[n] by id, float32[n] entries of
+        each id or None), copies."""
+        _need(self._learnt is not None, "nothing was learnt")
+        cdef float *touches = <float *>self._touches.at if self._counts else NULL
+        return (
+            self._total.intercept,
+            _floats(<const float *>self._gradient.at, self._learnt.n),
+            _floats(touches, self._learnt.n) if self._counts else None,
+        )
+
+
+cdef object _floats(const float *at, size_t n):
+    cdef object out = bytearray(4 * n)
+    if n:
+        memcpy(<char *><bytearray>out, at, 4 * n)
+    return memoryview(out).cast("f")
+
+
+cdef class StepBatch:
+    """A mini-batch, from the search for its ids to the request that pushes what was learnt.
+
+    Attributes
+    ----------
+    n_rows, n : rows, distinct ids
+    whole : whether all weights have come
+    status : of the last answer read. 0: done; 1: its push was a duplicate; 2: to be asked again
+    intercept, rows_seen : that came with the weights; rows of all workers
+    loss, weight : sums over the rows, once they were learnt from
     """
-    cdef cf_csr rows
-    cdef cf_pulled_scratch scratch
-    cdef cf_status status
-    cdef _Memory memory
-    cdef size_t n = <size_t>order.shape[0], n_entries = 0, n_distinct = 0
-    cdef size_t room = <size_t>local.shape[0]
-    _csr(&rows, None, indptr, indices, data, None)
-    scratch.table = _u32_out(table)
-    scratch.bits = _u64_out(bits)
-    scratch.n_ids = <size_t>table.shape[0]
-    _need(<size_t>bits.shape[0] == cf_pulled_words(scratch.n_ids), "bits has another length")
-    _need(<size_t>ids.shape[0] == room, "local and ids must be equally long")
-    cdef const uint32_t *chosen = _u32(order)
-    cdef uint32_t *to_local = _u32_out(local)
-    cdef uint32_t *to_ids = _u32_out(ids)
-    memory.n = 0
-    _writes(&memory, scratch.table, 4 * scratch.n_ids)
-    _writes(&memory, scratch.bits, 8 * <size_t>bits.shape[0])
-    _writes(&memory, to_local, 4 * room)
-    _writes(&memory, to_ids, 4 * room)
-    _reads(&memory, chosen, 4 * n)
-    _reads_rows(&memory, &rows)
-    _need_apart(&memory)
-    with nogil:
-        status = cf_pulled_localize(&rows, chosen, n, &scratch, to_local, to_ids, room,
-                                    &n_entries, &n_distinct)
-    if status.code != CF_OK:
-        raise _array_error(status)
-    return n_entries, n_distinct
+
+    cdef Stepper _stepper
+    cdef StepRows _rows
+    cdef const uint32_t *_order
+    cdef size_t _n_entries
+    cdef readonly size_t n_rows, n
+    cdef _Room _local, _weights, _ids, _part_ids, _sets
+    cdef size_t *_set_begins
+    cdef uint32_t *_set_counts
+    cdef uint32_t _n_read
+    cdef readonly int status
+    cdef readonly float intercept
+    cdef readonly double rows_seen, loss, weight
+
+    def __cinit__(self, Stepper stepper not None):
+        self._stepper = stepper
+        self._set_begins = <size_t *>calloc(stepper.n_shards + 1, sizeof(size_t))
+        self._set_counts = <uint32_t *>calloc(stepper.n_shards, sizeof(uint32_t))
+        if self._set_begins == NULL or self._set_counts == NULL:
+            raise MemoryError()
+        self._empty()
+
+    def __dealloc__(self):
+        free(self._set_begins)
+        free(self._set_counts)
+        free(self._local.at)
+        free(self._weights.at)
+        free(self._ids.at)
+        free(self._part_ids.at)
+        free(self._sets.at)
+
+    @property
+    def whole(self):
+        return self._n_read == self._stepper.n_shards
+
+    def clear(self):
+        """No rows, and so no ids: what comes is an answer alone."""
+        _need(not self._stepper._busy, "the stepper is in use by another thread")
+        self._empty()
+
+    cdef int _empty(self) except -1:
+        if self._stepper._learnt is self:
+            self._stepper._learnt = None
+        self._rows, self._order = None, NULL
+        self.n_rows = self._n_entries = self.n = 0
+        self._n_read = 0
+        self.status, self.intercept, self.rows_seen = 0, 0.0, 0.0
+        self.loss = self.weight = 0.0
+        cdef size_t shard, begin
+        _grow(&self._sets, self._stepper.n_shards * cf_id_set_bound(0, 0), 1)
+        for shard in range(self._stepper.n_shards):
+            begin = self._set_begins[shard]
+            self._set_counts[shard] = 0
+            self._set_begins[shard + 1] = begin + cf_id_set_write(
+                NULL, 0, <uint8_t *>self._sets.at + begin)
+        return 0
+
+    cdef int _take_ids(self, size_t n) except -1:
+        """The set that the stepper's scratch has, as it is sent to each shard."""
+        cdef Stepper stepper = self._stepper
+        cdef uint32_t shard
+        cdef size_t begin, here, bound
+        cdef uint32_t *ids
+        cdef uint32_t *part
+        if stepper.n_shards == 1:
+            _grow(&self._sets, cf_id_set_bound(n, stepper.n_ids), 1)
+            self._set_counts[0] = <uint32_t>n
+            with nogil:
+                self._set_begins[1] = cf_pulled_write_set(&stepper._c, n, <uint8_t *>self._sets.at)
+            return 0
+        _grow(&self._ids, n, sizeof(uint32_t))
+        _grow(&self._part_ids, n, sizeof(uint32_t))
+        bound = cf_id_set_bound(n, stepper.n_ids // stepper.n_shards + 1)
+        _grow(&self._sets, stepper.n_shards * bound, 1)
+        ids, part = <uint32_t *>self._ids.at, <uint32_t *>self._part_ids.at
+        with nogil:
+            cf_pulled_take_ids(&stepper._c, n, ids)
+            for shard in range(stepper.n_shards):
+                begin = self._set_begins[shard]
+                here = cf_shard_ids(ids, n, stepper.n_shards, shard, part)
+                self._set_counts[shard] = <uint32_t>here
+                self._set_begins[shard + 1] = begin + cf_id_set_write(
+                    part, here, <uint8_t *>self._sets.at + begin)
+        return 0
+
+    cdef cf_step_ids _set(self, uint32_t shard) noexcept:
+        cdef cf_step_ids found
+        cdef size_t begin = self._set_begins[shard]
+        found.bytes = <const uint8_t *>self._sets.at + begin
+        found.n_bytes = self._set_begins[shard + 1] - begin
+        return found
+
+    def read(self, uint32_t shard, const uint8_t[::1] buffer not None, size_t begin, size_t end):
+        """Takes the answer of a shard, which must come in turn, from buffer[begin:end].
+
+        Returns where it ends; 0: more bytes are needed; -1: it is an error, or something else.
+        """
+        cdef const uint8_t *string = NULL
+        cdef const uint8_t *values = NULL
+        cdef size_t n_string = 0, n_whole = 0
+        cdef cf_step_answer answer
+        cdef cf_status status
+        cdef uint32_t n
+        _need(begin <= end <= <size_t>buffer.shape[0], "there are not so many bytes")
+        _need(not self._stepper._busy, "the stepper is in use by another thread")
+        _need(shard == self._n_read and shard < self._stepper.n_shards, "it is another's turn")
+        cdef const uint8_t *at = _u8(buffer)
+        cdef cf_frame frame = cf_answer_frame(
+            at + begin if begin < end else NULL, end - begin, &string, &n_string, &n_whole)
+        if frame == CF_FRAME_PART:
+            return 0
+        if frame == CF_FRAME_OTHER:
+            return -1
+        n = self._set_counts[shard]
+        status = cf_answer_read(string, n_string, n, &answer, &values)
+        if status.code != CF_OK:
+            raise _array_error(status)
+        self.status = answer.status
+        if values != NULL:
+            self._n_read += 1
+            if shard == 0:
+                self.intercept, self.rows_seen = answer.intercept, answer.rows_seen
+            if self._stepper.n_shards > 1:
+                cf_shard_put(<const uint32_t *>self._ids.at, self.n, self._stepper.n_shards, shard,
+                             values, <float *>self._weights.at)
+            elif n:
+                memcpy(self._weights.at, values, 4 * <size_t>n)
+        return begin + n_whole
 
 
-def pulled_gradient(const float[::1] labels not None, const int64_t[::1] indptr not None,
-                    const uint32_t[::1] indices not None, const float[::1] data not None,
-                    const float[::1] weights, const uint32_t[::1] order not None,
-                    const uint32_t[::1] local not None, const float[::1] w not None,
-                    float intercept, float[::1] gradient not None, float[::1] touches, *,
-                    float negative_weight=1.0, float positive_weight=1.0):
-    """The gradient of rows that `pulled_localize` took, at the weights w of their distinct ids.
+cdef class StepMessage:
+    """A command of a worker to a shard, and the memory that it is written into."""
 
-    local : theirs, exactly; touches : None, or as long as w and gradient
-    Returns (intercept's gradient, loss sum, weight sum).
-    """
-    cdef cf_csr rows
-    cdef cf_minibatch batch
-    cdef cf_gradient_total total
-    cdef _Memory memory
-    cdef size_t n_local = <size_t>w.shape[0], n = <size_t>order.shape[0]
-    _csr(&rows, labels, indptr, indices, data, weights)
-    _need(<size_t>gradient.shape[0] == n_local, "gradient must be as long as w")
-    _need(touches is None or <size_t>touches.shape[0] == n_local,
-          "touches must be as long as w")
-    cdef const uint32_t *places = _u32(local)
-    cdef const float *values = _f32(w)
-    batch.rows = &rows
-    batch.order = _u32(order)
-    batch.n = n
-    batch.local = places
-    batch.class_weight[0] = negative_weight
-    batch.class_weight[1] = positive_weight
-    cdef float *to_gradient = _f32_out(gradient)
-    cdef float *to_touches = _f32_out(touches)
-    memory.n = 0
-    _writes(&memory, to_gradient, 4 * n_local)
-    _writes(&memory, to_touches, 4 * n_local)
-    _reads(&memory, places, 4 * <size_t>local.shape[0])
-    _reads(&memory, values, 4 * n_local)
-    _reads(&memory, batch.order, 4 * n)
-    _reads_rows(&memory, &rows)
-    _need_apart(&memory)
-    cdef size_t n_entries = <size_t>local.shape[0]
-    cdef cf_status status
-    with nogil:
-        status = cf_pulled_gradient(&batch, n_entries, values, n_local, intercept, to_gradient,
-                                    to_touches, &total)
-    if status.code != CF_OK:
-        raise _array_error(status)
-    return total.intercept, total.loss, total.weight
-
-
-cdef class StepIds:
-    """Ids as requests carry them; they must increase, and be below n_ids."""
-
+    cdef bytes _head, _push, _pull
     cdef bytearray _bytes
-    cdef cf_step_ids _c
-    cdef readonly uint32_t n
+    cdef size_t _begin, _end, _request
+    cdef cf_step_head _c
+    cdef uint32_t _shard
 
-    def __cinit__(self, const uint32_t[::1] ids not None, size_t n_ids):
-        cdef size_t n = <size_t>ids.shape[0]
-        cdef const uint32_t *first = _u32(ids)
-        _need(n <= 0xffffffff and cf_ids_increase(first, n, n_ids),
-              "ids must increase, and be below n_ids")
-        self._bytes = bytearray(cf_id_set_bound(n, <size_t>first[n - 1] + 1 if n else 0))
-        self._c.bytes = <const uint8_t *><char *>self._bytes
-        self._c.n_bytes = cf_id_set_write(first, n, <uint8_t *>self._c.bytes)
-        self.n = <uint32_t>n
+    def __cinit__(self, bytes key not None, uint32_t shard=0, *, uint32_t worker=0,
+                  uint32_t generation=0):
+        tail = b"\r\n$%d\r\n%s\r\n$" % (len(key), key)
+        self._head = b"*3\r\n$11\r\nCIRRUS.STEP" + tail
+        self._push = b"*3\r\n$11\r\nCIRRUS.PUSH" + tail
+        self._pull = b"*3\r\n$11\r\nCIRRUS.PULL" + tail
+        self._bytes = bytearray()
+        self._shard = shard
+        self._c.worker, self._c.generation = worker, generation
 
+    @property
+    def pushes(self):
+        return self._c.pushes
 
-def step_request(*, uint32_t worker=0, uint32_t generation=0, uint64_t number=0,
-                 uint32_t n_rows=0, double loss_sum=0.0, double weight_sum=0.0, float rate=1.0,
-                 float intercept_gradient=0.0, StepIds push_ids=None,
-                 const float[::1] gradient=None, const float[::1] touches=None,
-                 StepIds pull_ids=None):
-    """What a worker sends: a push where there are push_ids, a pull where there are pull_ids."""
-    cdef cf_step_head head
-    cdef cf_step_ids pushed, pulled
-    pushed.n_bytes = pulled.n_bytes = 0
-    head.pushes = push_ids is not None
-    head.pulls = pull_ids is not None
-    head.worker, head.generation, head.number = worker, generation, number
-    head.n_rows, head.loss_sum, head.weight_sum = n_rows, loss_sum, weight_sum
-    head.rate, head.intercept_gradient = rate, intercept_gradient
-    head.n_push = head.n_pull = 0
-    if push_ids is not None:
-        pushed, head.n_push = push_ids._c, push_ids.n
-        _need(gradient is not None and <size_t>gradient.shape[0] == head.n_push,
-              "gradient must be as long as push_ids")
-        _need(touches is None or <size_t>touches.shape[0] == head.n_push,
-              "touches must be as long as push_ids")
-    if pull_ids is not None:
-        pulled, head.n_pull = pull_ids._c, pull_ids.n
-    cdef const float *values = _f32(gradient)
-    cdef const float *counts = _f32(touches)
-    cdef bytearray out = bytearray(
-        cf_step_bound(&head, touches is not None, pushed.n_bytes + pulled.n_bytes))
-    cdef uint8_t *to = <uint8_t *><char *>out
-    cdef size_t n
-    with nogil:
-        n = cf_step_write(&head, pushed, values, counts, pulled, to)
-    return memoryview(out)[:n]
+    @property
+    def view(self):
+        """The command's bytes, good until the next is written."""
+        return memoryview(self._bytes)[self._begin:self._end]
+
+    def write(self, Stepper stepper not None, StepBatch pushed, StepBatch pulled, *,
+              uint64_t number=0, float rate=1.0):
+        """A push of the batch last learnt from, a pull of another's weights, or both.
+
+        number : of the push
+        """
+        cdef cf_step_head *head = &self._c
+        cdef cf_step_ids push_set, pull_set
+        cdef const float *gradient = NULL
+        cdef const float *touches = NULL
+        cdef uint32_t shard = self._shard, n_shards = stepper.n_shards
+        _need(shard < n_shards, "there is no such shard")
+        _need(pushed is None or pushed is stepper._learnt, "it was not the last learnt from")
+        _need(pulled is None or pulled._stepper is stepper, "the mini-batch is another stepper's")
+        _need(not stepper._busy, "the stepper is in use by another thread")
+        push_set.bytes = pull_set.bytes = NULL
+        push_set.n_bytes = pull_set.n_bytes = 0
+        head.pushes, head.pulls = pushed is not None, pulled is not None
+        head.number, head.rate = number, rate
+        head.n_rows = head.n_push = head.n_pull = 0
+        head.loss_sum = head.weight_sum = 0.0
+        head.intercept_gradient = 0.0
+        if pulled is not None:
+            pull_set, head.n_pull = pulled._set(shard), pulled._set_counts[shard]
+        if pushed is not None:
+            push_set, head.n_push = pushed._set(shard), pushed._set_counts[shard]
+            head.n_rows = <uint32_t>pushed.n_rows
+            head.loss_sum, head.weight_sum = pushed.loss, pushed.weight
+            head.intercept_gradient = stepper._total.intercept
+            gradient = stepper._of_shard(pushed, shard, &stepper._gradient, &stepper._part)
+            if stepper._counts:
+                touches = stepper._of_shard(pushed, shard, &stepper._touches,
+                                            &stepper._part_touches)
+        cdef bytes name = self._pull if pushed is None else (
+            self._push if pulled is None else self._head)
+        cdef size_t n_head = <size_t>len(name)
+        cdef size_t front = n_head + CF_FRAME_ROOM
+        cdef size_t most = front + 2 + cf_step_bound(head, stepper._counts,
+                                                     push_set.n_bytes + pull_set.n_bytes)
+        if most > <size_t>len(self._bytes):
+            self._bytes = bytearray(most + most // 4)
+        cdef uint8_t *start = <uint8_t *><char *>self._bytes
+        cdef size_t n = cf_step_write(head, push_set, gradient, touches, pull_set, start + front)
+        start[front + n], start[front + n + 1] = 13, 10
+        self._request, self._end = front, front + n + 2
+        self._begin = cf_request_frame(PyBytes_AsString(name), n_head, n, start + front) - start
+
+    def renumber(self, uint64_t number):
+        """The push becomes another in its worker's count."""
+        if self._c.pushes:
+            self._c.number = number
+            cf_step_renumber(<uint8_t *><char *>self._bytes + self._request, number)
 
 
 def step_answer(const uint8_t[::1] answer not None, float[::1] weights not None):
     """Reads an answer to a request that pulls as many ids as `weights` is long.
 
-    Returns (status, intercept, rows seen, updates, number of the last push). status 0: done; 1: the
-    push was a duplicate; 2: ask again later, and no weights came.
+    Returns (status, intercept, rows seen, updates, number of the last push); status as StepBatch's.
     """
     cdef cf_step_answer read
     cdef const uint8_t *values = NULL

@@ -6,13 +6,13 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from filecmp import cmp
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cirrus_fast import _kernels
 from cirrus_fast.backend.redis_server import shipped_servers
 
 
@@ -161,6 +161,13 @@ class Server:
         assert self._process is not None
         return self._process.pid
 
+    def kill(self) -> None:
+        """As a machine fails."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
     def stop(self) -> None:
         while self._wires:
             self._wires.pop().close()
@@ -189,11 +196,28 @@ def program(request: pytest.FixtureRequest) -> Path:
     return Path(request.param)
 
 
-def step_request(
-    *, n_ids: int, push_ids: Any = None, pull_ids: Any = None, **fields: Any
-) -> memoryview:
-    """A request for ids in arrays."""
-    for name, ids in (("push_ids", push_ids), ("pull_ids", pull_ids)):
-        if ids is not None:
-            fields[name] = _kernels.StepIds(ids, n_ids)
-    return _kernels.step_request(**fields)
+@pytest.fixture
+def make(program: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Servers with options of their own."""
+    made: list[Server] = []
+
+    def one(*options: str, module: bool = True) -> Server:
+        folder = tmp_path / f"server{len(made)}"
+        folder.mkdir()
+        made.append(Server(program, folder, *options, module=module))
+        return made[-1]
+
+    yield one
+    for server in made:
+        server.stop()
+
+
+def wait_for_steps(wire: Wire, n: int) -> str:
+    """The key of a run's model, once it has had so many updates."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for key in wire("KEYS", "*:model"):
+            if wire.info(key)["updates"] >= n:
+                return str(key.decode())
+        time.sleep(0.01)
+    raise AssertionError("no steps")

@@ -109,10 +109,11 @@ class Proxy:
         while not self.closed:
             try:
                 client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
                 server = socket.create_connection(("127.0.0.1", self.target))
             except OSError:
-                if self.closed:
-                    return
                 client.close()
                 continue
             number, self.connections = self.connections, self.connections + 1

@@ -61,7 +61,8 @@ class LearningCurve:
         return (rows // every + 1) * every
 
     def measure(self) -> Record:
-        """Takes a snapshot, measures it, keeps it if it is the best."""
+        """Takes a snapshot, measures it, keeps it if it is the best; without test rows nothing asks
+        for one."""
         store = self._store
         loss_before, weight_before = self._losses
         self._losses = store.losses()
@@ -71,9 +72,9 @@ class LearningCurve:
         seconds = self._seconds_before
         if first_step is not None:
             seconds += time.monotonic() - first_step
-        weights, intercept = store.snapshot()
         test_loss = auc = None
         if self._plan.test is not None:
+            weights, intercept = store.snapshot()
             test_loss, auc = self._plan.test.measure(weights, intercept)
             if self.best is None or test_loss < self.best.test_loss:
                 self.best = Best(test_loss, auc, weights, intercept)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from cirrus_fast.backend.redis_run import RedisRun
 from cirrus_fast.data.csr import Float32Array
-from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.runtime.params import module
 from cirrus_fast.runtime.params.local import Positions
-from cirrus_fast.store_url import StoreUrl
 
 
 class ModuleRun(RedisRun):
@@ -22,35 +20,19 @@ class ModuleRun(RedisRun):
 
     def __init__(
         self,
-        urls: Sequence[StoreUrl],
-        optimizer: str,
-        learning_rate: float,
-        scale: TrainingScale,
-        *,
-        model_size: int,
-        n_workers: int,
-        n_shards: int,
-        intercept: float,
-        task: str,
+        *arguments: Any,
         consistency: str,
         staleness: int,
         intercept_rate: float,
+        **more: Any,
     ) -> None:
-        """intercept_rate : multiplies the intercept's gradient; 0 where none is fitted"""
+        """
+        intercept_rate : multiplies the intercept's gradient; 0 where none is fitted
+        arguments, more : RedisRun's
+        """
         self._consistency, self._staleness = consistency, staleness
         self._intercept_rate = intercept_rate
-        super().__init__(
-            urls,
-            optimizer,
-            learning_rate,
-            scale,
-            model_size=model_size,
-            n_workers=n_workers,
-            n_shards=n_shards,
-            intercept=intercept,
-            sync_rows=1,
-            task=task,
-        )
+        super().__init__(*arguments, sync_rows=1, **more)
 
     def _check_size(self, n: int, n_shards: int) -> None:
         """The server says what is too large for it."""

@@ -49,6 +49,9 @@ MOST_UNDER_WAY, DEEPEST = 2000, 8
 STATE_INTERVAL_S = 30.0
 # Of popular columns a worker knows what the others learnt up to so many rows ago.
 MOST_BETWEEN_EXCHANGES = 500
+# Rows that all workers of a module together may have under way without being asked to, and steps of
+# one of them: more sends no more steps a second to a server nearby.
+ROWS_UNDER_WAY, STEPS_UNDER_WAY = 4_000, 4
 # How far ahead a worker may be with async, as a share of its epoch.
 FREE_LEAD = 0.05
 # Evaluations of small data come no closer: a step or two between them tells nothing of progress.
@@ -223,16 +226,21 @@ class Plan:
 
     @property
     def pipeline_depth(self) -> int:
-        """Exchanges of a worker under way at once. With a plain Redis they are as many as hide the
-        way there, where few rows are then under way that other workers know nothing of. A worker
-        alone takes its own moves into account, and learns the same however many they are.
+        """Exchanges that a worker has under way at once. By default as many as hide the way to the
+        store, where few rows are then under way that other workers know nothing of. A worker alone
+        takes its own moves to a plain Redis into account, and learns the same however many they
+        are; to a module it sends gradients, and does not.
         """
-        depth = self.options.pipeline_depth
-        if depth is None and self.store == "bitfield":
-            share = 1 if self.n_workers == 1 else MOST_IN_FLIGHT
-            most = min(MOST_UNDER_WAY, share * self.n_train)
-            depth = min(DEEPEST, int(most / (self.sync_rows * self.n_workers)))
-        return max(1, depth or 1)
+        given, few = self.options.pipeline_depth, MOST_IN_FLIGHT * self.n_train
+        if given is not None:
+            return given
+        if self.store == "bitfield":
+            most = min(MOST_UNDER_WAY, self.n_train if self.n_workers == 1 else few)
+            return max(1, min(DEEPEST, int(most / (self.sync_rows * self.n_workers))))
+        if self.store == "module" and self.n_workers > 1 and self.options.consistency == "async":
+            steps = int(min(ROWS_UNDER_WAY, few)) // (self.n_workers * self.options.minibatch_size)
+            return max(1, min(STEPS_UNDER_WAY, steps))
+        return 1
 
     @property
     def _step_rows(self) -> int:

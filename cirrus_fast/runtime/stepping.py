@@ -13,26 +13,18 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 
-import numpy as np
-
-from cirrus_fast import _kernels
-from cirrus_fast.data.csr import CSR, Float32Array, UInt32Array
+from cirrus_fast._kernels import StepBatch, Stepper, StepRows
+from cirrus_fast.data.csr import CSR, UInt32Array
 from cirrus_fast.errors import StoreError, TrainingError
 from cirrus_fast.runtime.params.control import RemotePort
-from cirrus_fast.runtime.params.module import (
-    Fenced,
-    ModuleShard,
-    Pulled,
-    Push,
-    Steps,
-    Stopped,
-    open_shards,
-)
+from cirrus_fast.runtime.params.module import Fenced, ModuleShard, Steps, Stopped, open_shards
 from cirrus_fast.runtime.store_worker import StoreModel, StoreWorker
 from cirrus_fast.runtime.worker import CHUNK_ROWS, WorkerSpec
 
-_NO_IDS = np.empty(0, np.uint32)
-_NO_WEIGHTS = np.empty(0, np.float32)
+# How often a worker tells how far it is, and looks whether the run goes on.
+_TELL_S = 0.05
+# Leads beyond the usual that a worker may have over the slowest, while it is level with the rest.
+_FAR = 3
 
 
 class ServedModel(StoreModel):
@@ -54,14 +46,29 @@ class ServedPort(RemotePort):
     rows_seen : by all workers
     """
 
-    def __init__(self, *arguments: object, consistency: str, **more: object) -> None:
+    def __init__(
+        self, *arguments: object, consistency: str, n_workers: int, **more: object
+    ) -> None:
+        self._n_workers = n_workers
         self._served = consistency != "async"
         self.rounds = consistency == "bsp"
         self.rows_seen = 0.0
         super().__init__(*arguments, **more)  # type: ignore[arg-type]
 
     def _lead(self, minibatch_size: int) -> float:
-        return math.inf if self._served else super()._lead(minibatch_size)
+        """What is known of the slowest is a tenth of a second old, in which others make hundreds of
+        steps. The rows of all, which come with each answer, let a worker go on that is level with
+        the rest, up to where it would be far ahead even so."""
+        if self._served:
+            return math.inf
+        lead, may_lead = super()._lead(minibatch_size), self._staleness * minibatch_size
+        level = self.rows_seen / self._n_workers + may_lead - self.rows - self.begun
+        whole = level // minibatch_size * minibatch_size
+        return max(lead, min(whole, lead + _FAR * may_lead))
+
+    def give_back(self, rows: int) -> None:
+        """Rows that were granted will not be learnt from."""
+        self._slot["granted"] -= rows
 
     def _room(self) -> float:
         if not self.rounds:
@@ -69,26 +76,13 @@ class ServedPort(RemotePort):
         return math.inf if self._says["allowed_rows"] > self.rows_seen else 0.0
 
 
-@dataclass(eq=False)
-class _Batch:
-    """A mini-batch, from being asked for to being part of the model."""
-
-    order: UInt32Array
-    local: UInt32Array
-    pulled: Pulled
-    weights: Float32Array
-    rate: float
-    intercept: float = 0.0
-    arrived: bool = False
-    loss: float = 0.0
-    weight: float = 0.0
-
-
 class SteppingWorker(StoreWorker):
     """Steps a model that servers hold."""
 
     _store: ServedModel
     _port: ServedPort  # type: ignore[assignment]
+    _rows: CSR
+    _taken: StepRows
 
     def _connect(self) -> None:
         spec = self._spec
@@ -101,27 +95,34 @@ class SteppingWorker(StoreWorker):
             spec.staleness,
             strict=False,
             consistency=spec.consistency,
+            n_workers=spec.n_workers,
+        )
+        self._stepper = Stepper(
+            store.layout.n_ids,
+            len(store.shards),
+            counts_touches=store.scale.penalties is not None and store.optimizer.kind != "ftrl",
         )
         # Half of the steps under way go together, while the others are answered.
         self._steps = Steps(
             store.shards,
+            self._stepper,
             spec.worker,
             spec.generation,
             lambda: port.stopping,
             max(1, spec.pipeline_depth // 2),
         )
         # Steps under way: what each pushed and pulled.
-        self._under_way: deque[tuple[_Batch | None, _Batch | None]] = deque()
+        self._under_way: deque[tuple[StepBatch | None, StepBatch | None]] = deque()
+        self._spare: list[StepBatch] = []
+        self._nothing = StepBatch(self._stepper)
         self._served = spec.consistency != "async"
         self._granted = self._done = 0
         self._learnt = port.rows  # rows, whether or not the server has them yet
-        self._chunk_rate = 1.0
-        n_ids = store.layout.n_ids
-        self._table = np.empty(n_ids, np.uint32)
-        self._bits = np.zeros(_kernels.pulled_words(n_ids), np.uint64)
-        self._charged = store.scale.penalties is not None and store.optimizer.kind != "ftrl"
+        self._rate_now = 1.0
         self._traffic = port.record["traffic"]
         self._before = self._traffic.copy()  # by workers that had this one's place
+        self._settled = _Settled()
+        self._tell_at = 0.0
 
     def _prepare(self, _room: int) -> None:
         """The kernels that work on a model in memory are not needed."""
@@ -139,95 +140,80 @@ class SteppingWorker(StoreWorker):
                     self._steps.leave()
 
     def _window(self, rows: CSR, order: UInt32Array) -> bool:
-        depth = self._spec.pipeline_depth
-        ahead: deque[_Batch] = deque()
-        self._done = 0
-        while True:
-            while len(ahead) < depth:
-                batch = self._next(rows, order, wait=False)
-                if batch is None and not ahead:
-                    self._drain()  # who grants rows wants to know of those that are done
-                    batch = self._next(rows, order, wait=True)
-                if batch is None:
-                    break
-                self._submit(None, None, batch)
-                ahead.append(batch)
-            if not ahead:
-                return self._done == len(order)
-            batch = ahead.popleft()
-            while not batch.arrived:
-                self._settle()
-            push = self._learn(rows, batch)
-            following = self._next(rows, order, wait=False)
-            self._submit(batch, push, following)
-            if following is not None:
-                ahead.append(following)
-
-    def _next(self, rows: CSR, order: UInt32Array, *, wait: bool) -> _Batch | None:
-        """The next mini-batch of the window, if there is one and rows are granted."""
-        size, left = self._spec.minibatch_size, len(order) - self._done
-        if left == 0:
-            return None
-        if self._granted == 0:
-            chunk = size if self._port.rounds else max(1, CHUNK_ROWS // size) * size
-            self._granted = self._port.grant(min(chunk, left), size, wait=wait)
-            if self._granted == 0:
-                return None
-            self._chunk_rate = self._rate(self._store.rows + self._learnt - self._port.rows)
-        n = min(size, self._granted)
-        taken = order[self._done : self._done + n]
-        self._done += n
-        self._granted -= n
-        started = time.perf_counter()
-        room = n * self._longest_row
-        local, ids = np.empty(room, np.uint32), np.empty(room, np.uint32)
-        n_entries, n_ids = _kernels.pulled_localize(
-            rows.indptr, rows.indices, rows.data, taken, self._table, self._bits, local, ids
-        )
-        pulled = self._steps.pulled(ids[:n_ids])
-        weights = np.empty(n_ids, np.float32)
-        self._report.compute += time.perf_counter() - started
-        return _Batch(taken, local[:n_entries], pulled, weights, self._chunk_rate)
-
-    def _learn(self, rows: CSR, batch: _Batch) -> Push:
-        started = time.perf_counter()
-        n = len(batch.weights)
-        gradient = np.empty(n, np.float32)
-        touches = np.empty(n, np.float32) if self._charged else None
         negative, positive = self._spec.class_weight
-        intercept, batch.loss, batch.weight = _kernels.pulled_gradient(
+        self._rows, self._done = rows, 0
+        self._taken = StepRows(
             rows.labels,
             rows.indptr,
             rows.indices,
             rows.data,
             rows.weights,
-            batch.order,
-            batch.local,
-            batch.weights,
-            batch.intercept,
-            gradient,
-            touches,
+            order,
             negative_weight=negative,
             positive_weight=positive,
         )
-        if not math.isfinite(batch.loss):
-            raise TrainingError(self._blame(rows))
-        if self._port.rounds:  # of the round that this is for
-            batch.rate = self._rate(self._store.rows)
-        n_rows = len(batch.order)
-        self._learnt += n_rows
-        push = Push(
-            batch.pulled, gradient, touches, intercept, n_rows, batch.loss, batch.weight, batch.rate
-        )
-        self._report.compute += time.perf_counter() - started
-        return push
+        depth = self._spec.pipeline_depth
+        ahead: deque[StepBatch] = deque()
+        while True:
+            while len(ahead) < depth:
+                batch = self._next(wait=False)
+                if batch is None and not ahead:
+                    self._drain()  # who grants rows wants to know of those that are done
+                    batch = self._next(wait=True)
+                if batch is None:
+                    break
+                self._submit(None, batch, 1.0)
+                ahead.append(batch)
+            if not ahead:
+                return self._done == len(order)
+            batch = ahead.popleft()
+            while not batch.whole:
+                self._settle()
+            rate = self._learn(batch)
+            following = self._next(wait=False)
+            self._submit(batch, following, rate)
+            if following is not None:
+                ahead.append(following)
 
-    def _submit(self, pushed: _Batch | None, push: Push | None, pulled: _Batch | None) -> None:
+    def _next(self, *, wait: bool) -> StepBatch | None:
+        """The next mini-batch of the window, if there is one and rows are granted."""
+        size, left = self._spec.minibatch_size, self._taken.n - self._done
+        if left == 0:
+            return None
+        if self._granted == 0:
+            self._tell()
+            chunk = size if self._port.rounds else max(1, CHUNK_ROWS // size) * size
+            self._granted = self._port.grant(min(chunk, left), size, wait=wait)
+            if self._granted == 0:
+                return None
+            self._rate_now = self._rate(self._store.rows + self._learnt - self._port.rows)
         started = time.perf_counter()
-        ids = pulled.pulled if pulled is not None else None
-        if ids is None and self._served:  # a pull of nothing is answered when others are ready
-            ids = self._steps.pulled(_NO_IDS)
-        self._steps.submit(push, ids)
+        n = min(size, self._granted)
+        batch = self._spare.pop() if self._spare else StepBatch(self._stepper)
+        self._stepper.locate(batch, self._taken, self._done, n)
+        self._done += n
+        self._granted -= n
+        self._report.compute += time.perf_counter() - started
+        return batch
+
+    def _learn(self, batch: StepBatch) -> float:
+        """Returns what multiplies the learning rate of the batch's step."""
+        started = time.perf_counter()
+        loss = self._stepper.learn(batch)
+        if not math.isfinite(loss):
+            raise TrainingError(self._blame(self._rows))
+        self._learnt += batch.n_rows
+        self._report.compute += time.perf_counter() - started
+        # Of the round that this is for, or of the rows granted last.
+        return self._rate(self._store.rows) if self._port.rounds else self._rate_now
+
+    def _submit(self, pushed: StepBatch | None, pulled: StepBatch | None, rate: float) -> None:
+        started = time.perf_counter()
+        if pulled is None and self._served:  # a pull of nothing is answered when others are ready
+            self._nothing.clear()
+            self._steps.submit(pushed, self._nothing, rate)
+        else:
+            self._steps.submit(pushed, pulled, rate)
         self._under_way.append((pushed, pulled))
         self._report.push += time.perf_counter() - started
 
@@ -235,23 +221,51 @@ class SteppingWorker(StoreWorker):
         """Takes the oldest answer. Rows count once what was learnt from them is in the model."""
         started = time.perf_counter()
         pushed, pulled = self._under_way.popleft()
-        answer = self._steps.settle(_NO_WEIGHTS if pulled is None else pulled.weights)
-        self._report.pull += time.perf_counter() - started
-        self._store.rows = int(answer.rows_seen)
-        self._port.rows_seen = answer.rows_seen
-        if pulled is not None:
-            pulled.intercept, pulled.arrived = answer.intercept, True
+        if pulled is None:
+            pulled = self._nothing
+            pulled.clear()
+        self._steps.settle(pulled)
+        now = time.perf_counter()
+        self._report.pull += now - started
+        self._port.rows_seen = pulled.rows_seen
+        self._store.rows = int(pulled.rows_seen)
         if pushed is not None:
-            self._traffic["exchanges"] += 1
-            self._port.report(len(pushed.order), 1, pushed.loss, pushed.weight)
+            self._settled.add(pushed)
+            self._spare.append(pushed)
+        if now >= self._tell_at:
+            self._tell()
+            if self._port.stopping:
+                self._port.give_back(self._granted)
+                self._granted = 0
 
     def _drain(self) -> None:
         while self._under_way:
             self._settle()
-        self._tell_traffic()
+        self._tell()
 
-    def _tell_traffic(self) -> None:
+    def _tell(self) -> None:
+        """Reports what was settled since it was last done, which costs as much as some steps."""
+        self._tell_at = time.perf_counter() + _TELL_S
+        done, self._settled = self._settled, _Settled()
+        self._port.report(done.rows, done.updates, done.loss, done.weight)
         traffic, (sent, received) = self._traffic, self._steps.traffic
+        traffic["exchanges"] += done.updates
         traffic["rollbacks"] = self._before["rollbacks"] + self._steps.rollbacks
         traffic["bytes_sent"] = self._before["bytes_sent"] + sent
         traffic["bytes_received"] = self._before["bytes_received"] + received
+
+
+@dataclass(eq=False, slots=True)
+class _Settled:
+    """Sums over mini-batches that are in the model."""
+
+    rows: int = 0
+    updates: int = 0
+    loss: float = 0.0
+    weight: float = 0.0
+
+    def add(self, batch: StepBatch) -> None:
+        self.rows += batch.n_rows
+        self.updates += 1
+        self.loss += batch.loss
+        self.weight += batch.weight

@@ -36,6 +36,13 @@ typedef struct {
 /* Opens it, or answers with an error and returns false. mode: REDIS_READ, REDIS_WRITE. */
 bool open_model_key(redis_ctx *ctx, redis_string *name, int mode, open_key *open);
 void close_model_key(open_key *open);
+/* Opens its bytes again, where they may have moved. */
+bool open_model_bytes(open_key *open, int mode);
+
+/* Redis's own limit to what a module may make of a string. */
+enum { MOST_BYTES = 512 << 20 };
+
+static inline uint64_t now_ms(void) { return (uint64_t)redis.Milliseconds(); }
 
 /* Answers with the model's standing and the weights of ids, all of which must be below n_ids. */
 int answer_with_weights(redis_ctx *ctx, const server_model *model, uint32_t worker,
@@ -60,6 +67,19 @@ int block_pull(const open_key *open, const waiting_pull *pull);
 void wake_pulls(const open_key *open);
 size_t waiting_clients(void);
 size_t waiting_bytes(void);
+
+/* Whether an argument is a word, in any case; which of `words` it is, or -1. */
+bool is_word(const redis_string *argument, const char *word);
+int which_word(const redis_string *argument, const char *const *words);
+
+/* steps.c, creation.c: commands. */
+int pull_command(redis_ctx *ctx, redis_string **argv, int argc);
+int push_command(redis_ctx *ctx, redis_string **argv, int argc);
+int push_and_pull_command(redis_ctx *ctx, redis_string **argv, int argc);
+int snapshot_command(redis_ctx *ctx, redis_string **argv, int argc);
+int join_command(redis_ctx *ctx, redis_string **argv, int argc);
+int leave_command(redis_ctx *ctx, redis_string **argv, int argc);
+int create_command(redis_ctx *ctx, redis_string **argv, int argc);
 
 /* replication.c */
 void replicate_command(redis_ctx *ctx);

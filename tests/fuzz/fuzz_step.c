@@ -4,6 +4,8 @@
  * workers that come and go, bytes written over. What is refused must leave the model as it was,
  * what is taken must count, and what is read from a set of ids must be that set. */
 #include "redis_module/server_model.c"
+#include "redis_module/server_rounds.c"
+#include "redis_module/server_steps.c"
 
 #include "cf_id_set.h"
 #include "fuzz_arrays.h"

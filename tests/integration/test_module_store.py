@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from module_server import Server, server_programs
+from module_server import Server, server_programs, wait_for_steps
 
 from cirrus_fast import Dataset, LogisticRegression, load_libsvm, make_clicks
 from cirrus_fast.data.result import TrainResult
@@ -192,16 +191,6 @@ def test_a_server_that_comes_back_with_its_data_loses_nothing(program, tmp_path,
         assert_same_model(result, train(clicks, **more))
     finally:
         server.stop()
-
-
-def wait_for_steps(wire, n: int) -> str:
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        for key in wire("KEYS", "*:model"):
-            if wire.info(key)["updates"] >= n:
-                return key
-        time.sleep(0.01)
-    raise AssertionError("no steps")
 
 
 def test_a_model_that_is_deleted_ends_the_run(server, clicks):

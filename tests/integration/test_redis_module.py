@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from module_server import ReplyError, Server, Wire, program, redis_module, request, step_request
+from module_server import ReplyError, Server, Wire, make, program, redis_module, request
 from redis_server import major_version
+from step_messages import step_request
 
 from cirrus_fast import __version__, _kernels
 
-__all__ = ["program"]
+__all__ = ["make", "program"]
 N_IDS = 400
 SLOT = np.dtype(
     [
@@ -41,22 +42,6 @@ def wire(server: Server) -> Iterator[Wire]:
     wire = server.connect()
     yield wire
     wire.close()
-
-
-@pytest.fixture
-def make(program: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Servers with options of their own."""
-    made: list[Server] = []
-
-    def one(*options: str, module: bool = True) -> Server:
-        folder = tmp_path / f"server{len(made)}"
-        folder.mkdir()
-        made.append(Server(program, folder, *options, module=module))
-        return made[-1]
-
-    yield one
-    for server in made:
-        server.stop()
 
 
 def create(wire: Wire, *options: object, ids: int = N_IDS) -> str:

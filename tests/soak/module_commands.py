@@ -22,7 +22,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from module_server import ReplyError, Server, Wire, request, server_programs, step_request
+from module_server import ReplyError, Server, Wire, request, server_programs
+from step_messages import step_request
 
 from cirrus_fast import _kernels
 

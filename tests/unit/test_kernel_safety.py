@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from step_messages import step_reply
 
 from cirrus_fast import _kernels
 from cirrus_fast.data.blocks import Dictionary, encode_block
@@ -143,60 +144,57 @@ def replica_calls() -> dict[str, Call]:
     }
 
 
+def stepped() -> tuple[_kernels.Stepper, _kernels.StepBatch, _kernels.StepBatch]:
+    """A stepper, a mini-batch that has its weights and was learnt from, one that has not."""
+    stepper = _kernels.Stepper(N_IDS, 1, counts_touches=True)
+    taken = _kernels.StepRows(**rows(), order=np.array([2, 0, 1], U32))
+    one, other = (_kernels.StepBatch(stepper) for _ in range(2))
+    for batch in (one, other):
+        stepper.locate(batch, taken, 0, N_ROWS)
+    one.read(0, step_reply(np.ones(one.n, F32)), 0, len(step_reply(np.ones(one.n, F32))))
+    stepper.learn(one)
+    return stepper, one, other
+
+
 def step_calls() -> dict[str, Call]:
-    table, words = np.zeros(N_IDS, U32), _kernels.pulled_words(N_IDS)
-    order = np.array([2, 0, 1], U32)
-    local, ids = np.empty(NNZ, U32), np.empty(NNZ, U32)
-    some = only("indptr indices data", order=order)
-    n, k = _kernels.pulled_localize(
-        **some, table=table, bits=np.zeros(words, U64), local=local, ids=ids
-    )
-    sent = _kernels.StepIds(ids[:k].copy(), N_IDS)
-    answer = np.frombuffer(bytes([1, 0]) + bytes(30) + bytes(4 * k), U8)
+    stepper, one, other = stepped()
+    reply = np.frombuffer(step_reply(np.ones(other.n, F32)), U8).copy()
+    answer = np.frombuffer(step_reply(np.ones(other.n, F32))[5:-2], U8).copy()
+    weights = np.empty(other.n, F32)
+    taken = _kernels.StepRows(**rows(), order=np.array([2, 0, 1], U32))
+    message = _kernels.StepMessage(b"key")
+    message.write(stepper, one, other)
     return {
-        "pulled_words": (_kernels.pulled_words, {"n_ids": N_IDS}),
-        "pulled_localize": (
-            _kernels.pulled_localize,
-            {
-                **some,
-                "table": table,
-                "bits": np.zeros(words, U64),
-                "local": np.empty(NNZ, U32),
-                "ids": np.empty(NNZ, U32),
-            },
+        "StepRows": (_kernels.StepRows, {**rows(), "order": np.array([2, 0, 1], U32)}),
+        "Stepper": (
+            lambda **more: _kernels.StepBatch(_kernels.Stepper(**more)),
+            {"n_ids": N_IDS, "n_shards": 3, "counts_touches": True},
         ),
-        "pulled_gradient": (
-            _kernels.pulled_gradient,
-            {
-                **rows(),
-                "order": order,
-                "local": local[:n].copy(),
-                "w": np.ones(k, F32),
-                "intercept": 0.5,
-                "gradient": np.empty(k, F32),
-                "touches": np.empty(k, F32),
-            },
+        "Stepper.locate": (
+            stepper.locate,
+            {"batch": _kernels.StepBatch(stepper), "rows": taken, "first": 1, "n": 2},
         ),
-        "StepIds": (_kernels.StepIds, {"ids": ids[:k].copy(), "n_ids": N_IDS}),
-        "step_request": (
-            _kernels.step_request,
-            {
-                "worker": 1,
-                "generation": 2,
-                "number": 3,
-                "n_rows": 4,
-                "loss_sum": 0.5,
-                "weight_sum": 1.0,
-                "rate": 1.0,
-                "intercept_gradient": 0.5,
-                "push_ids": sent,
-                "gradient": np.ones(k, F32),
-                "touches": np.ones(k, F32),
-                "pull_ids": sent,
-            },
+        "Stepper.learn": (stepper.learn, {"batch": one}),
+        "StepBatch": (_kernels.StepBatch, {"stepper": stepper}),
+        "StepBatch.read": (
+            fresh_read,
+            {"shard": 0, "buffer": reply, "begin": 0, "end": len(reply)},
         ),
-        "step_answer": (_kernels.step_answer, {"answer": answer, "weights": np.empty(k, F32)}),
+        "StepMessage": (
+            _kernels.StepMessage,
+            {"key": b"key", "shard": 1, "worker": 2, "generation": 3},
+        ),
+        "StepMessage.write": (
+            _kernels.StepMessage(b"key").write,
+            {"stepper": stepper, "pushed": one, "pulled": other, "number": 1, "rate": 0.5},
+        ),
+        "StepMessage.renumber": (message.renumber, {"number": 3}),
+        "step_answer": (_kernels.step_answer, {"answer": answer, "weights": weights}),
     }
+
+
+def fresh_read(**arguments: Any) -> int:
+    return stepped()[2].read(**arguments)
 
 
 def bitfield_calls() -> dict[str, Call]:
@@ -655,8 +653,6 @@ WRITES = {
     "columns_scan": ("ones", "others", "met"),
     "auc": ("scratch",),
     "logistic_gradient": ("gradient",),
-    "pulled_localize": ("table", "bits", "local", "ids"),
-    "pulled_gradient": ("gradient", "touches"),
     "block_decode": ("labels", "indptr", "indices", "data", "weights", "scratch"),
     "block_decode_minibatches": (
         *("labels", "indptr", "local", "data", "weights", "ids", "offsets", "scratch"),

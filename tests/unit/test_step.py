@@ -6,10 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from module_server import step_request
+from step_messages import encode_ids, read_command, step_reply
 
 from cirrus_fast import _kernels
+from cirrus_fast._kernels import StepBatch, StepMessage, Stepper, StepRows
 from cirrus_fast.errors import KernelError
+
+KEY = b"{run}:model"
 
 
 def make_rows(n_ids: int, n_rows: int = 50, seed: int = 0, most: int = 12):
@@ -25,57 +28,97 @@ def make_rows(n_ids: int, n_rows: int = 50, seed: int = 0, most: int = 12):
     return labels, indptr, indices, data
 
 
-def localize(n_ids: int, indptr, indices, data, order, room: int | None = None):
-    room = len(indices) if room is None else room
-    table = np.full(n_ids, 7, np.uint32)
-    bits = np.zeros(_kernels.pulled_words(n_ids), np.uint64)
-    local, ids = np.empty(room, np.uint32), np.empty(room, np.uint32)
-    n, k = _kernels.pulled_localize(indptr, indices, data, order, table, bits, local, ids)
-    assert not bits.any()
-    return local[:n], ids[:k]
+def step_rows(rows, order=None, **weights: float) -> StepRows:
+    labels, indptr, indices, data = rows
+    order = np.arange(len(labels), dtype=np.uint32) if order is None else order
+    return StepRows(labels, indptr, indices, data, None, order, **weights)
 
 
-@pytest.mark.parametrize("n_ids", [1, 63, 64, 65, 4096, 4097, 300_000])
+def weights_of(n_ids: int) -> np.ndarray:
+    return np.random.default_rng(2).normal(size=n_ids).astype(np.float32)
+
+
+def pull(stepper: Stepper, batch: StepBatch, w: np.ndarray, intercept: float = 0.0) -> list[int]:
+    """Has the batch's weights pulled from w; returns its ids."""
+    found = []
+    for shard in range(stepper.n_shards):
+        message = StepMessage(KEY, shard)
+        message.write(stepper, None, batch)
+        asked = read_command(bytes(message.view))
+        assert (asked.name, asked.key) == (b"CIRRUS.PULL", KEY)
+        ids = [id_ * stepper.n_shards + shard for id_ in asked.pull_ids]
+        found += ids
+        reply = step_reply(w[ids], intercept=intercept, rows=7.0)
+        assert batch.read(shard, reply, 0, len(reply)) == len(reply)
+    assert batch.whole
+    assert (batch.status, batch.rows_seen) == (0, 7.0)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("n_ids", [1, 63, 64, 65, 4096, 4097, 300_000, 1_100_000])
 @pytest.mark.parametrize("n_rows", [0, 1, 50])
-def test_ids_of_a_mini_batch_increase_and_entries_lead_to_them(n_ids, n_rows):
-    _, indptr, indices, data = make_rows(n_ids, n_rows, seed=n_ids)
-    order = np.arange(n_rows, dtype=np.uint32)[::-1].copy()
-    local, ids = localize(n_ids, indptr, indices, data, order)
-    taken = [indices[indptr[i] : indptr[i + 1]] for i in order]
-    expected = np.concatenate([*taken, np.empty(0, np.uint32)])
-    np.testing.assert_array_equal(ids, np.unique(expected))
-    np.testing.assert_array_equal(ids[local], expected)
+@pytest.mark.parametrize("n_shards", [1, 3])
+def test_a_pull_asks_for_the_ids_of_the_rows(n_ids, n_rows, n_shards):
+    rows = make_rows(n_ids, 60, seed=n_ids)
+    order = np.random.default_rng(1).permutation(60).astype(np.uint32)
+    stepper = Stepper(n_ids, n_shards)
+    batch, w = StepBatch(stepper), weights_of(n_ids)
+    for first in (0, 60 - n_rows, 5 if n_rows < 50 else 10):  # nothing is left from one to the next
+        stepper.locate(batch, step_rows(rows, order), first, n_rows)
+        chosen = order[first : first + n_rows]
+        entries = [rows[2][rows[1][i] : rows[1][i + 1]] for i in chosen]
+        expected = np.unique(np.concatenate([*entries, np.empty(0, np.uint32)]))
+        assert pull(stepper, batch, w) == expected.tolist()
+        assert (batch.n_rows, batch.n) == (n_rows, len(expected))
 
 
-def test_rows_that_cannot_be_are_refused_and_leave_no_bit():
-    _, indptr, indices, data = make_rows(100)
+def test_sets_are_as_short_as_those_of_arrays():
+    """A Zipf draw as of click data: under 2 bytes an id, where a plain list has 4; and no bitmap
+    of another length would make it shorter."""
+    rng = np.random.default_rng(5)
+    ids = np.unique((500_000 * rng.random(7000) ** 6).astype(np.uint32))
+    row = np.zeros(1, np.float32), np.array([0, len(ids)]), ids, np.ones(len(ids), np.float32)
+    stepper, message = Stepper(500_000), StepMessage(KEY)
+    batch = StepBatch(stepper)
+    stepper.locate(batch, step_rows(row), 0, 1)
+    message.write(stepper, None, batch)
+    around = b"*3\r\n$11\r\nCIRRUS.PULL\r\n$11\r\n" + KEY + b"\r\n$1234\r\n\r\n"
+    n = len(message.view) - len(around) - 64
+    assert n < 1.7 * len(ids)
+    assert n == min(len(encode_ids(ids, words)) for words in range(900))
+
+
+def test_rows_that_cannot_be_are_refused_and_leave_nothing():
+    labels, indptr, indices, data = make_rows(100)
     order = np.arange(50, dtype=np.uint32)
-    for change in ("row", "id", "room", "indptr"):
+    stepper = Stepper(100)
+    batch = StepBatch(stepper)
+    good = step_rows((labels, indptr, indices, data))
+    for change in ("row", "id", "indptr"):
         some, places, starts = order.copy(), indices.copy(), indptr.copy()
-        room = len(indices)
         if change == "row":
             some[30] = 50
         elif change == "id":
             places[len(places) // 2] = 100
-        elif change == "room":
-            room -= 1
         else:
             starts[20] = 10**9
-        bits = np.zeros(_kernels.pulled_words(100), np.uint64)
-        out = np.empty(room, np.uint32), np.empty(room, np.uint32)
         with pytest.raises(KernelError):
-            _kernels.pulled_localize(
-                starts, places, data, some, np.zeros(100, np.uint32), bits, *out
-            )
-        assert not bits.any()
+            stepper.locate(batch, step_rows((labels, starts, places, data), some), 0, 50)
+        assert (batch.n, batch.n_rows) == (0, 0)
+        stepper.locate(batch, good, 0, 50)
+        assert pull(stepper, batch, weights_of(100)) == np.unique(indices).tolist()
+    with pytest.raises(ValueError, match="not so many rows"):
+        stepper.locate(batch, good, 1, 50)
 
 
-def test_the_gradient_is_that_of_a_model_in_memory():
+@pytest.mark.parametrize("n_shards", [1, 2, 5])
+def test_a_push_has_the_gradient_of_a_model_in_memory(n_shards):
     n_ids = 500
-    labels, indptr, indices, data = make_rows(n_ids, 80)
+    rows = make_rows(n_ids, 80)
+    labels, indptr, indices, data = rows
     order = np.random.default_rng(1).permutation(80).astype(np.uint32)
     optimizer = _kernels.Optimizer("sgd", 0.1)
-    state = np.random.default_rng(2).normal(size=n_ids + 1).astype(np.float32)
+    state = weights_of(n_ids + 1)
     penalties = np.full((n_ids, 2), 0.1, np.float32)  # so that touches are counted
     model = _kernels.TrainModel(
         optimizer, state, penalties, negative_weight=0.5, positive_weight=2.0
@@ -86,54 +129,144 @@ def test_the_gradient_is_that_of_a_model_in_memory():
         *(np.empty(room, np.float32) for _ in range(3)),
     )  # fmt: skip
     k, intercept, loss, weight = model.gradient(labels, indptr, indices, data, None, order, scratch)
-    local, ids = localize(n_ids, indptr, indices, data, order)
-    gradient, touches = np.empty(len(ids), np.float32), np.empty(len(ids), np.float32)
-    mine = _kernels.pulled_gradient(
-        labels, indptr, indices, data, None, order, local, state[ids], float(state[-1]),
-        gradient, touches, negative_weight=0.5, positive_weight=2.0,
-    )  # fmt: skip
-    assert mine == (intercept, loss, weight)
-    by_id = np.argsort(np.asarray(scratch.distinct)[:k])
-    np.testing.assert_array_equal(gradient, np.asarray(scratch.gradient)[:k][by_id])
-    np.testing.assert_array_equal(touches, np.asarray(scratch.touches)[:k][by_id])
+    expected = dict.fromkeys(range(n_ids), (0.0, 0.0))
+    parts = (np.asarray(x)[:k] for x in (scratch.distinct, scratch.gradient, scratch.touches))
+    expected = {int(i): (float(g), float(t)) for i, g, t in zip(*parts, strict=True)}
+
+    stepper = Stepper(n_ids, n_shards, counts_touches=True)
+    batch, following = StepBatch(stepper), StepBatch(stepper)
+    taken = step_rows(rows, order, negative_weight=0.5, positive_weight=2.0)
+    stepper.locate(batch, taken, 0, 80)
+    pull(stepper, batch, state, float(state[-1]))
+    assert stepper.learn(batch) == loss
+    assert (batch.loss, batch.weight) == (loss, weight)
+    stepper.locate(following, taken, 3, 20)
+    found, pulled = {}, []
+    for shard in range(n_shards):
+        message = StepMessage(KEY, shard, worker=4, generation=2)
+        message.write(stepper, batch, following, number=9, rate=0.5)
+        message.renumber(8)
+        said = read_command(bytes(message.view))
+        assert said.name == b"CIRRUS.STEP"
+        assert (said.worker, said.generation, said.number, said.rate) == (4, 2, 8, 0.5)
+        assert (said.n_rows, said.loss_sum, said.weight_sum) == (80, loss, weight)
+        assert said.intercept_gradient == intercept
+        for id_, g, t in zip(said.push_ids, said.gradient, said.touches, strict=True):
+            found[id_ * n_shards + shard] = (float(g), float(t))
+        pulled += [id_ * n_shards + shard for id_ in said.pull_ids]
+    assert found == expected
+    assert sorted(pulled) == sorted(
+        {int(id_) for i in order[3:23] for id_ in indices[indptr[i] : indptr[i + 1]]}
+    )
 
 
-def test_a_gradient_needs_the_places_of_its_own_rows():
-    labels, indptr, indices, data = make_rows(40)
-    order = np.arange(50, dtype=np.uint32)
-    local, ids = localize(40, indptr, indices, data, order)
-    out, w = np.empty(len(ids), np.float32), np.zeros(len(ids), np.float32)
-    for bad_order, bad_local, k in (
-        (order[:-10], local, len(ids)),
-        (order, local[:-1], len(ids)),
-        (order, local, len(ids) - 1),
-        (order + np.uint32(1), local, len(ids)),
-    ):
-        with pytest.raises(KernelError):
-            _kernels.pulled_gradient(
-                labels, indptr, indices, data, None, bad_order, bad_local, w[:k], 0.0, out[:k], None
-            )
+def test_only_what_was_learnt_last_is_pushed():
+    rows = step_rows(make_rows(40))
+    stepper, message = Stepper(40), StepMessage(KEY)
+    one, other = StepBatch(stepper), StepBatch(stepper)
+    for batch in (one, other):
+        stepper.locate(batch, rows, 0, 10)
+        with pytest.raises(ValueError, match="has no weights"):
+            stepper.learn(batch)
+        pull(stepper, batch, weights_of(40))
+        stepper.learn(batch)
+    with pytest.raises(ValueError, match="not the last learnt from"):
+        message.write(stepper, one, None)
+    message.write(stepper, other, None, number=1)
+    assert message.pushes
+    assert read_command(bytes(message.view)).name == b"CIRRUS.PUSH"
+    stepper.locate(other, rows, 10, 10)
+    with pytest.raises(ValueError, match="not the last learnt from"):
+        message.write(stepper, other, None)
 
 
-def test_popular_ids_take_few_bytes():
-    """A Zipf draw as of click data: under 2 bytes an id, where a plain list has 4."""
-    rng = np.random.default_rng(5)
-    ids = np.unique((500_000 * rng.random(7000) ** 6).astype(np.uint32))
-    n = len(step_request(n_ids=500_000, pull_ids=ids)) - 64
-    assert n < 1.7 * len(ids)
+def test_rows_that_changed_meanwhile_are_refused():
+    rows = make_rows(40)
+    stepper = Stepper(40)
+    batch = StepBatch(stepper)
+    stepper.locate(batch, step_rows(rows), 0, 50)
+    pull(stepper, batch, weights_of(40))
+    rows[1][-1] -= 1
+    with pytest.raises(KernelError):
+        stepper.learn(batch)
 
 
-@pytest.mark.parametrize("ids", [[3, 2], [2, 2], [0, 10]])
-def test_ids_that_do_not_increase_or_are_outside_are_refused(ids):
-    with pytest.raises(ValueError, match="ids must increase"):
-        step_request(n_ids=10, pull_ids=np.array(ids, np.uint32))
+def test_what_is_another_steppers_is_refused():
+    rows = step_rows(make_rows(40))
+    mine, other = Stepper(40), Stepper(40)
+    batch = StepBatch(other)
+    with pytest.raises(ValueError, match="another stepper"):
+        mine.locate(batch, rows, 0, 1)
+    with pytest.raises(ValueError, match="another stepper"):
+        StepMessage(KEY).write(mine, None, batch)
+    with pytest.raises(ValueError, match="no such shard"):
+        StepMessage(KEY, 1).write(mine, None, None)
+
+
+# Answers
+
+
+def located(n_shards: int = 1) -> tuple[Stepper, StepBatch]:
+    stepper = Stepper(40, n_shards)
+    batch = StepBatch(stepper)
+    stepper.locate(batch, step_rows(make_rows(40)), 0, 10)
+    return stepper, batch
+
+
+def test_an_answer_may_come_byte_by_byte():
+    stepper, batch = located()
+    reply = step_reply(np.ones(batch.n), intercept=0.5)
+    for n in range(len(reply)):
+        assert batch.read(0, b"xx" + reply, 2, 2 + n) == 0
+        assert not batch.whole
+    assert batch.read(0, b"xx" + reply + reply, 2, 2 + 2 * len(reply)) == 2 + len(reply)
+    assert (batch.whole, batch.intercept) == (True, 0.5)
+    stepper.learn(batch)
+
+
+def test_an_answer_that_says_wait_brings_no_weights():
+    _, batch = located()
+    reply = step_reply([], status=2)
+    assert batch.read(0, reply, 0, len(reply)) == len(reply)
+    assert (batch.status, batch.whole) == (2, False)
+
+
+@pytest.mark.parametrize(
+    "reply", [b"-ERR no\r\n", b":1\r\n", b"$\r\n", b"$x", b"$1\rx", b"$99999999999", b"$1\r\nabc"]
+)
+def test_what_is_no_string_is_told_apart(reply):
+    _, batch = located()
+    assert batch.read(0, reply, 0, len(reply)) == -1
 
 
 def test_an_answer_of_another_length_is_refused():
-    answer = bytes([1, 0]) + bytes(30) + bytes(8)
-    out = np.empty(2, np.float32)
-    assert _kernels.step_answer(answer, out)[0] == 0
-    for bad in (answer[:-1], answer + b"1234", b"", b"\2" + answer[1:], b"\1\3" + answer[2:]):
+    _, batch = located()
+    good = step_reply(np.ones(batch.n))
+    for bad in (
+        step_reply(np.ones(batch.n + 1)),
+        step_reply(np.ones(batch.n - 1)),
+        b"$0\r\n\r\n",
+        good.replace(b"\r\n\1\0", b"\r\n\2\0", 1),
+        good.replace(b"\r\n\1\0", b"\r\n\1\3", 1),
+    ):
         with pytest.raises(KernelError, match="malformed"):
-            _kernels.step_answer(bad, out)
-    assert _kernels.step_answer(bytes([1, 2]) + bytes(30), out)[0] == 2
+            batch.read(0, bad, 0, len(bad))
+    answer = good[good.index(b"\n") + 1 : -2]
+    out = np.empty(batch.n, np.float32)
+    assert _kernels.step_answer(answer, out)[0] == 0
+    with pytest.raises(KernelError, match="malformed"):
+        _kernels.step_answer(answer[:-1], out)
+
+
+def test_shards_answer_in_turn():
+    _, batch = located(2)
+    reply = step_reply([])
+    for shard in (1, 2):
+        with pytest.raises(ValueError, match="another's turn"):
+            batch.read(shard, reply, 0, len(reply))
+    with pytest.raises(ValueError, match="not so many bytes"):
+        batch.read(0, reply, 5, len(reply) + 1)
+    batch.clear()
+    for shard in (0, 1):
+        assert batch.read(shard, reply, 0, len(reply)) == len(reply)
+    assert batch.whole

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cirrus_fast import _kernels
-from cirrus_fast.data.csr import Float32Array, UInt32Array
+from cirrus_fast._kernels import StepBatch, StepMessage, Stepper
+from cirrus_fast.data.csr import Float32Array
 from cirrus_fast.errors import StoreError
 from cirrus_fast.notices import notice_once
 from cirrus_fast.runtime.params.control import TTL_S, RunHeader
@@ -27,7 +28,6 @@ from cirrus_fast.store_url import StoreUrl
 
 # What this version speaks (csrc/cf_step.h) and reads (csrc/redis_module/server_model.h).
 PROTOCOL, FORMAT = 1, 1
-_NUMBER_AT = 16  # in a request
 _HEAD, _SLOT = 128, 64
 _ROWS_SEEN_AT, _UPDATES_AT = 64, 72
 _WAIT = 2
@@ -98,6 +98,12 @@ class ModuleShard:
             "lost it (restarted without its data, evicted or deleted it)"
         )
 
+    def bare(self) -> StoreError:
+        return StoreError(
+            f"{self.link.place}: has the module no longer: was the server started again, or a "
+            "replica put in its place, without loadmodule?"
+        )
+
     def tell(self) -> dict[str, Any]:
         return names_and_values(self.link.ask("CIRRUS.INFO", self.key))
 
@@ -116,45 +122,6 @@ def open_shards(
     return shards
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Pulled:
-    """Ids, and for each shard those of it as they are sent, and which they are."""
-
-    ids: UInt32Array
-    parts: list[tuple[_kernels.StepIds, npt.NDArray[np.bool_] | None]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Push:
-    """What was learnt from one mini-batch."""
-
-    pulled: Pulled
-    gradient: Float32Array
-    touches: Float32Array | None
-    intercept_gradient: float
-    n_rows: int
-    loss: float
-    weight: float
-    rate: float
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    intercept: float
-    rows_seen: float
-
-
-@dataclass(eq=False)
-class _Request:
-    """A request to one shard that is not yet answered."""
-
-    message: bytearray
-    at: int  # where the message proper begins
-    pushes: bool
-    here: npt.NDArray[np.bool_] | None  # of the ids pulled, those that are of this shard
-    n_pull: int
-
-
 @dataclass(eq=False)
 class _Line:
     """A worker's traffic with one shard."""
@@ -162,8 +129,9 @@ class _Line:
     shard: ModuleShard
     number: int = 0  # of the last push
     settled: int = 0  # of the last push known to be in the model
-    unsent: list[bytearray] = field(default_factory=list)  # of those under way, the last
-    under_way: deque[_Request] = field(default_factory=deque)
+    n_unsent: int = 0  # of those under way, the last
+    under_way: deque[StepMessage] = field(default_factory=deque)
+    spare: list[StepMessage] = field(default_factory=list)  # to be written into
 
 
 class Steps:
@@ -177,6 +145,7 @@ class Steps:
     def __init__(
         self,
         shards: Sequence[ModuleShard],
+        stepper: Stepper,
         worker: int,
         generation: int,
         stopping: Callable[[], bool],
@@ -186,6 +155,7 @@ class Steps:
         stopping : asked while the server makes this worker wait
         together : requests that may be sent by one call, unless an answer is waited for before
         """
+        self._stepper = stepper
         self._worker, self._generation = worker, generation
         self._stopping, self._together = stopping, together
         self._lines = [_Line(shard) for shard in shards]
@@ -210,99 +180,57 @@ class Steps:
                 "CIRRUS.LEAVE", line.shard.key, self._worker, self._generation, give_up_s=2
             )
 
-    def pulled(self, ids: UInt32Array) -> Pulled:
-        """Increasing ids, ready to be pulled and, later, pushed."""
-        parts: list[tuple[_kernels.StepIds, npt.NDArray[np.bool_] | None]] = []
+    def submit(self, pushed: StepBatch | None, pulled: StepBatch | None, rate: float) -> None:
+        """Sends a push of the mini-batch last learnt from, a pull or both, now or with the next;
+        does not wait."""
         for line in self._lines:
-            n_shards = np.uint32(line.shard.n_shards)
-            if n_shards == 1:
-                parts.append((_kernels.StepIds(ids, line.shard.n), None))
-            else:
-                here = ids % n_shards == line.shard.number
-                parts.append((_kernels.StepIds(ids[here] // n_shards, line.shard.n), here))
-        return Pulled(ids, parts)
-
-    def submit(self, push: Push | None, pull: Pulled | None) -> None:
-        """Sends a push, a pull or both, now or with the next; does not wait."""
-        for i, line in enumerate(self._lines):
-            request = self._request(i, line, push, pull)
-            line.under_way.append(request)
-            line.unsent.append(request.message)
-            if len(line.unsent) >= self._together:
+            if pushed is not None:
+                line.number += 1
+            message = line.spare.pop() if line.spare else self._message(line)
+            message.write(self._stepper, pushed, pulled, number=line.number, rate=rate)
+            line.under_way.append(message)
+            line.n_unsent += 1
+            if line.n_unsent >= self._together:
                 try:
                     self._flush(line)
                 except Lost:
                     self._recover(line)
 
+    def _message(self, line: _Line) -> StepMessage:
+        shard = line.shard
+        return StepMessage(
+            shard.key, shard.number, worker=self._worker, generation=self._generation
+        )
+
     def _flush(self, line: _Line) -> None:
         if line.shard.link.is_closed:
             raise Lost("not connected")
-        messages, line.unsent = line.unsent, []
-        together = messages[0] if len(messages) == 1 else bytearray().join(messages)
+        n, line.n_unsent = line.n_unsent, 0
+        if n == 1:
+            together: memoryview | bytearray = line.under_way[-1].view
+        else:
+            together = bytearray().join([line.under_way[i].view for i in range(-n, 0)])
         line.shard.link.connection().send(together)
 
-    def _request(self, i: int, line: _Line, push: Push | None, pull: Pulled | None) -> _Request:
-        key, n_pull = line.shard.key, 0
-        fields: dict[str, Any] = {}
-        here: npt.NDArray[np.bool_] | None = None
-        if push is not None:
-            line.number += 1
-            ids, mine = push.pulled.parts[i]
-            gradient, touches = push.gradient, push.touches
-            if mine is not None:
-                gradient = gradient[mine]
-                touches = None if touches is None else touches[mine]
-            fields = {
-                "push_ids": ids,
-                "gradient": gradient,
-                "touches": touches,
-                "number": line.number,
-                "n_rows": push.n_rows,
-                "loss_sum": push.loss,
-                "weight_sum": push.weight,
-                "rate": push.rate,
-                "intercept_gradient": push.intercept_gradient,
-            }
-        if pull is not None:
-            fields["pull_ids"], here = pull.parts[i]
-            n_pull = pull.parts[i][0].n
-        body = _kernels.step_request(worker=self._worker, generation=self._generation, **fields)
-        name = b"PULL" if push is None else b"PUSH" if pull is None else b"STEP"
-        head = b"*3\r\n$11\r\nCIRRUS.%s\r\n$%d\r\n%s\r\n$%d\r\n" % (
-            name, len(key), key, len(body),
-        )  # fmt: skip
-        message = bytearray().join((head, body, b"\r\n"))
-        return _Request(message, len(head), push is not None, here, n_pull)
-
-    def settle(self, weights: Float32Array) -> Answer:
-        """Waits for the oldest answer; what it pulled goes to weights, which is as long."""
-        answers = []
+    def settle(self, pulled: StepBatch) -> None:
+        """Waits for the oldest answer, which is to what the mini-batch was pulled by."""
         for line in self._lines:
-            here = line.under_way[0].here
-            if here is None:
-                answers.append(self._receive(line, weights))
-            else:
-                part = np.empty(line.under_way[0].n_pull, np.float32)
-                answers.append(self._receive(line, part))
-                if len(weights):
-                    weights[here] = part
-        return answers[0]
+            self._receive(line, pulled)
 
-    def _receive(self, line: _Line, weights: Float32Array) -> Answer:
+    def _receive(self, line: _Line, pulled: StepBatch) -> None:
         while True:
             try:
                 if line.shard.link.is_closed:
                     raise Lost("not connected")
                 connection = line.shard.link.connection()
-                if line.unsent and not connection.has_more:
+                if line.n_unsent and not connection.has_more:
                     self._flush(line)
-                answer = connection.read()
-                status, intercept, rows_seen, _, _ = _kernels.step_answer(answer, weights)
-                if status == _WAIT:  # nothing else is under way then
+                connection.read_step(pulled, line.shard.number)
+                if pulled.status == _WAIT:  # nothing else is under way then
                     if self._stopping():
                         line.shard.link.close()
                         raise Stopped
-                    line.shard.link.connection().send(line.under_way[0].message)
+                    connection.send(line.under_way[0].view)
                     continue
             except Lost:
                 self._recover(line)
@@ -312,18 +240,20 @@ class Steps:
                     self._recover(line)
                     continue
                 raise self._blame(line, error) from error
-            line.settled += line.under_way.popleft().pushes
-            return Answer(intercept, rows_seen)
+            message = line.under_way.popleft()
+            line.settled += message.pushes
+            line.spare.append(message)
+            return
 
     def _recover(self, line: _Line) -> None:
         """Sends all that is not answered again, on a new connection. What was taken before is not
         taken twice."""
         line.shard.link.close()
-        line.unsent = []
+        line.n_unsent = 0
 
         def send_again(connection: Connection) -> None:
-            for request in line.under_way:
-                connection.send(request.message)
+            for message in line.under_way:
+                connection.send(message.view)
 
         try:
             line.shard.link.again(send_again)
@@ -332,6 +262,8 @@ class Steps:
 
     def _join(self, line: _Line, connection: Connection) -> None:
         """Takes the worker's place at a server, and sees which pushes it has."""
+        if module_version(connection) is None:
+            raise line.shard.bare()
         try:
             known = connection.ask("CIRRUS.JOIN", line.shard.key, self._worker, self._generation)
         except Refused as error:
@@ -346,10 +278,10 @@ class Steps:
             f"worker {self._worker} are lost, and the run goes on"
         )
         line.number = line.settled = known
-        for request in line.under_way:
-            if request.pushes:
+        for message in line.under_way:
+            if message.pushes:
                 line.number += 1
-                struct.pack_into("<Q", request.message, request.at + _NUMBER_AT, line.number)
+                message.renumber(line.number)
 
     def _blame(self, line: _Line, error: Refused) -> StoreError:
         line.shard.link.close()
@@ -357,12 +289,7 @@ class Steps:
             return Fenced(str(error))
         if error.code in ("CIRRUSNOMODEL", "CIRRUSDAMAGED", "WRONGTYPE"):
             return line.shard.lost()
-        if "unknown command" in str(error):
-            return StoreError(
-                f"{line.shard.link.place}: has the module no longer: was the server started again, "
-                "or a replica put in its place, without loadmodule?"
-            )
-        return error
+        return line.shard.bare() if "unknown command" in str(error) else error
 
 
 # The supervisor's side

@@ -8,16 +8,18 @@ packed and read in C anyway. One connection, one thread; commands may be sent ah
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from cirrus_fast._kernels import BitfieldReply
+from cirrus_fast._kernels import BitfieldReply, StepBatch
 from cirrus_fast.errors import KernelError, StoreError
 from cirrus_fast.store_url import PASSWORD_VARIABLE, StoreUrl
 
-# Room that answers are received into; whole strings go past it.
+# Room that answers are received into; whole strings go past it, but for those that are read in
+# place, for which it grows.
 _BUFFER_BYTES = 1 << 18
 _LONGEST_STRING = 1 << 29
 _LONGEST_ARRAY = 1 << 24
@@ -108,11 +110,13 @@ class Connection:
             except OSError:
                 opened.close()
                 raise
+            _wait_in_kernel(opened, url.timeout)
             return opened
         opened = socket.create_connection((self.host, self.port), url.timeout)
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if url.scheme == "redis":
+            _wait_in_kernel(opened, url.timeout)
             return opened
         import ssl
 
@@ -233,6 +237,21 @@ class Connection:
             if not reply.complete:
                 self._receive()
 
+    def read_step(self, batch: StepBatch, shard: int) -> None:
+        """The answer to a step, whose weights go to the mini-batch that was pulled."""
+        while True:
+            try:
+                end = batch.read(shard, self._buffer, self._begin, self._end)
+            except KernelError as error:
+                raise Lost(f"it sends no answer to a step ({error})") from error
+            if end > 0:
+                self._begin = end
+                return
+            if end < 0:
+                answer = self.read()  # raises, if it is an error
+                raise Lost(f"it sends no answer to a step ({str(answer)[:20]})")
+            self._receive()
+
     def _line(self) -> bytes:
         while True:
             at = self._buffer.find(b"\r\n", self._begin, self._end)
@@ -273,9 +292,11 @@ class Connection:
     def _receive(self) -> None:
         """More bytes behind those in the buffer."""
         left = self._end - self._begin
-        if self._begin and (left == 0 or self._end == _BUFFER_BYTES):
+        if self._begin and (left == 0 or self._end == len(self._buffer)):
             self._buffer[:left] = self._buffer[self._begin : self._end]
             self._begin, self._end = 0, left
+        elif self._end == len(self._buffer):
+            self._buffer += bytes(len(self._buffer))
         self._end += self._receive_into(memoryview(self._buffer)[self._end :])
 
     def _receive_into(self, out: memoryview) -> int:
@@ -287,6 +308,14 @@ class Connection:
             raise Lost("it closed the connection")
         self.bytes_received += n
         return n
+
+
+def _wait_in_kernel(opened: socket.socket, timeout: float) -> None:
+    """The same timeout, without Python's own way to it: a system call more for each call."""
+    spec = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
+    opened.settimeout(None)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, spec)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, spec)
 
 
 def nothing(connection: Connection) -> None:
@@ -449,6 +478,6 @@ def key_slot(key: bytes) -> int:
 
 
 def _why(error: OSError) -> str:
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError | BlockingIOError):
         return "no answer in time"
     return error.strerror or str(error) or type(error).__name__

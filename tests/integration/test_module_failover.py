@@ -1,0 +1,200 @@
+"""Runs whose server is replaced under way: by a replica, or by one with another module or none."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from module_server import ReplyError, Server, make, redis_module, server_programs, wait_for_steps
+from redis_server import Proxy, major_version
+
+from cirrus_fast import Dataset, LogisticRegression, load_libsvm, make_clicks
+from cirrus_fast.data.result import TrainResult
+from cirrus_fast.errors import StoreError
+
+__all__ = ["make"]
+# Slow enough that there is time to do something meanwhile.
+PLAIN: dict[str, Any] = {"epochs": 3, "epsilon": 0, "minibatch_size": 10, "worker_size": 256}
+
+
+@pytest.fixture(scope="module")
+def program() -> Path:
+    programs = server_programs()
+    if not programs:
+        pytest.skip("needs a redis-server")
+    return programs[0]
+
+
+@pytest.fixture(scope="module")
+def clicks(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("data")
+    make_clicks(folder / "clicks.svm", 20_000, seed=3, hash_bits=12)
+    return load_libsvm(folder / "clicks.svm", str(folder / "clicks"))
+
+
+def load_ranges() -> list[str]:
+    return ["--loadmodule", str(redis_module()), "REPLICATION", "RANGES"]
+
+
+class Running:
+    """A run in another thread."""
+
+    def __init__(self, dataset: Dataset, url: str, **more: Any) -> None:
+        options = {"dataset": dataset.uri, "param_store": url, "n_workers": 1} | PLAIN | more
+        self._result: TrainResult | None = None
+        self._error: Exception | None = None
+
+        def run() -> None:
+            try:
+                self._result = LogisticRegression(options).run()
+            except Exception as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=run)
+        self._thread.start()
+
+    def result(self) -> TrainResult:
+        self._thread.join(120)
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+
+def follow(make: Callable[..., Server], leader: Server, *options: str, module: bool) -> Server:
+    follower = make("--replicaof", "127.0.0.1", str(leader.port), *options, module=module)
+    wire = follower.connect()
+    until = time.monotonic() + 30
+    while b"master_link_status:up" not in wire("INFO", "replication"):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return follower
+
+
+def fail_over(way: Proxy, leader: Server, follower: Server) -> None:
+    leader.kill()
+    follower.connect()("REPLICAOF", "NO", "ONE")
+    way.target = follower.port
+
+
+@pytest.mark.parametrize("consistency", ["async", "ssp", "bsp"])
+def test_a_run_goes_on_at_a_replica_with_the_module(make, clicks, consistency):
+    leader = make()
+    follower = follow(make, leader, module=True)
+    way = Proxy(leader.port)
+    n = min(2, len(clicks.blocks))
+    more = {"consistency": consistency, "n_workers": n} if n > 1 else {}
+    try:
+        run = Running(clicks, way.url, **more)
+        wait_for_steps(leader.connect(), 200)
+        fail_over(way, leader, follower)
+        result = run.result()
+    finally:
+        way.stop()
+    assert result.stop_reason == "epochs"
+    assert result.rows_processed == 3 * clicks.n_rows
+    assert result.param_store.endswith("?store=module")
+    # Steps that had not reached the replica are lost, and it says so; else it is the same model.
+    alone = LogisticRegression({"dataset": clicks.uri, "n_workers": n} | PLAIN | more).run()
+    apart = np.abs(result.model.weights - alone.model.weights).max()
+    if result.exchanges["rollbacks"] == 0 and consistency == "bsp":
+        assert apart < 1e-4
+    assert apart < 0.3
+    assert follower.connect()("DBSIZE") == 0
+
+
+@pytest.mark.parametrize("ranges", [False, True])
+def test_a_run_ends_in_a_clear_error_at_a_replica_without_it(
+    make, clicks, tmp_path, monkeypatch, caplog, ranges
+):
+    monkeypatch.chdir(tmp_path)
+    leader = make(*load_ranges(), module=False) if ranges else make()
+    follower = follow(make, leader, module=False)
+    way = Proxy(leader.port)
+    try:
+        run = Running(clicks, way.url, checkpoint_interval=0.05)
+        # The first model that was measured is kept.
+        wait_for_steps(leader.connect(), 3000)
+        fail_over(way, leader, follower)
+        with pytest.raises(StoreError, match="has the module no longer"):
+            run.result()
+    finally:
+        way.stop()
+    # What was kept goes on elsewhere, and is right.
+    kept = re.search(r"resume_from=(\S+) goes on", caplog.text)
+    assert kept is not None
+    elsewhere = make()
+    url = f"redis://127.0.0.1:{elsewhere.port}"
+    result = Running(clicks, url, resume_from=kept[1]).result()
+    assert result.rows_processed == 3 * clicks.n_rows
+    alone = LogisticRegression({"dataset": clicks.uri, "n_workers": 1} | PLAIN).run()
+    np.testing.assert_allclose(result.model.weights, alone.model.weights, rtol=1e-4, atol=1e-6)
+
+
+def test_the_module_is_not_unloaded_under_a_run(make, clicks, program):
+    command = ["--enable-module-command", "yes"] if major_version(program) >= 7 else []
+    server = make(*command)
+    run = Running(clicks, f"redis://127.0.0.1:{server.port}")
+    wire = server.connect()
+    wait_for_steps(wire, 10)
+    with pytest.raises(ReplyError, match=r"(?i)unload"):
+        wire("MODULE", "UNLOAD", "cirrus")
+    assert run.result().rows_processed == 3 * clicks.n_rows
+
+
+# A module of another version
+
+
+@pytest.fixture(scope="module")
+def other_module(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ours, but that it speaks another protocol."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    folder = tmp_path_factory.mktemp("other") / "csrc"
+    shutil.copytree(repository / "csrc", folder)
+    header = folder / "cf_step.h"
+    ours, theirs = "CF_STEP_VERSION = 1,", "CF_STEP_VERSION = 2,"
+    assert ours in header.read_text()
+    header.write_text(header.read_text().replace(ours, theirs))
+    made = folder / "cirrus.so"
+    files = [*sorted((folder / "redis_module").glob("*.c"))]
+    files += [folder / f"cf_{name}.c" for name in ("id_set", "optimizer", "status", "step")]
+    subprocess.run(
+        [compiler, "-std=c11", "-O1", "-ffp-contract=off", "-fPIC", "-shared", f"-I{folder}",
+         '-DCIRRUS_VERSION="9.9.9"', *map(str, files), "-lm", "-o", str(made)],
+        check=True,
+    )  # fmt: skip
+    return made
+
+
+def test_a_module_of_another_version_is_refused_with_both_named(make, clicks, other_module):
+    server = make("--loadmodule", str(other_module), module=False)
+    url = f"redis://127.0.0.1:{server.port}"
+    words = r"has module version 9\.9\.9 loaded, which speaks protocol 2; .* speaks 1"
+    with pytest.raises(StoreError, match=words):
+        Running(clicks, url).result()
+    held = Running(clicks, url + "?store=bitfield", epochs=1).result()
+    assert held.param_store.endswith("?store=bitfield")
+
+
+def test_a_module_of_another_version_at_a_replica_ends_a_run(make, clicks, other_module):
+    leader = make()
+    follower = follow(make, leader, "--loadmodule", str(other_module), module=False)
+    way = Proxy(leader.port)
+    try:
+        run = Running(clicks, way.url)
+        wait_for_steps(leader.connect(), 200)
+        fail_over(way, leader, follower)
+        with pytest.raises(StoreError, match="speaks protocol 2"):
+            run.result()
+    finally:
+        way.stop()
