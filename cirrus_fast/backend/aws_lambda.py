@@ -44,7 +44,7 @@ _GRACE_S = 3.0
 _NOT_IN_LAYER = re.compile(r"cirrus_fast\.(cli|demo|plots|_reference|__main__)(\.|$)")
 _BY_FUNCTION = {target: kind for kind, target in KINDS.items()}
 _REPORT = re.compile(r"^REPORT RequestId: .*$", re.M)
-_PLATFORM = re.compile(r"^(START|END|REPORT|INIT_START|INIT_REPORT) ")
+_PLATFORM = re.compile(r"^((START|END|REPORT|INIT_START|INIT_REPORT) |RequestId: )")
 
 
 @dataclass(slots=True)
@@ -263,7 +263,7 @@ class LambdaExecutor(Executor):
         return _Call(text, str(event["kind"]))
 
     def _name(self, fn: Callable[..., Any]) -> str:
-        """"module:function", under which the function in the layer is the same."""
+        """ "module:function", under which the function in the layer is the same."""
         module, name = getattr(fn, "__module__", None), getattr(fn, "__qualname__", "")
         shown = f"{module}.{name}" if name else repr(fn)
         if not inspect.isfunction(fn) and not inspect.isbuiltin(fn):
@@ -390,7 +390,9 @@ class LambdaExecutor(Executor):
                 self._bucket.slow_down()
             others = len(self._under_way) - 1
             self._window = max(1.0, min(self._window, others))
-            self._put_back(call, f"throttled: {why}", "raise the account's limit, or lower n_workers")
+            self._put_back(
+                call, f"throttled: {why}", "raise the account's limit, or lower n_workers"
+            )
 
     def _unavailable(self, call: _Call, why: str, *, sent: bool) -> None:
         with self._changed:
@@ -409,12 +411,13 @@ class LambdaExecutor(Executor):
 
     def _put_back(self, call: _Call, why: str, hint: str) -> None:
         """Whoever was first is first again."""
-        now = time.monotonic()
+        now, name = time.monotonic(), f"function {self.function}: "
         self._trouble = why
         self._refused_since = self._refused_since or now
         if now - self._refused_since > self.patience_s and len(self._under_way) == 1:
-            why = f"function {self.function}: {why}, for {self.patience_s:g} s; {hint}"
-            call.settle(error=FunctionError(why))
+            self._refused_since = None
+            said = f"{why.removeprefix(name)}, for {self.patience_s:g} s; {hint}"
+            call.settle(error=FunctionError(name + said))
             return
         sent_at, call.sent_at = call.sent_at or now, None
         self._queue.appendleft(call)
@@ -511,9 +514,7 @@ class LambdaExecutor(Executor):
     def kill(self, future: Future[Any]) -> None:
         """Waits no longer for a call, which fails with WorkerDiedError; Lambda ends it in time."""
         if isinstance(future, _Call):
-            future.settle(
-                error=WorkerDiedError(f"function {self.function}: gave no sign any more")
-            )
+            future.settle(error=WorkerDiedError(f"function {self.function}: gave no sign any more"))
 
     def configuration(self) -> Mapping[str, Any] | None:
         """The function's memory, timeout and so on; None where that may not be asked."""

@@ -52,7 +52,9 @@ def unpack_layer(path: str | os.PathLike[str], folder: Path) -> Path:
         with zipfile.ZipFile(path) as archive:
             archive.extractall(folder)
     except (OSError, zipfile.BadZipFile) as error:
-        raise FunctionError(f"{os.fspath(path)}: is no layer that can be unpacked ({error})") from error
+        raise FunctionError(
+            f"{os.fspath(path)}: is no layer that can be unpacked ({error})"
+        ) from error
     if not (folder / "python" / "cirrus_fast").is_dir():
         raise FunctionError(f"{os.fspath(path)}: is no layer of cirrus-fast layer build")
     return folder

@@ -6,6 +6,7 @@ or its memory full.
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -13,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +67,7 @@ class Sandbox:
         self._began = time.monotonic()
         self._init_s: float | None = None
         self._printed: list[bytes] = []
-        self._peak = 0
+        self._peak, self._silent = 0, False
         self._process = subprocess.Popen(
             # Of the standard library and PYTHONPATH alone; not what lies in the folder.
             [sys.executable, "-s", "-S", "-P", "-m", "awslambdaric", function.handler],
@@ -104,7 +104,6 @@ class Sandbox:
             took = time.monotonic() - began
             failed = said.what == "error"
             answer, error, usable = said.payload, "Unhandled" if failed else None, True
-            self._wait(("ready",), time.monotonic() + 1.0, request)
         except _Ended as end:
             took = time.monotonic() - began
             self.close()
@@ -149,13 +148,14 @@ class Sandbox:
                     f"RequestId: {request} Error: Task timed out after {limit:.2f} seconds",
                     "timeout",
                 )
-            select.select([self._output, self._api.wakes], [], [], min(left, _LOOK_S))
+            ways = [self._api.wakes] if self._silent else [self._api.wakes, self._output]
+            select.select(ways, [], [], min(left, _LOOK_S))
 
     def _take_output(self) -> None:
-        with suppress(BlockingIOError, OSError):
+        with suppress(BlockingIOError):
             while text := os.read(self._output, 1 << 16):
                 self._printed.append(text)
-            time.sleep(0 if self.alive else 0)  # the end of the file: the process is ending
+            self._silent = True  # the end of the file: the process is ending
 
     def _check_memory(self, request: str) -> None:
         self._peak = max(self._peak, peak_bytes(self.pid))
@@ -167,20 +167,22 @@ class Sandbox:
                 "out of memory",
             )
 
+    def kill(self) -> None:
+        """Ends the process and all that it has started; whoever waits for it notices."""
+        if self.alive:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
     def close(self) -> None:
-        """Ends the process and all that it has started."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        """The same, and gives up what this side has of it: nobody may be waiting."""
+        self.kill()
         self._process.wait()
-        if self._process.stdout is not None and not self._process.stdout.closed:
+        assert self._process.stdout is not None
+        if not self._process.stdout.closed:
             self._take_output()
             self._process.stdout.close()
         self._api.close()
         self._home.cleanup()
-
-
-# What makes a sandbox of a function.
-Starter = Callable[[Function], Sandbox]
 
 
 def peak_bytes(pid: int) -> int:
@@ -197,8 +199,6 @@ def _signal(number: int) -> str:
 
 
 def _told(payload: bytes) -> tuple[str, str]:
-    import json
-
     try:
         said = json.loads(payload)
         return str(said["errorType"]), str(said["errorMessage"])

@@ -29,6 +29,8 @@ _PATH = re.compile(r"/2015-03-31/functions/([^/]+)(?:/(invocations|configuration
 _MOST_BYTES = 6 << 20
 _TAIL_BYTES = 4096
 _LOGS_KEPT = 100_000
+# How long the end waits for those that wait for sandboxes.
+_GRACE_S = 5.0
 # After a failed asynchronous event, as often as AWS tries again, but sooner.
 _RETRY_AFTER_S = (0.5, 1.0)
 
@@ -40,6 +42,8 @@ class Serving(Protocol):
     def alive(self) -> bool: ...
 
     def invoke(self, request: str, payload: bytes) -> Outcome: ...
+
+    def kill(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -112,7 +116,8 @@ class LocalLambda:
         self._start = start or self._starter()
         self._lock = threading.Lock()
         self._idle: dict[str, list[Serving]] = defaultdict(list)
-        self._busy: dict[str, set[Serving | object]] = defaultdict(set)
+        self._busy: dict[str, set[Serving]] = defaultdict(set)
+        self._starting: Counter[str] = Counter()  # busy too, but not there yet
         self._logs: deque[tuple[int, str, str]] = deque(maxlen=_LOGS_KEPT)
         self._events = ThreadPoolExecutor(32, thread_name_prefix="local-lambda-event")
         self._closed = threading.Event()
@@ -135,7 +140,7 @@ class LocalLambda:
     def busy(self) -> list[Serving]:
         """Sandboxes that serve an event now."""
         with self._lock:
-            return [one for some in self._busy.values() for one in some if hasattr(one, "invoke")]  # type: ignore[misc]
+            return [sandbox for some in self._busy.values() for sandbox in some]
 
     # Invocations
 
@@ -157,57 +162,57 @@ class LocalLambda:
         injected = self.faults.one()
         if injected is not None:
             raise Refusal(injected, *_INJECTED[injected])
-        place = object()
-        sandbox = self._take(function, place)
+        sandbox = self._take(function) or self._begin(function)
+        request, usable = str(uuid.uuid4()), False
         try:
-            if sandbox is None:
-                sandbox = self._start(function)
-                self._put(function, place, sandbox)
-            request = str(uuid.uuid4())
             outcome = sandbox.invoke(request, payload)
-        except BaseException:
-            self._give_back(function, sandbox or place, usable=False)
-            raise
-        self._give_back(function, sandbox, usable=outcome.usable)
+            usable = outcome.usable
+        finally:
+            self._give_back(function, sandbox, usable=usable)
         self.counts["warm" if outcome.init_s is None else "cold"] += 1
         self.counts[outcome.error or "answered"] += 1
         return outcome, self._log(function, request, outcome)
 
-    def _take(self, function: Function, place: object) -> Serving | None:
-        """An idle sandbox that is now busy, or None where one must be begun and `place` counts."""
+    def _take(self, function: Function) -> Serving | None:
+        """An idle sandbox that is busy now, or None where one must be begun, which has a place."""
+        name = function.name
         with self._lock:
-            account = sum(map(len, self._busy.values()))
             if function.concurrency is not None:
-                if len(self._busy[function.name]) >= function.concurrency:
+                if len(self._busy[name]) + self._starting[name] >= function.concurrency:
                     raise self._too_many("ReservedFunctionConcurrentInvocationLimitExceeded")
-            elif account >= self.concurrency:
+            elif sum(map(len, self._busy.values())) + self._starting.total() >= self.concurrency:
                 raise self._too_many("ConcurrentInvocationLimitExceeded")
-            idle = self._idle[function.name]
-            while idle:
-                sandbox = idle.pop()
+            while self._idle[name]:
+                sandbox = self._idle[name].pop()
                 if sandbox.alive:
-                    self._busy[function.name].add(sandbox)
+                    self._busy[name].add(sandbox)
                     return sandbox
                 sandbox.close()
-            self._busy[function.name].add(place)
+            self._starting[name] += 1
             return None
+
+    def _begin(self, function: Function) -> Serving:
+        try:
+            sandbox = self._start(function)
+        except BaseException:
+            with self._lock:
+                self._starting[function.name] -= 1
+            raise
+        with self._lock:
+            self._starting[function.name] -= 1
+            self._busy[function.name].add(sandbox)
+        return sandbox
 
     def _too_many(self, reason: str) -> Refusal:
         return Refusal(429, *_INJECTED[429], Reason=reason, Type="User")
 
-    def _put(self, function: Function, place: object, sandbox: Serving) -> None:
-        with self._lock:
-            self._busy[function.name].discard(place)
-            self._busy[function.name].add(sandbox)
-
-    def _give_back(self, function: Function, sandbox: Any, *, usable: bool) -> None:
+    def _give_back(self, function: Function, sandbox: Serving, *, usable: bool) -> None:
         with self._lock:
             self._busy[function.name].discard(sandbox)
             if usable and not self._closed.is_set():
                 self._idle[function.name].append(sandbox)
                 return
-        if hasattr(sandbox, "close"):
-            sandbox.close()
+        sandbox.close()
 
     def invoke_later(self, name: str, payload: bytes) -> None:
         """An asynchronous invocation: taken now, done when there is room, again if it fails."""
@@ -258,7 +263,9 @@ class LocalLambda:
             self._show(line)
         return "\n".join(lines) + "\n"
 
-    def logged(self, function: str, containing: str = "", since_ms: int = 0) -> list[dict[str, Any]]:
+    def logged(
+        self, function: str, containing: str = "", since_ms: int = 0
+    ) -> list[dict[str, Any]]:
         """Lines of a function's log."""
         with self._lock:
             lines = list(self._logs)
@@ -289,11 +296,15 @@ class LocalLambda:
         self._server.server_close()
         self._events.shutdown(wait=False, cancel_futures=True)
         with self._lock:
-            all_of_them = [*self._idle.values(), *self._busy.values()]
-            sandboxes = [one for some in all_of_them for one in some if hasattr(one, "close")]
+            idle = [sandbox for some in self._idle.values() for sandbox in some]
             self._idle.clear()
-        for sandbox in sandboxes:
-            sandbox.close()  # type: ignore[union-attr]
+        for sandbox in idle:
+            sandbox.close()
+        until = time.monotonic() + _GRACE_S
+        while time.monotonic() < until and (busy := self.busy):
+            for sandbox in busy:  # closed by those that wait for them
+                sandbox.kill()
+            time.sleep(0.01)
         self._folder.cleanup()
 
 

@@ -88,7 +88,7 @@ class SteppingWorker(StoreWorker):
     """Steps a model that servers hold."""
 
     _store: ServedModel
-    _port: ServedPort  # type: ignore[assignment]
+    _port: ServedPort
 
     def _connect(self) -> None:
         spec = self._spec
