@@ -126,7 +126,7 @@ def test_errors_come_back_as_what_they_were(
 ) -> None:
     start()
     functions = executor()
-    with pytest.raises(ValueError, match="^too bad$") as caught:
+    with pytest.raises(ValueError, match=r"^too bad$") as caught:
         functions.submit(lambda_functions.fail, "too bad").result()
     assert "in the function:" in str(caught.value.__cause__)
     assert "lambda_functions.py" in str(caught.value.__cause__)
@@ -404,7 +404,7 @@ def test_what_is_refused_for_too_long_is_an_error(
         functions.submit(is_s3, "x").result(60)
     local.faults = Faults(1.0, (503,))
     monkeypatch.setattr("cirrus_fast.backend.aws_lambda._ATTEMPTS", 2)
-    with pytest.raises(FunctionError, match="ServiceUnavailable.*given up after 2 attempts"):
+    with pytest.raises(FunctionError, match=r"ServiceUnavailable.*given up after 2 attempts"):
         functions.submit(is_s3, "x").result(60)
     # A worker has a generation of its own: whether it began, nobody knows.
     with pytest.raises(WorkerDiedError) as caught:
@@ -422,7 +422,7 @@ def test_calls_that_wait_can_be_cancelled_and_those_under_way_cannot(
     assert second.cancel()
     assert not first.cancel()
     assert second.cancelled()
-    assert {call for call in as_completed([first, second, third])} == {first, second, third}
+    assert set(as_completed([first, second, third])) == {first, second, third}
     assert (first.result(), third.result()) == ("0", "2")
     fourth, fifth = (functions.submit(is_s3, str(i)) for i in range(2))
     while not fourth.running():
@@ -444,7 +444,7 @@ def test_a_lost_answer_is_told_from_a_dead_worker(
     way = proxy(int(local.url.rpartition(":")[2]))
     way.rule = lambda direction, _connection, _passed, data: data if direction == "up" else None
     functions = executor(endpoint=f"http://127.0.0.1:{way.port}")
-    with pytest.raises(WorkerDiedError, match="its answer is lost .*it may have done") as caught:
+    with pytest.raises(WorkerDiedError, match=r"its answer is lost .*it may have done") as caught:
         functions.submit(is_s3, "x").result(20)
     assert caught.value.answer_lost
 
