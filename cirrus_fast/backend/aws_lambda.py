@@ -33,6 +33,7 @@ from cirrus_fast.runtime.kinds import CALL, KINDS, MOST_BYTES, PACKAGES
 _READ_TIMEOUT_S, _CONNECT_TIMEOUT_S = 920, 10
 # AWS's NAT gateways forget a connection that was silent for 350 s.
 _KEEP_ALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 30), ("TCP_KEEPCNT", 4))
+_RETRIES = {"total_max_attempts": 6, "mode": "standard"}
 # After a refusal nothing is sent for so long, at first and at most.
 _PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
 # How often a function that could not be reached is tried before that counts as an error.
@@ -521,10 +522,10 @@ class LambdaExecutor(Executor):
         """The function's memory, timeout and so on; None where that may not be asked."""
         from botocore.exceptions import BotoCoreError, ClientError
 
+        # Of a client that tries again: this may be asked more than once.
+        client = self._place.client("lambda", read_timeout=10, retries=_RETRIES)
         try:
-            found: Mapping[str, Any] = self._client.get_function_configuration(
-                FunctionName=self.function
-            )
+            found: Mapping[str, Any] = client.get_function_configuration(FunctionName=self.function)
         except ClientError as error:
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             if status == 404:
@@ -532,6 +533,8 @@ class LambdaExecutor(Executor):
             return None
         except BotoCoreError as error:
             raise FunctionError(f"function {self.function}: {error}") from error
+        finally:
+            client.close()
         return found
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
