@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from module_server import Server, server_programs
 from redis_server import keys_left
 
 import cirrus_fast
@@ -244,7 +245,7 @@ def _press_ctrl_c(program: subprocess.Popen[str], local: LocalLambda) -> None:
     [
         ({"param_store": "memory"}, "executor=lambda cannot reach this machine's memory; give"),
         ({"param_store": "unix:///tmp/x"}, "executor=lambda cannot reach a socket of this"),
-        ({"executor": "lamda"}, "did you mean lambda"),
+        ({"executor": "lambdas"}, "did you mean lambda"),
     ],
 )
 def test_stores_out_of_reach_are_refused_by_the_options(more: dict[str, str], says: str) -> None:
@@ -262,3 +263,36 @@ def test_data_out_of_reach_is_refused(
         LogisticRegression(
             options(redis_server, dataset=str(clicks_text), model_size=1 << 13)
         ).run()
+
+
+@pytest.mark.parametrize("consistency", ["async", "ssp", "bsp"])
+def test_workers_of_a_server_with_our_module_hand_over_too(
+    clicks: Dataset, local_lambda: Start, tmp_path: Path, consistency: str
+) -> None:
+    programs = server_programs()
+    if not programs:
+        pytest.skip("needs a redis-server")
+    server = Server(programs[0], tmp_path)
+    try:
+        local = local_lambda(
+            memory_mb=256, timeout_s=60, environment={"CIRRUS_FAST_HAND_OVER_S": "58.5"}
+        )
+        result = LogisticRegression(
+            dataset="clicks",
+            executor="lambda",
+            param_store=f"redis://127.0.0.1:{server.port}",
+            consistency=consistency,
+            minibatch_size=20 if consistency != "bsp" else 100,
+            worker_size=256,
+            n_workers=2,
+            epochs=4,
+            epsilon=0,
+            progress=False,
+        ).run()
+    finally:
+        server.stop()
+    assert "store=module" in result.param_store
+    assert result.stop_reason == "epochs"
+    assert result.rows_processed == 4 * N_ROWS
+    assert result.rows_repeated == 0
+    assert local.logged("worker", "train hands over")
