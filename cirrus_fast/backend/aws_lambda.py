@@ -33,7 +33,6 @@ from cirrus_fast.runtime.kinds import CALL, KINDS, MOST_BYTES, PACKAGES
 _READ_TIMEOUT_S, _CONNECT_TIMEOUT_S = 920, 10
 # AWS's NAT gateways forget a connection that was silent for 350 s.
 _KEEP_ALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 30), ("TCP_KEEPCNT", 4))
-_RETRIES = {"total_max_attempts": 6, "mode": "standard"}
 # After a refusal nothing is sent for so long, at first and at most.
 _PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
 # How often a function that could not be reached is tried before that counts as an error.
@@ -520,22 +519,35 @@ class LambdaExecutor(Executor):
 
     def configuration(self) -> Mapping[str, Any] | None:
         """The function's memory, timeout and so on; None where that may not be asked."""
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            ConnectionError,
+            EndpointConnectionError,
+            HTTPClientError,
+        )
 
-        # Of a client that tries again: this may be asked more than once.
-        client = self._place.client("lambda", read_timeout=10, retries=_RETRIES)
-        try:
-            found: Mapping[str, Any] = client.get_function_configuration(FunctionName=self.function)
-        except ClientError as error:
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            if status == 404:
-                self._refused(_Call(b"", CALL), error.response)
-            return None
-        except BotoCoreError as error:
-            raise FunctionError(f"function {self.function}: {error}") from error
-        finally:
-            client.close()
-        return found
+        for attempt in range(_ATTEMPTS):
+            try:
+                found: Mapping[str, Any] = self._client.get_function_configuration(
+                    FunctionName=self.function
+                )
+                return found
+            except ClientError as error:
+                status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+                if status == 404:
+                    self._refused(_Call(b"", CALL), error.response)
+                if status != 429 and status < 500:
+                    return None
+            except BotoCoreError as error:
+                if attempt == _ATTEMPTS - 1 or not isinstance(
+                    error, ConnectionError | HTTPClientError
+                ):
+                    away = isinstance(error, EndpointConnectionError)
+                    hint = "; is the region right?" if away else ""
+                    raise FunctionError(f"function {self.function}: {error}{hint}") from error
+            time.sleep(min(1.0, _PAUSE_S * 2**attempt))
+        return None
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Takes no more calls. With `cancel_futures`, those that wait are dropped, and those under

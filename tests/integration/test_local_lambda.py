@@ -301,6 +301,8 @@ def test_a_function_that_is_not_there_and_one_not_reached_are_told_apart(
     nowhere = executor(endpoint="http://127.0.0.1:9")
     with pytest.raises(FunctionError, match=r"cannot be reached .* after 3 attempts: is the reg"):
         nowhere.submit(is_s3, "x").result()
+    with pytest.raises(FunctionError, match=r"Could not connect .*is the region right"):
+        nowhere.configuration()
 
 
 def test_a_region_or_credentials_that_are_missing_are_named(
