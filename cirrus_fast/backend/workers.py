@@ -168,7 +168,8 @@ class Workers:
             notice(f"worker {worker}: its report is lost; its rows are not")
         elif store.silent_s(worker) > _UNANSWERED_S:
             self._unanswered.discard(worker)
-            self._replace(worker, WorkerDiedError("its answer is lost, and it gives no sign"))
+            why = "its answer is lost, and it gives no sign"
+            self._replace(worker, WorkerDiedError(why, "sandbox died"))
 
     def _end_late(self) -> None:
         """Ends a worker process that gives no sign while others wait for it: stopped, or waiting
