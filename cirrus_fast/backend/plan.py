@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cirrus_fast import _kernels
+from cirrus_fast.backend.aws_lambda import LambdaExecutor
 from cirrus_fast.backend.module_run import ModuleRun
 from cirrus_fast.backend.redis_run import RedisRun
 from cirrus_fast.backend.store_choice import choose_store
@@ -26,7 +27,7 @@ from cirrus_fast.data.traffic import Reads, Traffic, counted, counting
 from cirrus_fast.data.training_scale import TrainingScale, crowd_rate
 from cirrus_fast.errors import DatasetError, OptionError, TrainingError
 from cirrus_fast.notices import notice_once
-from cirrus_fast.options import Options
+from cirrus_fast.options import Options, needs_store
 from cirrus_fast.runtime.assignment import shares
 from cirrus_fast.runtime.minibatches import held_out_rows
 from cirrus_fast.runtime.params.local import LocalStore
@@ -38,6 +39,8 @@ from cirrus_fast.store_url import parse_urls
 FEW_ROWS = 100_000
 MOST_IN_FLIGHT = 0.01
 DEFAULT_STALENESS = 100
+# Workers on AWS Lambda, where nobody counts cores.
+DEFAULT_FUNCTIONS = 10
 # Rows between exchanges with a store over a network, and their share of a worker's rows, at most;
 # how fast they grow to that from the first few rows on, in large data and in small.
 SYNC_ROWS, SYNC_SHARE = 20_000, 0.2
@@ -47,6 +50,7 @@ GROWTH, GROWTH_OF_FEW = 0.15, 0.03
 MOST_UNDER_WAY, DEEPEST = 2000, 8
 # How often workers leave the state of their optimiser in such a store.
 STATE_INTERVAL_S = 30.0
+STATE_BYTES_A_S = 1.5e6
 # Of popular columns a worker knows what the others learnt up to so many rows ago.
 MOST_BETWEEN_EXCHANGES = 500
 # Rows that all workers of a module together may have under way without being asked to, and steps of
@@ -132,6 +136,8 @@ class Plan:
 
     @classmethod
     def make(cls, options: Options) -> Plan:
+        if isinstance(options.executor, LambdaExecutor):
+            needs_store(options)
         asked = Traffic()
         with counting(asked):
             return cls._make(options, asked)
@@ -139,6 +145,8 @@ class Plan:
     @classmethod
     def _make(cls, options: Options, asked: Traffic) -> Plan:
         dataset = _rows(options)
+        if on_lambda(options):
+            _check_in_s3(dataset)
         size = _model_size(options, dataset)
         holdout = _holdout(options, dataset)
         test, test_reads = _test_rows(options, dataset, holdout)
@@ -223,6 +231,18 @@ class Plan:
             return self.options.sync_rows
         share = -(-SYNC_SHARE * self.n_train // self.n_workers)
         return max(self.options.minibatch_size, int(min(SYNC_ROWS, share)))
+
+    @property
+    def state_interval(self) -> float:
+        """Seconds after which a worker leaves the state of its optimiser. Where sandboxes die young
+        one that begins must find some: then all together leave two a second, but for large models,
+        which would take too much of a link."""
+        options = self.options
+        most = min(STATE_INTERVAL_S, options.checkpoint_interval or STATE_INTERVAL_S)
+        if not on_lambda(options):
+            return most
+        n_bytes = 4 * len(self.dataset.columns.ids)
+        return min(most, max(1.0, self.n_workers / 2, n_bytes / STATE_BYTES_A_S))
 
     @property
     def pipeline_depth(self) -> int:
@@ -374,7 +394,7 @@ class Plan:
             sync_rows=self.sync_rows,
             growth=GROWTH_OF_FEW if few else GROWTH,
             pipeline_depth=self.pipeline_depth,
-            state_interval=min(STATE_INTERVAL_S, options.checkpoint_interval or STATE_INTERVAL_S),
+            state_interval=self.state_interval,
             clustered=clustered,
         )
 
@@ -391,6 +411,24 @@ class Plan:
             text_format=manifest.text_format,
             label_weights=manifest.label_weights,
             allow_nonfinite=manifest.allow_nonfinite,
+        )
+
+
+def on_lambda(options: Options) -> bool:
+    return options.executor == "lambda" or isinstance(options.executor, LambdaExecutor)
+
+
+def _check_in_s3(dataset: Dataset | TextDataset) -> None:
+    """What workers on other machines can read, and need not go through first."""
+    if isinstance(dataset, TextDataset):
+        raise OptionError(
+            f"dataset={dataset.uri!r}: is text, and executor=lambda reads data sets: make one of "
+            "it with load_libsvm"
+        )
+    if not dataset.is_remote:
+        raise OptionError(
+            f"dataset={dataset.uri!r}: is on this machine, where executor=lambda cannot read it: "
+            'load it under configure(storage="s3://bucket/prefix")'
         )
 
 
@@ -501,7 +539,8 @@ def _class_weight(
 
 def _worker_count(options: Options, dataset: Dataset | TextDataset, n_train: int) -> int:
     alone = n_train < FEW_ROWS or options.consistency == "bsp"
-    wanted = options.n_workers or (1 if alone else available_cores())
+    places = DEFAULT_FUNCTIONS if on_lambda(options) else available_cores()
+    wanted = options.n_workers or (1 if alone else places)
     most, why = wanted, ""
     if len(dataset.blocks) < most:
         most, why = len(dataset.blocks), f"the data set has {len(dataset.blocks)} blocks"

@@ -25,6 +25,7 @@ from cirrus_fast.runtime.params import bitfield, resp
 from cirrus_fast.runtime.params.control import (
     RECORD,
     SAYS,
+    STOP_FIELD,
     TTL_S,
     Names,
     RunHeader,
@@ -56,10 +57,12 @@ class RedisRun:
     Attributes
     ----------
     slots : what workers say, record of `local.SLOT` each
+    stop_asked : whether somebody else asks for the end of the run (cirrus-fast stop)
     store : how the model is held; this one: in plain strings
     """
 
     store = "bitfield"
+    stop_asked = False
 
     def __init__(
         self,
@@ -233,6 +236,7 @@ class RedisRun:
             (pairs,) = self._ask_all(("HGETALL", self._names.workers))
             if not pairs:
                 raise StoreError(f"{self._link.place}: the store has lost run {self._task}")
+            self.stop_asked = STOP_FIELD in pairs[::2]
             now = time.monotonic()
             for worker, record in current_records(pairs, self._generations).items():
                 # Compared as numbers, member by member, they take half a core.
@@ -342,16 +346,11 @@ class RedisRun:
 
     def merged_state(self) -> Float32Array:
         """The state of the optimiser: weights, and what workers have told of their accumulators."""
-        width = self.optimizer.width
-        state = np.empty((len(self.scale.ids) + 1) * width, np.float32)
-        self.optimizer.clear(state)
-        state[::width] = self._weights()
+        weights, told = self._weights(), None
         if self.optimizer.kind == "adagrad":
             with self._lock:
                 told = bitfield.read_state(self._shards)
-            if told is not None:
-                np.maximum(state[1::2], told, out=state[1::2])
-        return state
+        return joined_state(self.optimizer, weights, told)
 
     @property
     def n_state(self) -> int:
@@ -364,8 +363,7 @@ class RedisRun:
 
     def positions(self) -> Positions:
         """Where the workers stand; each keeps to its own blocks."""
-        none = np.empty(0, np.int64)
-        return Positions(self.slots.copy(), none, none)
+        return Positions.of_slots(self.slots.copy())
 
     def restore(self, state: Float32Array, positions: Positions, rounds: int) -> None:  # noqa: ARG002
         """The model and the workers' places of a run that went before; before they are started."""
@@ -403,6 +401,18 @@ class RedisRun:
     def _keys(self, shard: bitfield.Shard) -> tuple[bytes, ...]:
         return shard.key, shard.state_key, inbox_of(shard), bell_of(shard)
 
+    def keep(self, plan: str, best: bytes | None) -> None:
+        """What another supervisor would have to know; the best model where it is another now."""
+        with self._lock:
+            if best is not None:
+                self._ask_all(("SET", self._names.best, best, "EX", TTL_S))
+            self._ask_all(("SET", self._names.plan, plan, "EX", TTL_S))
+
+    def remove(self, shards: Sequence[Any]) -> None:
+        """What another run has of the model."""
+        for shard in shards:
+            shard.link.ask("UNLINK", *self._keys(shard))
+
     def _prolong(self) -> None:
         self._ask_all(*(("EXPIRE", key, TTL_S) for key in self._names.all()))
         for shard in self._shards:
@@ -428,6 +438,18 @@ class RedisRun:
             for shard in self._shards:
                 shard.link.close()
             self._link.close()
+
+
+def joined_state(
+    optimizer: _kernels.Optimizer, weights: Float32Array, told: Float32Array | None
+) -> Float32Array:
+    """The state of the optimiser: weights, and what workers have told of their accumulators."""
+    state = np.empty(len(weights) * optimizer.width, np.float32)
+    optimizer.clear(state)
+    state[:: optimizer.width] = weights
+    if told is not None:
+        np.maximum(state[1::2], told, out=state[1::2])
+    return state
 
 
 class Merging:

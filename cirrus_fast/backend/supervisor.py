@@ -9,12 +9,15 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from threading import Event
 
-from cirrus_fast.backend.checkpoint import Checkpoint, Checkpoints
+from cirrus_fast.backend.attach import LeftRun, best_bytes, plan_text
+from cirrus_fast.backend.aws_lambda import LambdaExecutor
+from cirrus_fast.backend.checkpoint import Best, Checkpoint, Checkpoints
+from cirrus_fast.backend.function_memory import check_memory
 from cirrus_fast.backend.learning_curve import LearningCurve
 from cirrus_fast.backend.plan import Plan
 from cirrus_fast.backend.processes import ProcessExecutor
 from cirrus_fast.backend.progress import Reporter, reporter
-from cirrus_fast.backend.redis_run import Store
+from cirrus_fast.backend.redis_run import RedisRun, Store
 from cirrus_fast.backend.store_choice import named
 from cirrus_fast.backend.threads import ThreadExecutor
 from cirrus_fast.backend.workers import Workers
@@ -36,8 +39,9 @@ _POLL_S = 0.05
 class Supervisor:
     """One run. `run` may be called in any thread; `stop` and `last_record` from any other."""
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
+    def __init__(self, options: Options, left: LeftRun | None = None) -> None:
+        """left : another supervisor's run, which goes on"""
+        self._options, self.left = options, left
         self._stop_asked = Event()
         self.last_record: Record | None = None
 
@@ -96,14 +100,31 @@ def _executor(plan: Plan, task: str, store: Store) -> Iterator[tuple[Executor, s
         finally:
             store.stop()
             processes.shutdown(cancel_futures=True)
+    elif chosen == "lambda":
+        functions = LambdaExecutor()
+        try:
+            _announce(plan, task, store, functions)
+            yield functions, url
+        finally:
+            store.stop()
+            functions.shutdown(cancel_futures=True)
     else:  # the user's own, which stays open
         assert isinstance(chosen, Executor)
+        if isinstance(chosen, LambdaExecutor):
+            _announce(plan, task, store, chosen)
         if isinstance(store, LocalStore):
             url = local.shared_url(store, inherited=False)
         try:
             yield chosen, url
         finally:
             store.stop()
+
+
+def _announce(plan: Plan, task: str, store: Store, functions: LambdaExecutor) -> None:
+    """Once it is clear that workers have the memory they need."""
+    assert isinstance(store, RedisRun)
+    check_memory(plan, store.header.n_bytes, functions)
+    notice(f"run {task}: {plan.n_workers} workers on function {functions.function}")
 
 
 class _Course:
@@ -127,6 +148,7 @@ class _Course:
         self._shown = shown
         self._curve = LearningCurve(plan, store)
         self._repeated_before = 0
+        self._kept: Best | None = None  # the best model that the store has
         # Asked now: later the name may mean other data.
         test = plan.options.test_dataset
         with counting(plan.asked):
@@ -138,7 +160,14 @@ class _Course:
     def follow(self, began: float) -> TrainResult:
         options, store, curve, workers = self._options, self._store, self._curve, self._workers
         if options.resume_from is not None:
-            self._resume(options.resume_from)
+            path = options.resume_from
+            self._go_on(Checkpoint.load(path), f"resume_from={path}")
+        left = self._supervisor.left
+        if left is not None:
+            assert isinstance(store, RedisRun)
+            self._go_on(left.checkpoint, f"run {left.task}")
+            left.remove(store)
+        self._keep()
         launched = time.perf_counter()
         deadline = began + (options.timeout or float("inf"))
         store.expect_end(deadline)
@@ -194,7 +223,7 @@ class _Course:
             left = deadline - time.perf_counter()
             if left <= 0:
                 return "timeout"
-            if self._supervisor.stop_asked:
+            if self._supervisor.stop_asked or store.stop_asked:
                 return "stopped"
             rows = store.wait(due, min(_POLL_S, left))
             self._shown.rows(rows)
@@ -207,6 +236,7 @@ class _Course:
                     return "callback"
                 if reason:
                     return reason
+                self._keep()
                 if self._checkpoints.due:
                     self._checkpoints.save(self._checkpoint)
                 if self._paced:
@@ -251,8 +281,28 @@ class _Course:
             rows_repeated=self._rows_repeated + int(moved.sum()),
         )
 
-    def _resume(self, path: str) -> None:
-        kept, store, plan = Checkpoint.load(path), self._store, self._plan
+    def _keep(self) -> None:
+        """What another supervisor would have to know, where the model outlives this one."""
+        plan, curve = self._plan, self._curve
+        if not isinstance(self._store, RedisRun):
+            return
+        text = plan_text(
+            plan.options,
+            plan.params,
+            plan.dataset.id,
+            self._test_dataset_id,
+            plan.dataset.is_remote,
+            curve.history,
+            curve.reference,
+            curve.stale,
+            self._rows_repeated,
+        )
+        best = None if curve.best is self._kept else curve.best
+        self._store.keep(text, None if best is None else best_bytes(best))
+        self._kept = curve.best
+
+    def _go_on(self, kept: Checkpoint, path: str) -> None:
+        store, plan = self._store, self._plan
         test, remote = self._test_dataset_id, plan.dataset.is_remote
         kept.check_same_run(plan.params, plan.dataset.id, test, remote, path)
         kept.check_fits(store.n_state, store.positions(), plan.model_size, path)

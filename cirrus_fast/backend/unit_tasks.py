@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from cirrus_fast._version import __version__
-from cirrus_fast.backend.processes import ProcessExecutor, WorkerDiedError
+from cirrus_fast.backend.processes import ProcessExecutor
 from cirrus_fast.data import units
 from cirrus_fast.data.columns import ColumnStatistics
 from cirrus_fast.data.dataset_writer import DatasetWriter
@@ -17,7 +17,7 @@ from cirrus_fast.data.loading import Total
 from cirrus_fast.data.parallel import thread_count
 from cirrus_fast.data.storage import absolute
 from cirrus_fast.data.units import Damaged, MergedColumns
-from cirrus_fast.errors import DatasetError, OptionError
+from cirrus_fast.errors import DatasetError, OptionError, WorkerDiedError
 from cirrus_fast.notices import notice
 from cirrus_fast.runtime.tasks import run_task
 

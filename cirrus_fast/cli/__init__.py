@@ -42,6 +42,11 @@ COMMANDS = {
     "grid": ("grid", "Train a model for every combination of some options' values."),
     "redis": ("redis", "Start a Redis server on this machine, and stop it with Ctrl-C."),
     "layer": ("layer", "Build the layer that AWS Lambda runs workers with."),
+    "local-lambda": ("local_lambda", "Serve a function as AWS Lambda does, on this machine."),
+    "status": ("runs", "Show how far a run is that another process supervises."),
+    "logs": ("runs", "Show what a run's workers on AWS Lambda have logged."),
+    "attach": ("runs", "Go on with a run whose supervisor died."),
+    "stop": ("runs", "End a run that another process supervises."),
 }
 
 

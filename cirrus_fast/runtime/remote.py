@@ -98,7 +98,6 @@ class RemoteWorker(StoreWorker):
     """Learns on a copy, and exchanges what it learnt."""
 
     _store: RemoteModel
-    _port: RemotePort  # type: ignore[assignment]
 
     def _connect(self) -> None:
         spec = self._spec
@@ -110,10 +109,13 @@ class RemoteWorker(StoreWorker):
             spec.generation,
             spec.staleness,
             strict=spec.consistency == "ssp",
+            deadline=self._deadline,
         )
         self._exchange = self._make_exchange()
         self._sent: deque[tuple[_Interval, Request]] = deque()
-        self._state_due = time.monotonic() + spec.state_interval
+        # In turn, so that some worker's is there soon.
+        first = spec.state_interval * (spec.worker + 1) / spec.n_workers
+        self._state_due = time.monotonic() + first
         self._ids = self._counts = np.empty(0, np.uint32)
         self._learnt = self._port.rows  # rows, whether or not the store has them yet
         self._traffic = self._port.record["traffic"]
@@ -130,7 +132,7 @@ class RemoteWorker(StoreWorker):
             spec.generation,
             spec.n_workers,
             spec.pipeline_depth,
-            lambda: port.stopping,
+            lambda: port.over,
         )
 
     def _epochs(self) -> None:

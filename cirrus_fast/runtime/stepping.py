@@ -80,7 +80,7 @@ class SteppingWorker(StoreWorker):
     """Steps a model that servers hold."""
 
     _store: ServedModel
-    _port: ServedPort  # type: ignore[assignment]
+    _port: ServedPort
     _rows: CSR
     _taken: StepRows
 
@@ -94,6 +94,7 @@ class SteppingWorker(StoreWorker):
             spec.generation,
             spec.staleness,
             strict=False,
+            deadline=self._deadline,
             consistency=spec.consistency,
             n_workers=spec.n_workers,
         )
@@ -108,7 +109,7 @@ class SteppingWorker(StoreWorker):
             self._stepper,
             spec.worker,
             spec.generation,
-            lambda: port.stopping,
+            lambda: port.over,
             max(1, spec.pipeline_depth // 2),
         )
         # Steps under way: what each pushed and pulled.

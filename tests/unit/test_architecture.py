@@ -18,13 +18,13 @@ PACKAGE = Path(cirrus_fast.__file__).parent
 # From the bottom up; the first prefix that fits is a module's layer. Modules import from their own
 # layer and those before it. What is below everything may be imported by everything.
 LAYERS = [
-    ("_version", "errors", "notices", "options", "redis_module", "store_url"),
+    ("_version", "errors", "notices", "options", "redis_module", "store_url", "store_secret"),
     ("_kernels",),
     ("data", "plots", "_reference"),
     ("runtime",),
     ("backend",),
-    ("preprocessing", "export", "logistic_regression", "grid_search"),
-    ("cli", "demo", "__main__"),
+    ("preprocessing", "export", "logistic_regression", "grid_search", "configuration"),
+    ("cli", "demo", "__main__", "local_lambda"),
 ]
 
 
@@ -101,6 +101,13 @@ def test_a_worker_with_its_model_in_a_redis_loads_no_client_library(run_python):
     """Which would take a cold worker some 200 ms."""
     loaded = loaded_by(run_python, "cirrus_fast.runtime.remote")
     assert not loaded & {"redis", "hiredis", "asyncio", "ssl", "boto3"}
+
+
+def test_a_function_loads_no_client_library_before_its_first_event(run_python):
+    loaded = loaded_by(run_python, "cirrus_fast.runtime.handler")
+    assert not loaded & {"redis", "hiredis", "asyncio", "ssl", "boto3", "botocore", "click", "rich"}
+    assert not {name for name in loaded if name.startswith("cirrus_fast.backend")}
+    assert "cirrus_fast.runtime.remote" in loaded
 
 
 def test_the_package_alone_loads_no_numpy(run_python):

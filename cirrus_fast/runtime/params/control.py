@@ -5,7 +5,9 @@ What this package stores of a run, all of it with a time to live (docs/redis.md)
     {cirrus_fast:TASK}:run      JSON of what was decided; made first, so a name is taken once
     {cirrus_fast:TASK}:scale    list: the training scale, compressed, in pieces
     {cirrus_fast:TASK}:control  what the supervisor says, written by it alone
-    {cirrus_fast:TASK}:workers  hash: "WORKER.GENERATION" -> what that worker says
+    {cirrus_fast:TASK}:workers  hash: "WORKER.GENERATION" -> what that worker says; "stop"
+    {cirrus_fast:TASK}:plan     JSON: options and evaluations, for another supervisor
+    {cirrus_fast:TASK}:best     the best model of these
     model and state of the optimiser: params/bitfield.py, params/merged.py
 
 A worker writes its own record only, always as a whole, so that writing it again does no harm, and
@@ -29,11 +31,13 @@ import numpy.typing as npt
 from cirrus_fast.data.training_scale import NOWHERE, TrainingScale
 from cirrus_fast.errors import StoreError, TrainingError
 from cirrus_fast.runtime.params import resp
-from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, SLOT, STARTED
+from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, SLOT, STARTED, WAITING
 from cirrus_fast.runtime.params.resp import Connection, Link, Refused
 from cirrus_fast.store_url import StoreUrl
 
 FORMAT = 1
+# Beside the workers' records: there where somebody asks the supervisor to end the run.
+STOP_FIELD = b"stop"
 # Keys outlive their last user by so long; the supervisor prolongs them.
 TTL_S = 3600
 # How old a worker's view of the run may be, how often it looks while it has to wait, at first and
@@ -127,9 +131,10 @@ class Names:
         tag = f"{{cirrus_fast:{task}}}:".encode()
         self.run, self.scale = tag + b"run", tag + b"scale"
         self.control, self.workers = tag + b"control", tag + b"workers"
+        self.plan, self.best = tag + b"plan", tag + b"best"
 
     def all(self) -> tuple[bytes, ...]:
-        return self.run, self.scale, self.control, self.workers
+        return self.run, self.scale, self.control, self.workers, self.plan, self.best
 
 
 def end_here(task: str) -> None:
@@ -246,15 +251,20 @@ class RemotePort:
         staleness: int,
         *,
         strict: bool,
+        deadline: float = math.inf,
     ) -> None:
         """strict : be told by each other worker how far it is, and not by the supervisor what the
-        slowest's place is, which may be some hundredths of a second old"""
+        slowest's place is, which may be some hundredths of a second old
+
+        deadline : when another must take this worker's place, by the monotonic clock
+        """
         self.worker = worker
         self._link, self._task, self._names = link, task, Names(task)
         self._generation, self._staleness, self._strict = generation, staleness, strict
         self._field = f"{worker}.{generation}".encode()
         self._says = np.zeros(1, SAYS)[0]
-        self._fenced = self._alone = False
+        self._fenced = self._alone = self._out_of_time = False
+        self._deadline = deadline
         self._beat, self._beat_seen = -1, time.monotonic()
         self._refreshed = -math.inf
         mine = link.ask("HGET", self._names.workers, self._field)
@@ -274,17 +284,33 @@ class RemotePort:
         """Whether a later generation has taken this worker's place."""
         return self._fenced
 
+    @property
+    def handed_over(self) -> bool:
+        """Whether this worker ended for lack of time, and another is to go on from where it is."""
+        return self._out_of_time and not self._over
+
     def finish(self) -> None:
-        self._slot["state"] = FINISHED
+        self._slot["state"] = WAITING if self.handed_over else FINISHED
         if not self._fenced:
             with suppress(StoreError):  # the supervisor sees what became of the store
                 self._refresh(_FAREWELL_S)
 
     @property
-    def stopping(self) -> bool:
+    def _over(self) -> bool:
+        return bool(self._says["stop"]) or self._fenced
+
+    @property
+    def over(self) -> bool:
+        """Whether what this worker does is of use no more."""
         if time.monotonic() - self._refreshed >= _REFRESH_S:
             self._refresh()
-        return bool(self._says["stop"]) or self._fenced
+        return self._over
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it is to begin no more rows; what it has begun it may have to end."""
+        self._out_of_time = self._out_of_time or time.monotonic() >= self._deadline
+        return self.over or self._out_of_time
 
     @property
     def rows(self) -> int:
@@ -375,6 +401,8 @@ def current_records(
     """worker -> RECORD, of an answer to HGETALL: those of the generations that count."""
     found = {}
     for field, record in zip(pairs[::2], pairs[1::2], strict=True):
+        if field == STOP_FIELD:
+            continue
         worker, _, generation = field.partition(b".")
         at = int(worker)
         if at < len(generations) and int(generation) == int(generations[at]):

@@ -134,6 +134,12 @@ class Positions:
     claims: Int64Array
     helped: Int64Array
 
+    @classmethod
+    def of_slots(cls, slots: npt.NDArray[np.void]) -> Positions:
+        """Of workers who do not help each other."""
+        none = np.empty(0, np.int64)
+        return cls(slots, none, none)
+
 
 class LocalStore:
     """Model and control of one run.
@@ -145,7 +151,10 @@ class LocalStore:
     scale : column numbers, divisors and penalties that every worker uses
     state : float32[(n_ids + 1) * width]; the last coordinate is the intercept. Beside it, `hot`
         has what each worker learnt of the popular coordinates (csrc/cf_hot.h)
+    stop_asked : nobody else reaches this store
     """
+
+    stop_asked = False
 
     def __init__(self, buffer: mmap.mmap, layout: Layout) -> None:
         self.layout = layout
