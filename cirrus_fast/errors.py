@@ -113,3 +113,7 @@ class StoreError(TrainingError):
 
 class LayerError(CirrusFastError, RuntimeError):
     """A Lambda layer that cannot be built from the wheels and interpreters at hand."""
+
+
+class DeploymentError(CirrusFastError, RuntimeError):
+    """Something on AWS that is not there, not ours, or not allowed."""

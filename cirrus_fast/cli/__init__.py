@@ -42,6 +42,9 @@ COMMANDS = {
     "grid": ("grid", "Train a model for every combination of some options' values."),
     "redis": ("redis", "Start a Redis server on this machine, and stop it with Ctrl-C."),
     "layer": ("layer", "Build the layer that AWS Lambda runs workers with."),
+    "deploy": ("deploy", "Put the workers' function on AWS Lambda, or bring it up to date."),
+    "undeploy": ("deploy", "Take away what deploy made."),
+    "doctor": ("deploy", "Look at a deployment, and say what to do."),
 }
 
 
