@@ -85,6 +85,7 @@ class _Deployment:
         self._owner = owner_of(settings.owner, account)
         self._tags = tags_of(settings, account)
         self._policy = function_policy(settings, self._arns)
+        self._layers = layer_versions(account, settings.name)
         self._layer_arn = ""  # known once it is published
 
     def plan(self) -> Plan:
@@ -248,7 +249,7 @@ class _Deployment:
 
     def _publish(self) -> Iterator[Step]:
         layer, name = self._layer, self._settings.name
-        for number, (arn, sha256) in layer_versions(self._account, name).items():
+        for number, (arn, sha256) in self._layers.items():
             if sha256 == layer.sha256:
                 self._layer_arn = arn
                 yield Step(f"layer {name}:{number}", KEEP, f"has this zip, {_short(sha256)}")
@@ -276,7 +277,7 @@ class _Deployment:
     def _old_layers(self) -> Iterator[Step]:
         """A function keeps the layer it has, whatever becomes of the layer."""
         name = self._settings.name
-        for number, (_, sha256) in layer_versions(self._account, name).items():
+        for number, (_, sha256) in self._layers.items():
             if sha256 != self._layer.sha256:
                 yield Step(
                     f"layer {name}:{number}",

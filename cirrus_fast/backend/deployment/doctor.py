@@ -275,10 +275,10 @@ class _Doctor:
                 f"function {self._name}: {said}; its log says more: log group "
                 f"/aws/lambda/{self._name}"
             )
-        if not isinstance(answer, Mapping) or "cirrus_fast" not in answer:
-            raise DeploymentError(f"function {self._name}: its answer is none of cirrus-fast's")
-        if "error" in answer:
+        if isinstance(answer, Mapping) and "error" in answer:
             raise DeploymentError(f"function {self._name}: {answer['error'][1]}")
+        if not isinstance(answer, Mapping) or "answer" not in answer:
+            raise DeploymentError(f"function {self._name}: its answer is none of cirrus-fast's")
         found: Mapping[str, Any] = answer["answer"]
         return found
 

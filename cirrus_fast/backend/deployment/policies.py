@@ -132,10 +132,9 @@ def deployer_policy(settings: Settings, arns: Arns) -> Policy:
     passing["Condition"] = {"StringEquals": {"iam:PassedToService": "lambda.amazonaws.com"}}
     everywhere = ["lambda:ListLayerVersions", "lambda:GetAccountSettings", "logs:DescribeLogGroups"]
     if settings.in_vpc:
-        everywhere += [
-            f"ec2:Describe{what}"
-            for what in ("Subnets", "SecurityGroups", "RouteTables", "VpcEndpoints")
-        ]
+        # Of these, Vpcs is Lambda's: it looks with the rights of who connects a function.
+        looked_at = ("Subnets", "SecurityGroups", "RouteTables", "VpcEndpoints", "Vpcs")
+        everywhere += [f"ec2:Describe{what}" for what in looked_at]
     statements = [
         _allow("Function", function, [arns.function]),
         _allow("Layer", ["lambda:PublishLayerVersion"], [arns.layer]),
