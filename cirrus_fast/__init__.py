@@ -9,6 +9,8 @@ from cirrus_fast._version import __version__
 
 if TYPE_CHECKING:
     from cirrus_fast._kernels import active_impl as active_impl
+    from cirrus_fast.backend.aws_lambda import LambdaExecutor as LambdaExecutor
+    from cirrus_fast.configuration import configure as configure
     from cirrus_fast.data.csr import CSR as CSR
     from cirrus_fast.data.dataset import Dataset as Dataset
     from cirrus_fast.data.dataset import list_datasets as list_datasets
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from cirrus_fast.data.model import LinearModel as LinearModel
     from cirrus_fast.data.result import Record as Record
     from cirrus_fast.data.result import TrainResult as TrainResult
-    from cirrus_fast.data.storage import configure as configure
     from cirrus_fast.data.text import parse_libsvm as parse_libsvm
     from cirrus_fast.data.traffic import Reads as Reads
     from cirrus_fast.errors import CirrusFastError as CirrusFastError
@@ -47,6 +48,7 @@ _HOMES = {
     "Dataset": "data.dataset",
     "Evaluation": "data.evaluation",
     "GridSearch": "grid_search",
+    "LambdaExecutor": "backend.aws_lambda",
     "LibsvmParseError": "errors",
     "LinearModel": "data.model",
     "LogisticRegression": "logistic_regression",
@@ -57,7 +59,7 @@ _HOMES = {
     "STANDARD_SCALING": "preprocessing",
     "TrainResult": "data.result",
     "active_impl": "_kernels",
-    "configure": "data.storage",
+    "configure": "configuration",
     "export_libsvm": "export",
     "list_datasets": "data.dataset",
     "load_criteo": "preprocessing",

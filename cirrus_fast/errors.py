@@ -6,6 +6,8 @@ Each also subclasses the built-in that callers already catch for that kind of tr
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class CirrusFastError(Exception):
     """Base of all errors of this package."""
@@ -117,3 +119,37 @@ class LayerError(CirrusFastError, RuntimeError):
 
 class DeploymentError(CirrusFastError, RuntimeError):
     """Something on AWS that is not there, not ours, or not allowed."""
+
+
+class FunctionError(TrainingError):
+    """A Lambda function that is not there, not ours, of another version, or may not be used."""
+
+
+class WorkerDiedError(TrainingError):
+    """A worker ended without an answer.
+
+    Attributes
+    ----------
+    kind : died, out of memory, timed out, or unavailable: it was never there
+    answer_lost : the way to it broke, and it may go on
+    """
+
+    def __init__(self, message: str, kind: str = "died", *, answer_lost: bool = False) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.answer_lost = answer_lost
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_worker_died, (str(self), self.kind, self.answer_lost)
+
+
+def _rebuild_worker_died(message: str, kind: str, answer_lost: bool) -> WorkerDiedError:
+    return WorkerDiedError(message, kind, answer_lost=answer_lost)
+
+
+def told(name: str, message: str, arguments: dict[str, Any]) -> CirrusFastError:
+    """An error that was told in JSON; one that is not of this package becomes a TrainingError."""
+    kind = globals().get(name)
+    if not (isinstance(kind, type) and issubclass(kind, CirrusFastError)):
+        return TrainingError(f"{name}: {message}")
+    return kind(**arguments) if arguments else kind(message)

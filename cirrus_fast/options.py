@@ -31,12 +31,10 @@ def _option(
     choices: Sequence[Any] = (),
     flag: bool = True,
     absent: str = "",
-    absent_values: Mapping[str, str] | None = None,
 ) -> Any:
     """One row of the table. `low` and `high` are inclusive, `above` and `below` exclusive.
 
     absent : why this version does not have the option: any value but None is refused
-    absent_values : values that are refused, and why; one that ends in "://" stands for such URLs
     """
     row = {
         "help": help,
@@ -49,7 +47,6 @@ def _option(
         "choices": tuple(choices),
         "flag": flag,
         "absent": absent,
-        "absent_values": dict(absent_values or {}),
     }
     return field(default=default, metadata=row)
 
@@ -204,7 +201,7 @@ class Options:
         high=64,
     )
     n_workers: int | None = _option(
-        "workers; by default one per core, fewer for small data",
+        "workers; by default one per core, or 10 with executor=lambda, fewer for small data",
         default=None,
         kind=int,
         low=1,
@@ -230,11 +227,11 @@ class Options:
     )
     executor: str | Executor = _option(
         "where workers run: local: threads of this process; processes: other processes of this "
-        "machine; in Python also any concurrent.futures.Executor on this machine",
+        "machine; lambda: a function of AWS Lambda, which needs a data set in S3 and param_store "
+        "at a redis:// URL; in Python also any concurrent.futures.Executor on this machine",
         default="local",
         kind=(str, Executor),
-        choices=("local", "processes"),
-        absent_values={"lambda": "workers run on one machine so far"},
+        choices=("local", "processes", "lambda"),
     )
     param_store: str = _option(
         "who holds the model: this machine's memory, or a Redis or Valkey at a redis://, rediss:// "
@@ -318,9 +315,6 @@ def _check(row: Field[Any], value: Any) -> Any:
     if meta["absent"]:
         raise OptionError(f"{name}: not in this version: {meta['absent']}")
     value = _typed(name, meta["kind"], value)
-    why = why_absent(row, value)
-    if why:
-        raise OptionError(f"{name}={value!r}: not in this version: {why}")
     if meta["choices"] and value not in meta["choices"]:
         near = difflib.get_close_matches(str(value), meta["choices"], n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose {' or '.join(meta['choices'])}"
@@ -335,14 +329,6 @@ def _check(row: Field[Any], value: Any) -> Any:
             unit = f" {meta['unit']}" if meta["unit"] else ""
             raise OptionError(f"{name}={value}: must be {text}{unit}")
     return value
-
-
-def why_absent(row: Field[Any], value: Any) -> str:
-    """Why this version does not have a value of an option; empty if that is not what is wrong."""
-    for absent, why in row.metadata["absent_values"].items():
-        if value == absent or (absent.endswith("://") and str(value).startswith(absent)):
-            return str(why)
-    return ""
 
 
 def _typed(name: str, kind: type, value: Any) -> Any:
@@ -432,10 +418,26 @@ def _check_together(options: Options, given: Mapping[str, Any]) -> None:
                     f"param_store={options.param_store!r}, which is one and answers at once; it is "
                     "for a redis:// URL"
                 )
+    if options.executor == "lambda":
+        needs_store(options)
     if options.staleness is not None and options.consistency != "ssp":
         raise OptionError(f'staleness: means nothing with consistency="{options.consistency}"')
     if options.staleness is not None and options.n_workers == 1:
         raise OptionError("staleness: means nothing with n_workers=1, who has nobody to wait for")
+
+
+def needs_store(options: Options) -> None:
+    """Refuses a model in memory, or on a socket of this machine, for workers on other ones."""
+    if options.param_store.startswith("unix://"):
+        raise OptionError(
+            f"param_store={options.param_store!r}: executor=lambda cannot reach a socket of this "
+            "machine; give a redis:// URL that the function reaches"
+        )
+    if not is_store_url(options.param_store):
+        raise OptionError(
+            f"param_store={options.param_store!r}: executor=lambda cannot reach this machine's "
+            "memory; give the redis:// URL of a server that the function reaches"
+        )
 
 
 def needs_module(options: Options) -> str:
@@ -501,12 +503,6 @@ def options_markdown() -> str:
         if meta["absent"]:
             default, text = "-", f"**Not in this version**: {meta['absent']}. Will be: {text}"
         lines.append(f"| `{row.name}` | {default} | {_values(row)} | {text} |")
-    lines += ["", "Values that this version refuses by name:", ""]
-    for row in table():
-        reasons: dict[str, list[str]] = {}
-        for value, why in row.metadata["absent_values"].items():
-            reasons.setdefault(why, []).append(f"`{value}`")
-        lines += [f"* `{row.name}`: {', '.join(v)}: {why}" for why, v in reasons.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -4,7 +4,8 @@
     unix://[user[:password]@]/path/to/socket[?db=0]
 
 Several, separated by commas, hold the model together. A password stays in the memory of the process
-that it was given to: what is called a URL everywhere else, `StoreUrl.shown`, has none.
+that it was given to: what is called a URL everywhere else, `StoreUrl.shown`, has none. Where it is
+kept may be said by name, ?password_from=NAME (store_secret.py): whoever uses the URL looks it up.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from cirrus_fast import store_secret
 from cirrus_fast.errors import OptionError
 
 SCHEMES = ("redis://", "rediss://", "unix://")
@@ -25,7 +27,7 @@ SECRETS_VARIABLE = "CIRRUS_FAST_STORE_SECRETS"
 # How a server may hold a model.
 STORES = ("bitfield", "module")
 _SECURE = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-_QUERY = ("db", "store", "timeout", *_SECURE)
+_QUERY = ("db", "store", "timeout", "password_from", *_SECURE)
 
 _passwords: dict[str, str] = {}
 
@@ -44,6 +46,7 @@ class StoreUrl:
     ca_certs : file of certificates to trust; None: those the system trusts
     certfile, keyfile : this side's certificate, where the server wants one
     store : how it is to hold the model, one of STORES; None: whichever it can do best
+    password_from : name of the place that has the password; None: nobody said
     """
 
     scheme: str
@@ -57,6 +60,7 @@ class StoreUrl:
     certfile: str | None
     keyfile: str | None
     store: str | None
+    password_from: str | None
     shown: str
 
     @property
@@ -70,6 +74,8 @@ class StoreUrl:
         if self.shown in _passwords:
             return _passwords[self.shown]
         handed: Mapping[str, str] = json.loads(os.environ.get(SECRETS_VARIABLE) or "{}")
+        if self.shown not in handed and self.password_from is not None:
+            return store_secret.look_up(self.password_from)
         return handed.get(self.shown) or os.environ.get(PASSWORD_VARIABLE, "")
 
     @classmethod
@@ -90,6 +96,8 @@ class StoreUrl:
                 raise OptionError(f"{name}: ?{key} is unknown; there are {', '.join(_QUERY)}")
             if key in _SECURE and scheme != "rediss":
                 raise OptionError(f"{name}: ?{key} means nothing without TLS, which is rediss://")
+        if "password_from" in query:
+            store_secret.check(query["password_from"])
         if parts.fragment:
             raise OptionError(f"{name}: ends in '#...'; write %23 for a # in a password")
         kind = query.get("store")
@@ -110,7 +118,7 @@ class StoreUrl:
         shown += quote(path) if scheme == "unix" else _place(host, port)
         shown += f"/{int(db)}" if db and scheme != "unix" else ""
         kept = {k: v for k, v in query.items() if k != "db" or scheme == "unix"}
-        shown += "?" * bool(kept) + "&".join(f"{k}={quote(v, safe='/')}" for k, v in kept.items())
+        shown += "?" * bool(kept) + "&".join(f"{k}={quote(v, safe='/:')}" for k, v in kept.items())
         if given:
             _passwords[shown] = given
         return cls(
@@ -125,6 +133,7 @@ class StoreUrl:
             certfile=query.get("ssl_certfile"),
             keyfile=query.get("ssl_keyfile"),
             store=kind,
+            password_from=query.get("password_from"),
             shown=shown,
         )
 

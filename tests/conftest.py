@@ -330,3 +330,64 @@ def proxy() -> Iterator[Callable[[int], Any]]:
     yield make
     for one in proxies:
         one.stop()
+
+
+@pytest.fixture(scope="session")
+def layer_zip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The layer, built from what is installed here."""
+    from lambda_parts import write_installed_wheels
+
+    from cirrus_fast.backend import layer
+
+    folder = tmp_path_factory.mktemp("layer")
+    python, path = layer.running_python(), folder / "layer.zip"
+    pins = {"numpy": "1.0", "redis": "2.0", "hiredis": "3.0"}
+    pins |= {"cirrus-fast": cirrus_fast.__version__}
+    write_installed_wheels(folder / "wheels", pins)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(layer.GLIBC, python, 34)
+        patch.setattr(layer, "PINS", pins)
+        patch.setattr(layer, "PINS_OF_PYTHON", {})
+        layer.build_layer(path, python=python, find_links=[folder / "wheels"], no_index=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def layer_folder(layer_zip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as it lies in /opt."""
+    from cirrus_fast.local_lambda.function import unpack_layer
+
+    return unpack_layer(layer_zip, tmp_path_factory.mktemp("opt"))
+
+
+@pytest.fixture
+def local_lambda(
+    s3: Any, layer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Any]]:
+    """local_lambda(start=..., faults=..., **settings of the function): a Lambda whose function
+    "worker" reads from `s3`, and is the one that runs find."""
+    from lambda_parts import sanitizer_environment
+
+    from cirrus_fast.local_lambda.function import Function
+    from cirrus_fast.local_lambda.server import LocalLambda
+
+    started: list[Any] = []
+
+    def begin(
+        *,
+        environment: dict[str, str] | None = None,
+        server: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> Any:
+        aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        variables = aws | sanitizer_environment() | (environment or {})
+        function = Function("worker", layer_folder, environment=variables, **settings)
+        started.append(LocalLambda([function], **(server or {})))
+        monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", started[-1].url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_LOGS", started[-1].url)
+        monkeypatch.setenv("CIRRUS_FAST_FUNCTION", "worker")
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.close()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cirrus_fast import _kernels
+from cirrus_fast.backend.aws_lambda import LambdaExecutor
 from cirrus_fast.backend.module_run import ModuleRun
 from cirrus_fast.backend.redis_run import RedisRun
 from cirrus_fast.backend.store_choice import choose_store
@@ -26,7 +27,7 @@ from cirrus_fast.data.traffic import Reads
 from cirrus_fast.data.training_scale import TrainingScale, crowd_rate
 from cirrus_fast.errors import DatasetError, OptionError, TrainingError
 from cirrus_fast.notices import notice_once
-from cirrus_fast.options import Options
+from cirrus_fast.options import Options, needs_store
 from cirrus_fast.runtime.assignment import shares
 from cirrus_fast.runtime.minibatches import held_out_rows
 from cirrus_fast.runtime.params.local import LocalStore
@@ -38,6 +39,8 @@ from cirrus_fast.store_url import parse_urls
 FEW_ROWS = 100_000
 MOST_IN_FLIGHT = 0.01
 DEFAULT_STALENESS = 100
+# Workers on AWS Lambda, where nobody counts cores.
+DEFAULT_FUNCTIONS = 10
 # Rows between exchanges with a store over a network, and their share of a worker's rows, at most;
 # how fast they grow to that from the first few rows on, in large data and in small.
 SYNC_ROWS, SYNC_SHARE = 20_000, 0.2
@@ -125,7 +128,11 @@ class Plan:
 
     @classmethod
     def make(cls, options: Options) -> Plan:
+        if isinstance(options.executor, LambdaExecutor):
+            needs_store(options)
         dataset = _rows(options)
+        if on_lambda(options):
+            _check_in_s3(dataset)
         size = _model_size(options, dataset)
         holdout = _holdout(options, dataset)
         test, test_reads = _test_rows(options, dataset, holdout)
@@ -358,6 +365,24 @@ class Plan:
         )
 
 
+def on_lambda(options: Options) -> bool:
+    return options.executor == "lambda" or isinstance(options.executor, LambdaExecutor)
+
+
+def _check_in_s3(dataset: Dataset | TextDataset) -> None:
+    """What workers on other machines can read, and need not go through first."""
+    if isinstance(dataset, TextDataset):
+        raise OptionError(
+            f"dataset={dataset.uri!r}: is text, and executor=lambda reads data sets: make one of "
+            "it with load_libsvm"
+        )
+    if not dataset.is_remote:
+        raise OptionError(
+            f"dataset={dataset.uri!r}: is on this machine, where executor=lambda cannot read it: "
+            'load it under configure(storage="s3://bucket/prefix")'
+        )
+
+
 def _rows(options: Options) -> Dataset | TextDataset:
     """What to train on; for text, that the options ask for nothing that only a data set knows."""
     if is_s3(resolve(options.dataset)):
@@ -462,7 +487,8 @@ def _class_weight(
 
 def _worker_count(options: Options, dataset: Dataset | TextDataset, n_train: int) -> int:
     alone = n_train < FEW_ROWS or options.consistency == "bsp"
-    wanted = options.n_workers or (1 if alone else available_cores())
+    places = DEFAULT_FUNCTIONS if on_lambda(options) else available_cores()
+    wanted = options.n_workers or (1 if alone else places)
     most, why = wanted, ""
     if len(dataset.blocks) < most:
         most, why = len(dataset.blocks), f"the data set has {len(dataset.blocks)} blocks"

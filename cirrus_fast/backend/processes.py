@@ -21,18 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import cirrus_fast
-from cirrus_fast import errors
-from cirrus_fast.errors import TrainingError
+from cirrus_fast.errors import TrainingError, WorkerDiedError, told
 from cirrus_fast.notices import notice
 from cirrus_fast.runtime.worker import run_worker
 
 _LAST_WORDS = 2000
 # How long a worker may take to end by itself once its pipe is closed.
 _GRACE_S = 5.0
-
-
-class WorkerDiedError(TrainingError):
-    """A worker process ended without an answer: killed, out of memory, or crashed."""
 
 
 class ProcessExecutor(Executor):
@@ -157,9 +152,7 @@ def _report(answer: str, status: int, said: str) -> str:
         tail = f"; its last words: {words}" if words else ""
         raise WorkerDiedError(f"a worker process died ({cause}){tail}") from None
     if "error" in parsed:
-        name, message, told = parsed["error"]
-        kind = getattr(errors, name, TrainingError)
-        raise kind(**told) if told else kind(message)
+        raise told(*parsed["error"])
     return json.dumps(parsed["report"])
 
 

@@ -9,12 +9,14 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from threading import Event
 
+from cirrus_fast.backend.aws_lambda import LambdaExecutor
 from cirrus_fast.backend.checkpoint import Checkpoint, Checkpoints
+from cirrus_fast.backend.function_memory import check_memory
 from cirrus_fast.backend.learning_curve import LearningCurve
 from cirrus_fast.backend.plan import Plan
 from cirrus_fast.backend.processes import ProcessExecutor
 from cirrus_fast.backend.progress import Reporter, reporter
-from cirrus_fast.backend.redis_run import Store
+from cirrus_fast.backend.redis_run import RedisRun, Store
 from cirrus_fast.backend.store_choice import named
 from cirrus_fast.backend.threads import ThreadExecutor
 from cirrus_fast.backend.workers import Workers
@@ -95,14 +97,31 @@ def _executor(plan: Plan, task: str, store: Store) -> Iterator[tuple[Executor, s
         finally:
             store.stop()
             processes.shutdown(cancel_futures=True)
+    elif chosen == "lambda":
+        functions = LambdaExecutor()
+        try:
+            _announce(plan, task, store, functions)
+            yield functions, url
+        finally:
+            store.stop()
+            functions.shutdown(cancel_futures=True)
     else:  # the user's own, which stays open
         assert isinstance(chosen, Executor)
+        if isinstance(chosen, LambdaExecutor):
+            _announce(plan, task, store, chosen)
         if isinstance(store, LocalStore):
             url = local.shared_url(store, inherited=False)
         try:
             yield chosen, url
         finally:
             store.stop()
+
+
+def _announce(plan: Plan, task: str, store: Store, functions: LambdaExecutor) -> None:
+    """Once it is clear that workers have the memory they need."""
+    assert isinstance(store, RedisRun)
+    check_memory(plan, store.header.n_bytes, functions)
+    notice(f"run {task}: {plan.n_workers} workers on function {functions.function}")
 
 
 class _Course:

@@ -7,17 +7,25 @@ import time
 from concurrent.futures import BrokenExecutor, Executor, Future, wait
 from typing import Any
 
+from cirrus_fast.backend.aws_lambda import LambdaExecutor
 from cirrus_fast.backend.plan import Plan
-from cirrus_fast.backend.processes import ProcessExecutor, WorkerDiedError
+from cirrus_fast.backend.processes import ProcessExecutor
 from cirrus_fast.backend.redis_run import RedisRun, Store
 from cirrus_fast.data.traffic import Reads
-from cirrus_fast.errors import CirrusFastError, TrainingError
+from cirrus_fast.errors import CirrusFastError, TrainingError, WorkerDiedError
 from cirrus_fast.notices import notice
-from cirrus_fast.runtime.params.local import STARTED, WAITING
+from cirrus_fast.runtime.params.local import FINISHED, STARTED, WAITING
 from cirrus_fast.runtime.worker import run_worker
 
-# How often a worker's place is taken by another before the run is given up.
+# How often in a row a worker dies in one way, without learning from a row in between, before the
+# run is given up. What is out of memory will be so again, however far it gets.
 _MOST_DEATHS = 5
+_MOST_OF = {"out of memory": 2, "timed out": 3, "unavailable": 20}
+# How often in a row a worker hands over without having learnt from a row.
+_MOST_IDLE = 3
+# How long a rented function may give no sign once it is called, and one whose answer is lost. It
+# gives ten a second.
+_SILENT_S, _UNANSWERED_S = 60.0, 5.0
 # How long an executor may take to start a worker that the others, or the run, wait for.
 _START_S = 60.0
 # How long a worker may hold the others up without a sign before another takes its place: longer
@@ -50,7 +58,9 @@ class Workers:
         self._executor = executor
         self._futures: dict[int, Future[str]] = {}
         self._launched = time.perf_counter()
-        self._deaths = 0
+        # By worker and way: how often in a row, and the rows learnt from by then.
+        self._deaths: dict[tuple[int, str], tuple[int, int]] = {}
+        self._unanswered: set[int] = set()  # workers whose answer is lost, and who may live
         self._looked = time.perf_counter()
         self._late: dict[int, tuple[tuple[int, int, int], float]] = {}
         self.reports: list[dict[str, Any]] = []
@@ -88,7 +98,7 @@ class Workers:
 
     @property
     def running(self) -> bool:
-        return bool(self._futures)
+        return bool(self._futures or self._unanswered)
 
     def look_after(self) -> None:
         """Takes the reports of those that are done; puts others in the place of the dead."""
@@ -99,24 +109,73 @@ class Workers:
             if isinstance(future.exception(), KeyboardInterrupt):  # Ctrl-C in a pool's process
                 raise KeyboardInterrupt
             try:
-                self.reports.append(json.loads(future.result()))
+                report = json.loads(future.result())
             except BrokenExecutor as error:
                 raise _broken(error) from error
             except WorkerDiedError as error:
-                self._deaths += 1
-                if self._deaths > _MOST_DEATHS:
-                    raise TrainingError(f"given up after {self._deaths} deaths: {error}") from error
-                self._forfeit(worker)
-                notice(f"{error}; another takes its place")
-                self._launch(worker)
+                if error.answer_lost and isinstance(self._store, RedisRun):
+                    self._unanswered.add(worker)
+                else:
+                    self._replace(worker, error)
+                continue
+            self.reports.append(report)
+            if report["handed_over"]:
+                self._go_on(worker)
+        for worker in list(self._unanswered):
+            self._look_for(worker)
         if self._futures:
             self._check_start()
             self._end_late()
+
+    def _replace(self, worker: int, error: WorkerDiedError) -> None:
+        """Another takes the place of one that died, unless that happens again and again."""
+        n = self._in_a_row(worker, error.kind)
+        if n > _MOST_OF.get(error.kind, _MOST_DEATHS):
+            raise TrainingError(f"given up after {n} deaths: {error}") from error
+        self._forfeit(worker)
+        notice(f"worker {worker}: {error}; another takes its place")
+        self._launch(worker)
+
+    def _go_on(self, worker: int) -> None:
+        """Another goes on where one handed over."""
+        n = self._in_a_row(worker, "handed over")
+        if n > _MOST_IDLE:
+            raise TrainingError(
+                f"worker {worker} has handed over {n} times without learning from a row: the "
+                "function's timeout is too short for what a worker does first; raise it"
+            )
+        self._launch(worker)
+
+    def _in_a_row(self, worker: int, way: str) -> int:
+        """How often a worker has ended so by now; learning from rows begins the count again."""
+        _ = self._store.rows  # all that it said
+        rows = self._store.progress(worker)[1]
+        n, before = self._deaths.get((worker, way), (0, -1))
+        if rows > before and way != "out of memory":
+            n = 0
+        self._deaths[worker, way] = n + 1, rows
+        return n + 1
+
+    def _look_for(self, worker: int) -> None:
+        """The truth is what a worker says in the store, and not what became of the way to it."""
+        store = self._store
+        assert isinstance(store, RedisRun)
+        if store.progress(worker)[0] == FINISHED:
+            self._unanswered.discard(worker)
+            notice(f"worker {worker}: its report is lost; its rows are not")
+        elif store.silent_s(worker) > _UNANSWERED_S:
+            self._unanswered.discard(worker)
+            self._replace(worker, WorkerDiedError("its answer is lost, and it gives no sign"))
 
     def _end_late(self) -> None:
         """Ends a worker process that gives no sign while others wait for it: stopped, or waiting
         for a file system. Its end is then noticed as any other's. A thread cannot be ended."""
         executor = self._executor
+        if isinstance(executor, LambdaExecutor) and isinstance(self._store, RedisRun):
+            for worker, future in self._futures.items():
+                silent = min(self._store.silent_s(worker), executor.running_s(future))
+                if silent > _SILENT_S:
+                    executor.kill(future)
         if not isinstance(executor, ProcessExecutor):
             return
         now = time.perf_counter()
@@ -136,13 +195,17 @@ class Workers:
 
     def _check_start(self) -> None:
         """Without this, a run would wait for ever for an executor that has no place."""
-        if time.perf_counter() - self._launched <= _START_S:
+        executor = self._executor
+        patience, trouble = _START_S, "is it busy, or without processes?"
+        if isinstance(executor, LambdaExecutor):
+            patience = executor.patience_s
+            trouble = executor.trouble or "what does its log say? (cirrus-fast logs)"
+        if time.perf_counter() - self._launched <= patience:
             return
         waiting, wanted = self._store.slots["state"] == WAITING, self._plan.n_workers
         if waiting.all():
             raise TrainingError(
-                f"the executor has started none of {wanted} workers in {_START_S:g} s; "
-                "is it busy, or without processes?"
+                f"the executor has started none of {wanted} workers in {patience:g} s; {trouble}"
             )
         consistency = self._plan.options.consistency
         if consistency != "async" and waiting.any():

@@ -11,7 +11,7 @@ import click
 from click.types import convert_type
 
 from cirrus_fast.errors import OptionError
-from cirrus_fast.options import parse_options, table, why_absent
+from cirrus_fast.options import parse_options, table
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -31,19 +31,6 @@ def _class_weight(text: str) -> str | tuple[float, float]:
         raise click.BadParameter(
             f"{text!r}: must be balanced, or NEGATIVE:POSITIVE as 1:3"
         ) from error
-
-
-class _Choice(click.Choice[str]):
-    """Lets through what the option table refuses with a reason of its own."""
-
-    def __init__(self, row: Field[Any]) -> None:
-        super().__init__(row.metadata["choices"])
-        self._row = row
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if why_absent(self._row, value):
-            return str(value)
-        return super().convert(value, param, ctx)
 
 
 def rows() -> dict[str, Field[Any]]:
@@ -83,7 +70,7 @@ def param_type(row: Field[Any]) -> Any:
     """How an option's text is read. Ranges are checked by the option table, for all callers."""
     meta = row.metadata
     if meta["choices"]:
-        return _Choice(row)
+        return click.Choice(row.metadata["choices"])
     if row.name == "class_weight":
         return _class_weight
     types = {int: click.INT, float: click.FLOAT, bool: click.BOOL}

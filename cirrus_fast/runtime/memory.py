@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from cirrus_fast.data.block_runs import RUN_BYTES
@@ -46,6 +47,12 @@ class Memory:
             )
         rows = max(left, _LEAST_BYTES)
         return cls(int(rows), int(max(_LEAST_GROUP_BYTES, min(GROUP_BYTES, rows / 8))))
+
+    @classmethod
+    def least_mb(cls, rows: float, model_bytes: int) -> int:
+        """The `worker_size` that leaves so many bytes for rows."""
+        left = max(rows, _LEAST_BYTES) + model_bytes
+        return math.ceil((left / (1 - _SLACK) + _BASE_BYTES) / 1e6)
 
     @property
     def blocks(self) -> int:

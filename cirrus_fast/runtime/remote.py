@@ -98,7 +98,6 @@ class RemoteWorker(StoreWorker):
     """Learns on a copy, and exchanges what it learnt."""
 
     _store: RemoteModel
-    _port: RemotePort  # type: ignore[assignment]
 
     def _connect(self) -> None:
         spec = self._spec
@@ -110,6 +109,7 @@ class RemoteWorker(StoreWorker):
             spec.generation,
             spec.staleness,
             strict=spec.consistency == "ssp",
+            deadline=self._deadline,
         )
         self._exchange = self._make_exchange()
         self._sent: deque[tuple[_Interval, Request]] = deque()
@@ -130,7 +130,7 @@ class RemoteWorker(StoreWorker):
             spec.generation,
             spec.n_workers,
             spec.pipeline_depth,
-            lambda: port.stopping,
+            lambda: port.over,
         )
 
     def _epochs(self) -> None:

@@ -88,7 +88,7 @@ class SteppingWorker(StoreWorker):
     """Steps a model that servers hold."""
 
     _store: ServedModel
-    _port: ServedPort  # type: ignore[assignment]
+    _port: ServedPort
 
     def _connect(self) -> None:
         spec = self._spec
@@ -100,6 +100,7 @@ class SteppingWorker(StoreWorker):
             spec.generation,
             spec.staleness,
             strict=False,
+            deadline=self._deadline,
             consistency=spec.consistency,
         )
         # Half of the steps under way go together, while the others are answered.
@@ -107,7 +108,7 @@ class SteppingWorker(StoreWorker):
             store.shards,
             spec.worker,
             spec.generation,
-            lambda: port.stopping,
+            lambda: port.over,
             max(1, spec.pipeline_depth // 2),
         )
         # Steps under way: what each pushed and pulled.

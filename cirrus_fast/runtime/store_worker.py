@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from cirrus_fast import _kernels
-from cirrus_fast.runtime.params.control import control_link, ended_here, read_run
+from cirrus_fast.runtime.params.control import RemotePort, control_link, ended_here, read_run
 from cirrus_fast.runtime.params.resp import Link
 from cirrus_fast.runtime.worker import Worker, WorkerReport, WorkerSpec
 from cirrus_fast.store_url import parse_urls
@@ -41,9 +41,12 @@ class StoreWorker(Worker):
     """Lets go of its connections, however it ends."""
 
     _store: StoreModel  # type: ignore[assignment]
+    _port: RemotePort  # type: ignore[assignment]
 
     def run(self) -> WorkerReport:
         try:
-            return super().run()
+            report = super().run()
+            report.handed_over = self._port.handed_over
+            return report
         finally:
             self._store.close()

@@ -96,6 +96,7 @@ class WorkerReport:
     """Where a worker's seconds went, and what it read from a server.
 
     reads : of `data.traffic.Reads`, by epoch; those before the first under -1
+    handed_over : its time ran out before its rows did: another goes on from where it stood
     """
 
     worker: int
@@ -107,13 +108,15 @@ class WorkerReport:
     push: float = 0.0
     other: float = 0.0
     reads: dict[int, Reads] = field(default_factory=dict)
+    handed_over: bool = False
 
 
-def run_worker(spec_json: str) -> str:
-    """Trains on the spec's blocks until its epochs are done or the store says stop."""
+def run_worker(spec_json: str, deadline: float = math.inf) -> str:
+    """Trains on the spec's blocks until its epochs are done, the store says stop, or its time is
+    up: the monotonic clock is at `deadline`, and the model is in servers."""
     spec = WorkerSpec.from_json(spec_json)
     try:
-        return json.dumps(asdict(_kind(spec)(spec).run()))
+        return json.dumps(asdict(_kind(spec)(spec, deadline).run()))
     except MemoryError as error:
         why = f" ({error})" if str(error) else ""
         raise TrainingError(
@@ -136,9 +139,9 @@ def _kind(spec: WorkerSpec) -> type[Worker]:
 class Worker:
     """One whose model is in this machine's memory."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, deadline: float = math.inf) -> None:
         self._started = time.perf_counter()
-        self._spec = spec
+        self._spec, self._deadline = spec, deadline
         self._connect()
         port = self._port  # a cycle would keep all rows until they are collected
         dataset = open_rows(spec.dataset, self._store.layout.model_size, spec.text_copy)

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from lambda_parts import (
+    PUBLISHED_PINS,
+    is_pinned,
+    sanitizer_environment,
+    write_installed_wheels,
+    write_wheel,
+)
 from packaging.requirements import Requirement
 
 import cirrus_fast
@@ -26,25 +32,11 @@ from cirrus_fast.cli import cli
 from cirrus_fast.errors import LayerError
 
 PYTHON = running_python()
-PUBLISHED_PINS, PINS_OF_PYTHON = dict(layers.PINS), dict(layers.PINS_OF_PYTHON)
+PINS_OF_PYTHON = dict(layers.PINS_OF_PYTHON)
 PINS = {"numpy": "1.0", "redis": "2.0", "hiredis": "3.0", "cirrus-fast": cirrus_fast.__version__}
 SOURCE = (
     b'"""A long docstring."""\nclass A:\n    """And another."""\nassert A.__doc__ == "", "docs"\n'
 )
-
-
-def write_wheel(folder: Path, name: str, version: str, files: dict[str, bytes]) -> None:
-    name = name.replace("-", "_")
-    info = f"{name}-{version}.dist-info"
-    files = files | {
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
-        f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: py3-none-any\n",
-        f"{info}/RECORD": b"",
-    }
-    folder.mkdir(exist_ok=True)
-    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
-        for path, data in files.items():
-            archive.writestr(path, data)
 
 
 @pytest.fixture(autouse=True)
@@ -205,50 +197,23 @@ def test_the_pins_are_what_the_package_requires() -> None:
         assert name in PUBLISHED_PINS
 
 
-def installed_files(package: str) -> dict[str, bytes]:
-    """What pip put there of a package."""
-    found = distribution(package)
-    files = {str(path): Path(str(found.locate_file(path))) for path in found.files or ()}
-    return {
-        name: path.read_bytes()
-        for name, path in files.items()
-        if not name.startswith("..") and path.suffix != ".pyc" and ".dist-info" not in name
-    }
-
-
-def is_pinned(package: str) -> bool:
-    """Whether the version is installed that the layer has."""
-    try:
-        return distribution(package).version == PUBLISHED_PINS[package]
-    except PackageNotFoundError:
-        return False
-
-
 def test_a_worker_trains_from_the_layer_with_nothing_else_on_the_path(
     tmp_path: Path, repository: Path
 ) -> None:
     wheels = tmp_path / "wheels"
-    write_wheel(wheels, "numpy", "1.0", installed_files("numpy"))
+    write_installed_wheels(wheels, PINS)
     versions = {"numpy": np.__version__}
-    for name in ("redis", "hiredis"):
-        versions[name] = PUBLISHED_PINS[name] if is_pinned(name) else "0"
-        files = {f"{name}.py": b"__version__ = '0'\n"}
-        write_wheel(wheels, name, PINS[name], installed_files(name) if is_pinned(name) else files)
-    home = Path(cirrus_fast.__file__).parent
-    files = [*home.rglob("*.py"), Path(cirrus_fast._kernels.__file__)]
-    ours = {f"cirrus_fast/{path.relative_to(home)}": path.read_bytes() for path in files}
-    write_wheel(wheels, "cirrus-fast", cirrus_fast.__version__, ours)
+    versions |= {n: PUBLISHED_PINS[n] if is_pinned(n) else "0" for n in ("redis", "hiredis")}
     build(tmp_path / "layer.zip", wheels)
     with zipfile.ZipFile(tmp_path / "layer.zip") as archive:
         archive.extractall(tmp_path / "opt")
     script = repository / "tests/wheels/train_from_layer.py"
-    sanitizer = ("LD_PRELOAD", "ASAN_OPTIONS", "UBSAN_OPTIONS")
     done = subprocess.run(
         [sys.executable, "-I", "-S", script, tmp_path / "opt"],
         capture_output=True,
         text=True,
         check=False,
-        env={name: os.environ[name] for name in sanitizer if name in os.environ},
+        env=sanitizer_environment(),
         timeout=120,
     )
     assert done.returncode == 0, done.stderr

@@ -18,13 +18,13 @@ PACKAGE = Path(cirrus_fast.__file__).parent
 # From the bottom up; the first prefix that fits is a module's layer. Modules import from their own
 # layer and those before it. What is below everything may be imported by everything.
 LAYERS = [
-    ("_version", "errors", "notices", "options", "redis_module", "store_url"),
+    ("_version", "errors", "notices", "options", "redis_module", "store_url", "store_secret"),
     ("_kernels",),
     ("data", "plots", "_reference"),
     ("runtime",),
     ("backend",),
-    ("preprocessing", "export", "logistic_regression", "grid_search"),
-    ("cli", "demo", "__main__"),
+    ("preprocessing", "export", "logistic_regression", "grid_search", "configuration"),
+    ("cli", "demo", "__main__", "local_lambda"),
 ]
 
 

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from cirrus_fast.data.training_scale import NOWHERE, TrainingScale
 from cirrus_fast.errors import StoreError, TrainingError
 from cirrus_fast.runtime.params import resp
-from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, SLOT, STARTED
+from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, SLOT, STARTED, WAITING
 from cirrus_fast.runtime.params.resp import Connection, Link, Refused
 from cirrus_fast.store_url import StoreUrl
 
@@ -56,7 +56,7 @@ TRAFFIC = np.dtype(
         ("bytes_received", np.int64),
     ]
 )
-RECORD = np.dtype([("slot", SLOT), ("traffic", TRAFFIC)])
+RECORD = np.dtype([("slot", SLOT), ("traffic", TRAFFIC), ("looks", np.int64)])
 
 # The rights a run needs, as ACL SETUSER takes them, on keys that begin with "{cirrus_fast:".
 COMMANDS = (
@@ -229,15 +229,20 @@ class RemotePort:
         staleness: int,
         *,
         strict: bool,
+        deadline: float = math.inf,
     ) -> None:
         """strict : be told by each other worker how far it is, and not by the supervisor what the
-        slowest's place is, which may be some hundredths of a second old"""
+        slowest's place is, which may be some hundredths of a second old
+
+        deadline : when another must take this worker's place, by the monotonic clock
+        """
         self.worker = worker
         self._link, self._task, self._names = link, task, Names(task)
         self._generation, self._staleness, self._strict = generation, staleness, strict
         self._field = f"{worker}.{generation}".encode()
         self._says = np.zeros(1, SAYS)[0]
-        self._fenced = self._alone = False
+        self._fenced = self._alone = self._out_of_time = False
+        self._deadline = deadline
         self._beat, self._beat_seen = -1, time.monotonic()
         self._refreshed = -math.inf
         mine = link.ask("HGET", self._names.workers, self._field)
@@ -257,17 +262,33 @@ class RemotePort:
         """Whether a later generation has taken this worker's place."""
         return self._fenced
 
+    @property
+    def handed_over(self) -> bool:
+        """Whether this worker ended for lack of time, and another is to go on from where it is."""
+        return self._out_of_time and not self._over
+
     def finish(self) -> None:
-        self._slot["state"] = FINISHED
+        self._slot["state"] = WAITING if self.handed_over else FINISHED
         if not self._fenced:
             with suppress(StoreError):  # the supervisor sees what became of the store
                 self._refresh(_FAREWELL_S)
 
     @property
-    def stopping(self) -> bool:
+    def _over(self) -> bool:
+        return bool(self._says["stop"]) or self._fenced
+
+    @property
+    def over(self) -> bool:
+        """Whether what this worker does is of use no more."""
         if time.monotonic() - self._refreshed >= _REFRESH_S:
             self._refresh()
-        return bool(self._says["stop"]) or self._fenced
+        return self._over
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it is to begin no more rows; what it has begun it may have to end."""
+        self._out_of_time = self._out_of_time or time.monotonic() >= self._deadline
+        return self.over or self._out_of_time
 
     @property
     def rows(self) -> int:
@@ -317,6 +338,7 @@ class RemotePort:
     def _refresh(self, give_up_s: float | None = None) -> None:
         """Tells where this worker is, and asks how the run is."""
         names = self._names
+        self.record["looks"] += 1  # a sign of life, even of one who waits
         commands: list[tuple[bytes | str | int, ...]] = [
             ("HSET", names.workers, self._field, self.record.tobytes()),
             ("EXPIRE", names.workers, TTL_S),

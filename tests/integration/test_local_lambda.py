@@ -1,0 +1,464 @@
+"""LambdaExecutor on Lambda of this machine: real sandboxes of AWS's runtime client, and what goes
+wrong with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, as_completed, wait
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import boto3
+import lambda_functions
+import pytest
+from botocore.config import Config
+
+import cirrus_fast
+from cirrus_fast import LambdaExecutor
+from cirrus_fast.data.storage import is_s3
+from cirrus_fast.errors import FunctionError, StorageError, WorkerDiedError
+from cirrus_fast.local_lambda.function import Function
+from cirrus_fast.local_lambda.sandbox import Outcome
+from cirrus_fast.local_lambda.server import Faults, LocalLambda
+from cirrus_fast.runtime.worker import run_worker
+
+Start = Callable[..., LocalLambda]
+
+
+@pytest.fixture
+def start(local_lambda: Start, tmp_path: Path) -> Start:
+    """local_lambda with tests/lambda_functions.py in the function."""
+    code = tmp_path / "task"
+    code.mkdir()
+    shutil.copy(lambda_functions.__file__, code)
+    more = {"CIRRUS_FAST_PACKAGES": "lambda_functions"}
+    return partial(local_lambda, code=code, environment=more)
+
+
+@pytest.fixture
+def executor() -> Iterator[Callable[..., LambdaExecutor]]:
+    made: list[LambdaExecutor] = []
+
+    def make(**more: Any) -> LambdaExecutor:
+        made.append(LambdaExecutor(packages=["lambda_functions"], **more))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.shutdown(cancel_futures=True)
+
+
+def client() -> Any:
+    return boto3.client("lambda", config=Config(retries={"total_max_attempts": 1}))
+
+
+# What can be called
+
+
+def test_functions_are_called_by_name_and_sandboxes_stay_warm(
+    start: Start, executor: Callable[..., LambdaExecutor]
+) -> None:
+    local = start()
+    functions = executor()
+    assert functions.submit(lambda_functions.add, 2, 3).result() == 5
+    assert functions.submit(lambda_functions.add, "a", "b").result() == "ab"
+    assert functions.submit(is_s3, "s3://b").result() is True
+    assert local.counts == Counter(cold=1, warm=2, answered=3)
+    assert list(functions.map(lambda_functions.add, [1, 2, 3], [10, 20, 30])) == [11, 22, 33]
+    assert functions.usage.requests == 6
+    assert functions.usage.cold_starts == local.counts["cold"]
+    assert functions.usage.peak_mb > 20
+    assert functions.usage.billed_s > 0
+
+
+def test_what_the_layer_does_not_have_is_refused_here(
+    start: Start, executor: Callable[..., LambdaExecutor]
+) -> None:
+    functions = executor()
+    for fn, says in (
+        (lambda: 1, "a lambda has no name"),
+        (start, "only functions"),
+        (json.dumps, r"json.dumps: is not in the layer, which has cirrus_fast, lambda_functions"),
+        (make_local(), "only functions of a module"),
+        (Counter.update, "only functions of a module"),
+        (_from_demo(), "is not in the layer"),
+        (_in_program(), "is in your program"),
+    ):
+        with pytest.raises(FunctionError, match=says):
+            functions.submit(fn)
+    add = lambda_functions.add
+    with pytest.raises(FunctionError, match="by position"):
+        functions.submit(add, a=1, b=2)
+    with pytest.raises(FunctionError, match="what JSON has"):
+        functions.submit(add, {1}, 2)
+    with pytest.raises(FunctionError, match="at most 6000 are sent: put what is large into S3"):
+        functions.submit(add, "x" * 6000, "")
+
+
+def make_local() -> Callable[[], int]:
+    def inside() -> int:
+        return 1
+
+    return inside
+
+
+def _from_demo() -> Callable[..., Any]:
+    from cirrus_fast.demo import run_demo
+
+    return run_demo
+
+
+def _in_program() -> Callable[[], int]:
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    exec("def mine():\n    return 1", scope)
+    found: Callable[[], int] = scope["mine"]
+    return found
+
+
+def test_errors_come_back_as_what_they_were(
+    start: Start, executor: Callable[..., LambdaExecutor]
+) -> None:
+    start()
+    functions = executor()
+    with pytest.raises(ValueError, match="^too bad$") as caught:
+        functions.submit(lambda_functions.fail, "too bad").result()
+    assert "in the function:" in str(caught.value.__cause__)
+    assert "lambda_functions.py" in str(caught.value.__cause__)
+    with pytest.raises(FunctionError, match="what it returns is nothing that JSON has"):
+        functions.submit(lambda_functions.nothing_json_has).result()
+    with pytest.raises(StorageError, match="unknown storage scheme"):
+        functions.submit(cirrus_fast.data.storage.check_scheme, "ftp://x").result()
+
+
+def test_a_package_that_the_function_does_not_know_is_refused_there(
+    local_lambda: Start, executor: Callable[..., LambdaExecutor]
+) -> None:
+    local_lambda()
+    with pytest.raises(FunctionError, match="calls what is in cirrus_fast; CIRRUS_FAST_PACKAGES"):
+        executor().submit(lambda_functions.add, 1, 2).result()
+
+
+# The handler
+
+
+def invoke(event: object) -> dict[str, Any]:
+    answer = client().invoke(FunctionName="worker", Payload=json.dumps(event).encode())
+    assert "FunctionError" not in answer
+    found: dict[str, Any] = json.loads(answer["Payload"].read())
+    return found
+
+
+def test_events_that_are_not_ours_are_refused_and_no_error_of_the_function(start: Start) -> None:
+    start()
+    version = cirrus_fast.__version__
+    for event in ({}, [], None, "x", {"Records": [1]}, {"cirrus_fast": version}):
+        kind, message, _ = invoke(event)["error"]
+        assert kind == "FunctionError"
+        assert f"this function is cirrus-fast {version}'s, and the event is not of it" in message
+    _, message, _ = invoke({"cirrus_fast": version, "kind": "bake"})["error"]
+    assert "kind 'bake': there are train, evaluate, predict and call" in message
+
+
+def test_another_version_is_refused_with_both_named(
+    start: Start, executor: Callable[..., LambdaExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start()
+    monkeypatch.setattr("cirrus_fast.backend.aws_lambda.__version__", "9.8.7")
+    says = f"cirrus-fast 9.8.7 asks a function whose layer has {cirrus_fast.__version__}"
+    with pytest.raises(FunctionError, match=says):
+        executor().submit(lambda_functions.add, 1, 2).result()
+
+
+def test_a_sandbox_has_the_layer_and_nothing_else(
+    start: Start, executor: Callable[..., LambdaExecutor], layer_folder: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("A_SECRET_OF_MINE", "x")
+    start()
+    functions = executor()
+    modules = functions.submit(lambda_functions.loaded).result()
+    unwanted = {"boto3", "botocore", "redis", "hiredis", "click", "rich", "scipy", "pytest", "ssl"}
+    assert not unwanted & set(modules)
+    assert "cirrus_fast.runtime.remote" in modules
+    environment = functions.submit(lambda_functions.environment).result()
+    assert "A_SECRET_OF_MINE" not in environment
+    assert environment["AWS_LAMBDA_FUNCTION_NAME"] == "worker"
+    assert str(layer_folder / "python") in environment["PYTHONPATH"]
+
+
+def test_log_lines_are_json_with_who_it_is_about(
+    start: Start, executor: Callable[..., LambdaExecutor]
+) -> None:
+    local = start()
+    spec = json.dumps({"task": "t1", "worker": 3, "generation": 2})
+    with pytest.raises(cirrus_fast.CirrusFastError, match="wrong fields"):
+        executor().submit(run_worker, spec).result()
+    lines = [json.loads(line["message"]) for line in local.logged("worker", '"task": "t1"')]
+    assert [line["level"] for line in lines] == ["info", "error"]
+    assert all((line["worker"], line["generation"]) == (3, 2) for line in lines)
+
+
+# How sandboxes end
+
+
+@pytest.mark.parametrize(
+    ("settings", "function", "argument", "kind", "says"),
+    [
+        ({"timeout_s": 1}, "nap", 60, "timed out", "Task timed out after 1.00 seconds"),
+        ({"memory_mb": 128}, "fill", 300, "out of memory", r"128 MB are too few.*: taking 300 MB"),
+        ({}, "leave", 3, "died", "exit status 3.*; its last words: leaving now"),
+    ],
+)
+def test_what_ends_a_sandbox_is_told_apart_in_one_line(
+    start: Start,
+    executor: Callable[..., LambdaExecutor],
+    settings: dict[str, Any],
+    function: str,
+    argument: int,
+    kind: str,
+    says: str,
+) -> None:
+    local = start(**settings)
+    functions = executor()
+    with pytest.raises(WorkerDiedError, match=says) as caught:
+        functions.submit(getattr(lambda_functions, function), argument).result()
+    assert caught.value.kind == kind
+    assert "\n" not in str(caught.value)
+    assert functions.ends == Counter({kind: 1})
+    # The next event finds a sandbox all the same.
+    assert functions.submit(lambda_functions.add, 1, 1).result() == 2
+    assert local.counts["cold"] == 2
+
+
+def test_a_killed_sandbox_has_died(start: Start, executor: Callable[..., LambdaExecutor]) -> None:
+    local = start()
+    call = executor().submit(lambda_functions.nap, 30)
+    until = time.monotonic() + 20
+    while not local.busy and time.monotonic() < until:
+        time.sleep(0.01)
+    (sandbox,) = local.busy
+    sandbox.kill()
+    with pytest.raises(WorkerDiedError, match="signal: killed") as caught:
+        call.result(20)
+    assert caught.value.kind == "died"
+
+
+def test_a_handler_that_is_not_there_is_an_error_of_the_code(
+    local_lambda: Start, executor: Callable[..., LambdaExecutor]
+) -> None:
+    local_lambda(handler="cirrus_fast.runtime.handler.no_such")
+    with pytest.raises(FunctionError, match=r"Runtime.HandlerNotFound: .*'no_such' missing"):
+        executor().submit(is_s3, "x").result()
+
+
+def test_an_asynchronous_event_is_done_later(start: Start, tmp_path: Path) -> None:
+    local = start()
+    event = {"cirrus_fast": cirrus_fast.__version__, "kind": "call"}
+    event |= {"function": "lambda_functions:shout", "arguments": ["done at last"]}
+    answer = client().invoke(
+        FunctionName="worker", InvocationType="Event", Payload=json.dumps(event).encode()
+    )
+    assert answer["StatusCode"] == 202
+    until = time.monotonic() + 20
+    while not local.logged("worker", "done at last") and time.monotonic() < until:
+        time.sleep(0.02)
+    assert len(local.logged("worker", "done at last")) == 1
+
+
+def test_the_last_four_kilobytes_of_the_log_come_back(start: Start) -> None:
+    start()
+    event = {"cirrus_fast": cirrus_fast.__version__, "kind": "call"}
+    event |= {"function": "lambda_functions:shout", "arguments": ["x" * 99, 100]}
+    answer = client().invoke(
+        FunctionName="worker", LogType="Tail", Payload=json.dumps(event).encode()
+    )
+    import base64
+
+    log = base64.b64decode(answer["LogResult"]).decode()
+    assert len(log) == 4096
+    assert "\nEND RequestId: " in log
+    assert "Memory Size: 2048 MB\tMax Memory Used: " in log.splitlines()[-1]
+
+
+# Refusals
+
+
+def test_a_function_that_is_not_there_and_one_not_reached_are_told_apart(
+    start: Start, executor: Callable[..., LambdaExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start()
+    with pytest.raises(FunctionError, match=r"nobody: there is none at http://127.*deploy it"):
+        executor(function="nobody").submit(is_s3, "x").result()
+    monkeypatch.setattr("cirrus_fast.backend.aws_lambda._ATTEMPTS", 3)
+    nowhere = executor(endpoint="http://127.0.0.1:9")
+    with pytest.raises(FunctionError, match=r"cannot be reached .* after 3 attempts: is the reg"):
+        nowhere.submit(is_s3, "x").result()
+
+
+def test_a_region_or_credentials_that_are_missing_are_named(
+    start: Start, executor: Callable[..., LambdaExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start()
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(FunctionError, match="function worker: Unable to locate credentials"):
+        executor().submit(is_s3, "x").result()
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    with pytest.raises(FunctionError, match=r"no AWS region is set.*configure\(region="):
+        executor()
+
+
+class Still:
+    """In the place of a sandbox: takes its time, and no memory or processor."""
+
+    alive = True
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def invoke(self, request: str, payload: bytes) -> Outcome:
+        time.sleep(self._seconds)
+        answer = {"cirrus_fast": "x", "answer": json.loads(payload)["arguments"][0]}
+        return Outcome(json.dumps(answer).encode(), None, "", self._seconds, 30, None, True)
+
+    def kill(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def still(aws: None) -> Iterator[Callable[..., LocalLambda]]:
+    made: list[LocalLambda] = []
+
+    def begin(seconds: float, **more: Any) -> LocalLambda:
+        function = Function("worker", Path("/nowhere"))
+        made.append(LocalLambda([function], start=lambda _: Still(seconds), **more))
+        return made[-1]
+
+    yield begin
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("CIRRUS_FAST_FUNCTION", "worker")
+
+
+def test_a_thousand_launches_against_a_limit_of_two_hundred_lose_none(
+    still: Callable[..., LocalLambda], executor: Callable[..., LambdaExecutor]
+) -> None:
+    local = still(1.0, concurrency=200)
+    functions = executor(endpoint=local.url, launch_rate=10_000, launch_burst=1000)
+    began = time.process_time()
+    calls = [functions.submit(is_s3, str(i)) for i in range(1000)]
+    assert [call.result(120) for call in calls] == [str(i) for i in range(1000)]
+    assert local.counts["answered"] == 1000
+    # Refusals were waited out, not asked again and again.
+    assert 0 < local.counts["429"] == functions.usage.throttled < 1500
+    assert time.process_time() - began < 30
+
+
+def test_launches_come_as_often_as_configured(
+    still: Callable[..., LocalLambda], executor: Callable[..., LambdaExecutor]
+) -> None:
+    functions = executor(endpoint=still(0).url, launch_rate=50, launch_burst=5)
+    began = time.monotonic()
+    wait([functions.submit(is_s3, str(i)) for i in range(30)])
+    assert time.monotonic() - began >= (30 - 5) / 50
+
+
+def test_refusals_of_all_kinds_are_waited_out(
+    still: Callable[..., LocalLambda],
+    executor: Callable[..., LambdaExecutor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cirrus_fast.backend.aws_lambda._LONGEST_PAUSE_S", 0.2)
+    local = still(0, faults=Faults(0.3))
+    functions = executor(endpoint=local.url)
+    calls = [functions.submit(is_s3, str(i)) for i in range(100)]
+    assert [call.result(60) for call in calls] == [str(i) for i in range(100)]
+    assert functions.usage.throttled > 0
+    assert functions.usage.unavailable > 0
+
+
+def test_what_is_refused_for_too_long_is_an_error(
+    still: Callable[..., LocalLambda],
+    executor: Callable[..., LambdaExecutor],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cirrus_fast.backend.aws_lambda._LONGEST_PAUSE_S", 0.1)
+    local = still(0, faults=Faults(1.0, (429,)))
+    functions = executor(endpoint=local.url, patience_s=0.5)
+    with pytest.raises(FunctionError, match=r"throttled: .*, for 0.5 s; raise the account's limit"):
+        functions.submit(is_s3, "x").result(60)
+    local.faults = Faults(1.0, (503,))
+    monkeypatch.setattr("cirrus_fast.backend.aws_lambda._ATTEMPTS", 2)
+    with pytest.raises(FunctionError, match="ServiceUnavailable.*given up after 2 attempts"):
+        functions.submit(is_s3, "x").result(60)
+    # A worker has a generation of its own: whether it began, nobody knows.
+    with pytest.raises(WorkerDiedError) as caught:
+        functions.submit(run_worker, "{}").result(60)
+    assert caught.value.kind == "unavailable"
+
+
+def test_calls_that_wait_can_be_cancelled_and_those_under_way_cannot(
+    still: Callable[..., LocalLambda], executor: Callable[..., LambdaExecutor]
+) -> None:
+    functions = executor(endpoint=still(0.5).url, max_concurrency=1)
+    first, second, third = (functions.submit(is_s3, str(i)) for i in range(3))
+    while not first.running():
+        time.sleep(0.01)
+    assert second.cancel()
+    assert not first.cancel()
+    assert second.cancelled()
+    assert {call for call in as_completed([first, second, third])} == {first, second, third}
+    assert (first.result(), third.result()) == ("0", "2")
+    fourth, fifth = (functions.submit(is_s3, str(i)) for i in range(2))
+    while not fourth.running():
+        time.sleep(0.01)
+    functions.shutdown(cancel_futures=True)
+    assert fourth.result() == "0"
+    with pytest.raises(CancelledError):
+        fifth.result()
+    with pytest.raises(RuntimeError, match="shut down"):
+        functions.submit(is_s3, "x")
+
+
+def test_a_lost_answer_is_told_from_a_dead_worker(
+    still: Callable[..., LocalLambda],
+    executor: Callable[..., LambdaExecutor],
+    proxy: Callable[[int], Any],
+) -> None:
+    local = still(0.2)
+    way = proxy(int(local.url.rpartition(":")[2]))
+    way.rule = lambda direction, _connection, _passed, data: data if direction == "up" else None
+    functions = executor(endpoint=f"http://127.0.0.1:{way.port}")
+    with pytest.raises(WorkerDiedError, match="its answer is lost .*it may have done") as caught:
+        functions.submit(is_s3, "x").result(20)
+    assert caught.value.answer_lost
+
+
+def test_settings_that_mean_nothing_are_refused(executor: Callable[..., LambdaExecutor]) -> None:
+    for bad in ({"launch_rate": 0}, {"launch_burst": 0}, {"max_concurrency": 0}):
+        with pytest.raises(FunctionError, match="must be above 0"):
+            executor(**bad)
+
+
+def test_connections_are_kept_alive_sooner_than_gateways_forget_them(
+    aws: None, executor: Callable[..., LambdaExecutor]
+) -> None:
+    import socket
+
+    options = executor()._client._endpoint.http_session._manager.connection_pool_kw
+    assert (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60) in options["socket_options"]
