@@ -38,6 +38,7 @@ _FREE = {
     "patience",
     "threshold_loss",
     "timeout",
+    "max_cost",
     "checkpoint_interval",
     "resume_from",
     "executor",

@@ -481,12 +481,12 @@ def test_without_a_command_the_help_is_shown(run: Run) -> None:
         ("executor", "lambda"),
     ],
 )
-def test_what_is_not_in_this_version_is_refused_as_in_python(
+def test_what_means_nothing_by_itself_is_refused_as_in_python(
     run: Run, name: str, value: str
 ) -> None:
     kind = {row.name: row.metadata["kind"] for row in table()}[name]
     given = value if isinstance(kind, tuple) else kind(value)
-    with pytest.raises(cirrus_fast.CirrusFastError, match="not in this version") as caught:
+    with pytest.raises(cirrus_fast.CirrusFastError, match=r"means nothing|cannot reach") as caught:
         parse_options({"dataset": "train", name: given})
     for args in (
         ("train", "train", flag_of(name), value),
