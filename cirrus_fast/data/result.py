@@ -29,7 +29,8 @@ class Record:
     rows, updates : rows learnt from and optimiser steps so far, over all workers
     train_loss : mean over the rows since the last record, each before it was learnt from
     test_loss, auc : on the test rows; None without any
-    cost : dollars so far; 0 where nothing is rented
+    cost : dollars so far; 0 where nothing is rented. Of workers under way all time since they were
+        called is counted, which is a little more than will be billed
     """
 
     seconds: float
