@@ -73,6 +73,9 @@ class AwsAccount:
         given |= {"path": params["url_path"], "url": params["url"]}
         self.asked.append((operation, given))
         answer = self.refuse(operation, given)
+        if answer is None and operation == "lambda:GetAccountSettings":  # which moto has not
+            limits = {"ConcurrentExecutions": 1000, "UnreservedConcurrentExecutions": 1000}
+            answer = {"AccountLimit": limits}
         if answer is None:
             return None
         if isinstance(answer, tuple):

@@ -44,6 +44,7 @@ COMMANDS = {
     "layer": ("layer", "Build the layer that AWS Lambda runs workers with."),
     "deploy": ("deploy", "Put the workers' function on AWS Lambda, or bring it up to date."),
     "undeploy": ("deploy", "Take away what deploy made."),
+    "cost": ("cost", "Estimate what a run on AWS Lambda costs."),
     "doctor": ("deploy", "Look at a deployment, and say what to do."),
 }
 

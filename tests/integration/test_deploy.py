@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from aws_account import REGION, AwsAccount, layer_bytes
 from click.testing import CliRunner
+from moto.server import ThreadedMotoServer
 
 from cirrus_fast import __version__
 from cirrus_fast.backend.deployment.account import Account, DeniedError
@@ -606,6 +611,33 @@ def test_commands_refuse_in_one_line(aws: AwsAccount, run: Any, tmp_path: Any) -
         assert outcome.exit_code != 0
         assert outcome.stderr.count("\n") == 1, outcome.stderr
         assert text in outcome.stderr
+
+
+def test_commands_speak_to_a_server(aws: AwsAccount, tmp_path: Any) -> None:
+    """Over HTTP, as to AWS."""
+    aws.layer()
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        url = f"http://{host}:{port}"
+        environment = {**os.environ, "AWS_ENDPOINT_URL": url, "AWS_REGION": REGION}
+        urllib.request.urlopen(urllib.request.Request(f"{url}/data", method="PUT")).close()
+
+        def run(*arguments: str) -> str:
+            command = [sys.executable, "-m", "cirrus_fast", *arguments]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        layer = ["--layer", str(tmp_path / "layer.zip"), "--data", "s3://data"]
+        assert "5 changes made" in run("deploy", *layer, "--reserved-concurrency", "5")
+        assert "0 changes made" in run("deploy", *layer, "--reserved-concurrency", "5")
+        assert "memory 2048 -> 512" in run("deploy", *layer, "--memory", "512")
+        assert "4 changes made" in run("undeploy")
+        assert "0 changes made" in run("undeploy")
+    finally:
+        server.stop()
 
 
 def test_policies_are_shown_without_asking_aws(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ what to do."""
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -85,7 +86,9 @@ class Account:
         except BotoCoreError as error:  # a profile that is not there
             raise DeploymentError(str(error)) from error
         self.sleep = sleep
-        self.region = _known_region(self.session, region or self.session.region_name)
+        # boto3 knows AWS_DEFAULT_REGION alone of the two.
+        named = region or os.environ.get("AWS_REGION") or self.session.region_name
+        self.region = _known_region(self.session, named)
         self._clients: dict[str, Any] = {}
         self._identity: Answer | None = None
 
@@ -186,7 +189,9 @@ class Account:
                 # Of an invocation, which may have a cold start and a slow network before it.
                 read_timeout=120,
             )
-            self._clients[service] = self.session.client(service, config=config)
+            self._clients[service] = self.session.client(
+                service, region_name=self.region, config=config
+            )
         return self._clients[service]
 
 

@@ -72,7 +72,7 @@ def routes_to_s3(account: Account, vpc: str, subnets: Iterable[str]) -> list[Rou
         way = None
         if any(name in one.get("RouteTableIds", ()) for one in to_s3):
             way = "gateway"
-        elif any(one["VpcEndpointType"] == "Interface" for one in to_s3):
+        elif any(one.get("VpcEndpointType") == "Interface" for one in to_s3):
             way = "interface"
         elif any(route.get("NatGatewayId") for route in table.get("Routes", ())):
             way = "NAT"
