@@ -63,7 +63,7 @@ def test_a_data_set_says_its_rows_and_bytes(run: Run, storage_root: Path, tmp_pa
 
 
 def test_a_result_says_how_fast_its_workers_were(run: Run, tmp_path: Path) -> None:
-    model = LinearModel(np.zeros(3, np.float32), 0.0, LabelMap(0.0, 1.0))
+    model = LinearModel(np.zeros(3, np.float32), 0.0, LabelMap((0.0,), (1.0,)))
     breakdown = {"compute": 60.0, "storage_read": 40.0}
     record = Record(1.0, 1, 1, 0.5, None, None, 0.0)
     TrainResult(

@@ -631,7 +631,7 @@ def test_commands_speak_to_a_server(aws: AwsAccount, tmp_path: Any) -> None:
             return done.stdout
 
         layer = ["--layer", str(tmp_path / "layer.zip"), "--data", "s3://data"]
-        assert "5 changes made" in run("deploy", *layer, "--reserved-concurrency", "5")
+        assert "6 changes made" in run("deploy", *layer, "--reserved-concurrency", "5")
         assert "0 changes made" in run("deploy", *layer, "--reserved-concurrency", "5")
         assert "memory 2048 -> 512" in run("deploy", *layer, "--memory", "512")
         assert "4 changes made" in run("undeploy")
