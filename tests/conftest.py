@@ -384,7 +384,7 @@ def local_lambda(
         function = Function("worker", layer_folder, environment=variables, **settings)
         started.append(LocalLambda([function], **(server or {})))
         monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", started[-1].url)
-        monkeypatch.setenv("AWS_ENDPOINT_URL_LOGS", started[-1].url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDWATCH_LOGS", started[-1].url)
         monkeypatch.setenv("CIRRUS_FAST_FUNCTION", "worker")
         return started[-1]
 

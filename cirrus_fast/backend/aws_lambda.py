@@ -273,7 +273,7 @@ class LambdaExecutor(Executor):
         shown = f"{module}.{name}" if name else repr(fn)
         if not inspect.isfunction(fn) and not inspect.isbuiltin(fn):
             raise FunctionError(f"{shown}: only functions can be called by name")
-        if name == "<lambda>":
+        if name.endswith("<lambda>"):
             raise FunctionError(f"{shown}: a lambda has no name to be found by; give it a def")
         if "<locals>" in name or "." in name:
             raise FunctionError(f"{shown}: only functions of a module can be found by name")

@@ -46,7 +46,7 @@ class FunctionPlace:
                 service,
                 # boto3 knows AWS_DEFAULT_REGION alone; other SDKs, and functions, have AWS_REGION.
                 region_name=self.region or os.environ.get("AWS_REGION"),
-                endpoint_url=self.endpoint,
+                endpoint_url=self.endpoint if service == "lambda" else None,
                 config=Config(**more),
             )
         except NoRegionError as error:

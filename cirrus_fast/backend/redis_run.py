@@ -25,6 +25,7 @@ from cirrus_fast.runtime.params import bitfield, resp
 from cirrus_fast.runtime.params.control import (
     RECORD,
     SAYS,
+    STOP_FIELD,
     TTL_S,
     Names,
     RunHeader,
@@ -56,10 +57,12 @@ class RedisRun:
     Attributes
     ----------
     slots : what workers say, record of `local.SLOT` each
+    stop_asked : whether somebody else asks for the end of the run (cirrus-fast stop)
     store : how the model is held; this one: in plain strings
     """
 
     store = "bitfield"
+    stop_asked = False
 
     def __init__(
         self,
@@ -233,6 +236,7 @@ class RedisRun:
             (pairs,) = self._ask_all(("HGETALL", self._names.workers))
             if not pairs:
                 raise StoreError(f"{self._link.place}: the store has lost run {self._task}")
+            self.stop_asked = STOP_FIELD in pairs[::2]
             now = time.monotonic()
             for worker, record in current_records(pairs, self._generations).items():
                 if record != self._records[worker]:

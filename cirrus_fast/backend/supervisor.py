@@ -222,7 +222,7 @@ class _Course:
             left = deadline - time.perf_counter()
             if left <= 0:
                 return "timeout"
-            if self._supervisor.stop_asked:
+            if self._supervisor.stop_asked or store.stop_asked:
                 return "stopped"
             rows = store.wait(due, min(_POLL_S, left))
             self._shown.rows(rows)

@@ -43,9 +43,13 @@ COMMANDS = {
     "redis": ("redis", "Start a Redis server on this machine, and stop it with Ctrl-C."),
     "layer": ("layer", "Build the layer that AWS Lambda runs workers with."),
     "deploy": ("deploy", "Put the workers' function on AWS Lambda, or bring it up to date."),
+    "doctor": ("deploy", "Look at a deployment, and say what to do."),
     "undeploy": ("deploy", "Take away what deploy made."),
     "cost": ("cost", "Estimate what a run on AWS Lambda costs."),
-    "doctor": ("deploy", "Look at a deployment, and say what to do."),
+    "local-lambda": ("local_lambda", "Serve a function as AWS Lambda does, on this machine."),
+    "status": ("runs", "Show how far a run is that another process supervises."),
+    "logs": ("runs", "Show what a run's workers on AWS Lambda have logged."),
+    "stop": ("runs", "End a run that another process supervises."),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -29,7 +29,7 @@ from cirrus_fast.data.parallel import available_cores, ordered_map
 from cirrus_fast.data.reading import CriteoReader, LibsvmReader, TextReader
 from cirrus_fast.data.rows import as_rows
 from cirrus_fast.data.sources import Chunk, Source, names_text
-from cirrus_fast.data.storage import local_path, write_file
+from cirrus_fast.data.storage import is_s3, local_path, open_storage, write_file
 from cirrus_fast.data.text import parse_libsvm
 from cirrus_fast.errors import DatasetError, ModelError
 
@@ -90,9 +90,14 @@ class LinearModel:
         parts = list(self.iter_margins(data))
         return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
-    def iter_margins(self, data: Rows) -> Iterator[Float32Array]:
-        """`decision_function` in pieces, in order, for data that need not fit memory."""
-        return map(self._margins, self.scorable(data))
+    def iter_margins(
+        self, data: Rows, *, numbers: Sequence[int] | None = None
+    ) -> Iterator[Float32Array]:
+        """`decision_function` in pieces, in order, for data that need not fit memory.
+
+        numbers : of the blocks of a data set to take, increasing; by default all
+        """
+        return map(self._margins, self.scorable(data, numbers=numbers))
 
     def predict_proba(self, data: Rows) -> Float32Array:
         """float32[n_rows, 2]: the probabilities of the negative and of the positive class."""
@@ -116,13 +121,24 @@ class LinearModel:
         positive = self.label_map.positive[0]
         return np.where(margins > 0, positive, negative).astype(np.float32)
 
-    def evaluate(self, data: Rows, y: npt.ArrayLike | None = None) -> Evaluation:
-        """Compares with labels: those of `data`, or `y` where `data` has none."""
+    def evaluate(
+        self,
+        data: Rows,
+        y: npt.ArrayLike | None = None,
+        *,
+        numbers: Sequence[int] | None = None,
+        on_rows: Callable[[int], object] = lambda _n: None,
+    ) -> Evaluation:
+        """Compares with labels: those of `data`, or `y` where `data` has none.
+
+        numbers : as for `iter_margins`; on_rows : called with the rows done, now and then
+        """
         if y is None and not isinstance(data, CSR | Dataset | str | bytes | bytearray | memoryview):
             raise DatasetError("arrays have no labels of their own; give y")
         margins, positives, weights = [], [], []
-        for rows in self.scorable(data, y):
+        for rows in self.scorable(data, y, numbers=numbers):
             margins.append(self._margins(rows))
+            on_rows(sum(map(len, margins)))
             positives.append(self.label_map.positives(rows.labels))
             weights.append(rows.weights)
         if not sum(map(len, margins)):
@@ -162,7 +178,13 @@ class LinearModel:
         )
         return margins
 
-    def scorable(self, data: Rows, y: npt.ArrayLike | None = None) -> Iterator[CSR]:
+    def scorable(
+        self,
+        data: Rows,
+        y: npt.ArrayLike | None = None,
+        *,
+        numbers: Sequence[int] | None = None,
+    ) -> Iterator[CSR]:
         """The rows, scaled as the weights expect, in pieces that fit memory."""
         if isinstance(data, str) and names_text(data):
             if y is not None:
@@ -174,7 +196,7 @@ class LinearModel:
             if y is not None:
                 raise DatasetError(f"{dataset.name}: has labels of its own; leave y out")
             scale = self._scaling_for(dataset)
-            for rows in iterate(dataset):
+            for rows in iterate(dataset, numbers):
                 yield rows if scale is None else scale.apply_rows(rows)
             return
         if isinstance(data, bytes | bytearray | memoryview):
@@ -279,8 +301,14 @@ class LinearModel:
             raise ModelError(f"{where}: damaged or not a model ({error})") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes one .npz file, whole or not at all; NumPy alone can read it."""
-        write_file(path, npz_bytes(self.to_arrays()))
+        """Writes one .npz file, or an object at s3://, whole or not at all; NumPy alone can read
+        it."""
+        content, where = npz_bytes(self.to_arrays()), os.fspath(path)
+        if is_s3(where):
+            folder, _, name = where.rpartition("/")
+            open_storage(folder).write(name, content)
+        else:
+            write_file(path, content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LinearModel:
@@ -333,9 +361,11 @@ def npz_bytes(arrays: Mapping[str, Any]) -> bytes:
 def read_npz(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     """All arrays of a model or result file; anything else is a ModelError."""
     where = os.fspath(path)
-    file = local_path(where)
     try:
-        return load_npz(file.read_bytes(), where)
+        if is_s3(where):
+            folder, _, name = where.rpartition("/")
+            return load_npz(open_storage(folder).read(name), where)
+        return load_npz(local_path(where).read_bytes(), where)
     except OSError as error:
         raise ModelError(f"{where}: {error.strerror or error}") from error
     except DatasetError as error:

@@ -96,7 +96,7 @@ class Sandbox:
         began = time.monotonic()
         try:
             if cold:
-                self._begin()
+                self._begin(request)
             began = time.monotonic()
             deadline = began + function.timeout_s
             self._api.offer(Event(request, payload, time.time() + function.timeout_s, self._arn))
@@ -113,8 +113,8 @@ class Sandbox:
         init_s = self._init_s if cold else None
         return Outcome(answer, error, log, took, self._peak >> 20, init_s, usable)
 
-    def _begin(self) -> None:
-        said = self._wait(("ready", "init error"), self._began + INIT_S, "init")
+    def _begin(self, request: str) -> None:
+        said = self._wait(("ready", "init error"), self._began + INIT_S, request)
         self._init_s = time.monotonic() - self._began
         if said.what == "init error":
             kind, message = _told(said.payload)
@@ -142,7 +142,7 @@ class Sandbox:
                 )
             left = deadline - time.monotonic()
             if left <= 0:
-                limit = INIT_S if request == "init" else self.function.timeout_s
+                limit = INIT_S if self._init_s is None else self.function.timeout_s
                 raise _Ended(
                     "Sandbox.Timedout",
                     f"RequestId: {request} Error: Task timed out after {limit:.2f} seconds",

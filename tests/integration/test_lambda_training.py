@@ -3,15 +3,23 @@ speaks S3."""
 
 from __future__ import annotations
 
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from redis_server import keys_left
 
 import cirrus_fast
 from cirrus_fast import Dataset, LogisticRegression
-from cirrus_fast.local_lambda.server import LocalLambda
+from cirrus_fast.errors import OptionError, TrainingError
+from cirrus_fast.local_lambda.server import Faults, LocalLambda
 
 Start = Callable[..., LocalLambda]
 N_ROWS = 110_000
@@ -50,3 +58,207 @@ def test_a_run_on_functions_is_one_like_any_other(
     assert result.rows_repeated == 0
     assert result.test_loss == pytest.approx(here.test_loss, rel=0.002)
     assert local.counts["cold"] == 4
+
+
+# Faults
+
+
+class Killer:
+    """Kills a sandbox that is busy, drawn at random, every so often."""
+
+    def __init__(self, local: LocalLambda, every_s: float, seed: int = 1) -> None:
+        self.killed = 0
+        self._local, self._every_s = local, every_s
+        self._draw, self._over = random.Random(seed), threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._over.wait(self._every_s):
+            busy = self._local.busy
+            if busy:
+                self._draw.choice(busy).kill()
+                self.killed += 1
+
+    def __enter__(self) -> Killer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def test_ten_workers_whose_sandboxes_are_killed_at_random_end_all_the_same(
+    clicks: Dataset, redis_server: Any, local_lambda: Start
+) -> None:
+    local = local_lambda(memory_mb=256)
+    wanted = options(redis_server, n_workers=10, test_fraction=0.05, epochs=8, sync_rows=500)
+    with Killer(local, 0.7) as killer:
+        result = LogisticRegression(wanted).run()
+    alone = LogisticRegression(
+        {"dataset": "clicks", "test_fraction": 0.05, "epochs": 8, "epsilon": 0, "n_workers": 1}
+    ).run()
+    assert killer.killed >= 3
+    assert result.stop_reason == "epochs"
+    assert result.rows_processed == alone.rows_processed
+    assert result.rows_repeated <= 0.15 * result.rows_processed
+    assert result.test_loss == pytest.approx(alone.test_loss, rel=0.002)
+    assert keys_left(redis_server) == []
+
+
+def test_a_function_whose_time_runs_out_hands_over(
+    clicks: Dataset, redis_server: Any, local_lambda: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    local = local_lambda(
+        memory_mb=256, timeout_s=60, environment={"CIRRUS_FAST_HAND_OVER_S": "58.5"}
+    )
+    wanted = options(redis_server, n_workers=2, epochs=6, sync_rows=200)
+    result = LogisticRegression(wanted).run()
+    handed_over = local.logged("worker", "train hands over")
+    assert len(handed_over) >= 2
+    assert (local.counts["timeout"], local.counts["Unhandled"]) == (0, 0)
+    assert result.stop_reason == "epochs"
+    assert result.rows_processed == 6 * N_ROWS
+    assert result.rows_repeated == 0
+    assert "another takes its place" not in caplog.text
+
+
+def test_a_function_without_the_time_to_begin_is_given_up(
+    clicks: Dataset, redis_server: Any, local_lambda: Start
+) -> None:
+    local_lambda(timeout_s=0.05)
+    with pytest.raises(TrainingError, match=r"timed out|has handed over 4 times without"):
+        LogisticRegression(options(redis_server, n_workers=1)).run()
+    assert keys_left(redis_server) == []
+
+
+def test_a_function_that_is_too_small_is_refused_before_it_is_called(
+    clicks: Dataset, redis_server: Any, local_lambda: Start, tmp_path: Path
+) -> None:
+    wide_text = tmp_path / "wide.svm"
+    wide_text.write_text("1 1:1\n0 20000000:1\n" * 100)
+    local = local_lambda(memory_mb=192)
+    cirrus_fast.load_libsvm(wide_text, "wide", n_features=20_000_000)
+    with pytest.raises(OptionError, match="worker_size=256: function worker has 192 MB; give work"):
+        LogisticRegression(options(redis_server)).run()
+    with pytest.raises(
+        OptionError, match=r"worker_size=128: is too little .* model .* take \d+ MB"
+    ):
+        LogisticRegression(options(redis_server, worker_size=128, dataset="wide")).run()
+    assert not local.counts
+    assert keys_left(redis_server) == []
+
+
+def test_a_function_that_runs_out_of_memory_ends_the_run(
+    clicks: Dataset, redis_server: Any, local_lambda: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_lambda(memory_mb=32)
+    monkeypatch.setattr("cirrus_fast.backend.supervisor.check_memory", lambda *_: None)
+    says = r"given up after 3 deaths: function worker: out of memory: 32 MB are too few"
+    with pytest.raises(TrainingError, match=says):
+        LogisticRegression(options(redis_server, n_workers=1)).run()
+
+
+def test_a_limit_below_the_workers_and_refusals_lose_none(
+    clicks: Dataset, redis_server: Any, local_lambda: Start
+) -> None:
+    local = local_lambda(
+        memory_mb=256, concurrency=2, server={"faults": Faults(0.3, (500, 502, 503))}
+    )
+    result = LogisticRegression(options(redis_server, n_workers=5, epochs=1)).run()
+    assert result.rows_processed == N_ROWS
+    assert result.rows_repeated == 0
+    assert local.counts["429"] > 0
+
+
+def test_workers_whose_answers_are_lost_are_known_by_what_they_say(
+    clicks: Dataset,
+    redis_server: Any,
+    local_lambda: Start,
+    proxy: Callable[[int], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    local = local_lambda(memory_mb=256)
+    way = proxy(int(local.url.rpartition(":")[2]))
+    # Whatever Lambda answers to an invocation never comes.
+    way.rule = lambda direction, _connection, _passed, data: (
+        None if direction == "down" and b"X-Amz-Log-Result" in data else data
+    )
+    monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", f"http://127.0.0.1:{way.port}")
+    result = LogisticRegression(options(redis_server, n_workers=2)).run()
+    assert result.stop_reason == "epochs"
+    assert result.rows_processed == 3 * N_ROWS
+    assert result.rows_repeated == 0
+    assert "its report is lost; its rows are not" in caplog.text
+    assert local.counts["cold"] == 2
+
+
+CTRL_C = """
+import sys, threading, time, signal, os
+import cirrus_fast
+from cirrus_fast import LogisticRegression
+cirrus_fast.configure(storage="s3://bucket/data")
+run = LogisticRegression(
+    dataset="clicks", executor="lambda", param_store=sys.argv[1], worker_size=256, n_workers=4,
+    epochs=100_000, epsilon=0, eval_interval=0.1, progress=False,
+    callbacks=[lambda record: print("learning", flush=True) and None],
+)
+result = run.run()
+print("ended", result.stop_reason, result.rows_processed > 0, flush=True)
+"""
+
+
+def test_ctrl_c_leaves_nothing_running(
+    clicks: Dataset, redis_server: Any, local_lambda: Start
+) -> None:
+    local = local_lambda(memory_mb=256)
+    with subprocess.Popen(
+        [sys.executable, "-c", CTRL_C, redis_server.url], stdout=subprocess.PIPE, text=True
+    ) as program:
+        _press_ctrl_c(program, local)
+    assert keys_left(redis_server) == []
+    assert local.counts["answered"] == local.counts["cold"] + local.counts["warm"]
+
+
+def _press_ctrl_c(program: subprocess.Popen[str], local: LocalLambda) -> None:
+    assert program.stdout is not None
+    assert program.stdout.readline() == "learning\n"
+    assert local.busy
+    program.send_signal(signal.SIGINT)
+    pressed = time.monotonic()
+    while local.busy and time.monotonic() - pressed < 30:
+        time.sleep(0.01)
+    print(f"idle after {time.monotonic() - pressed:.2f} s")
+    assert not local.busy
+    rest = program.stdout.read()
+    assert program.wait(30) == 0
+    assert rest.splitlines()[-1] == "ended interrupted True"
+
+
+# What is refused before anything is called
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"param_store": "memory"}, "executor=lambda cannot reach this machine's memory; give"),
+        ({"param_store": "unix:///tmp/x"}, "executor=lambda cannot reach a socket of this"),
+        ({"executor": "lamda"}, "did you mean lambda"),
+    ],
+)
+def test_stores_out_of_reach_are_refused_by_the_options(more: dict[str, str], says: str) -> None:
+    with pytest.raises(OptionError, match=says):
+        LogisticRegression({"dataset": "d", "executor": "lambda"} | more)
+
+
+def test_data_out_of_reach_is_refused(
+    storage_root: Path, clicks_text: Path, redis_server: Any, s3: Any
+) -> None:
+    cirrus_fast.load_libsvm(clicks_text, "here")
+    with pytest.raises(OptionError, match=r"on this machine, where .* configure\(storage="):
+        LogisticRegression(options(redis_server, dataset="here")).run()
+    with pytest.raises(OptionError, match="is text, and executor=lambda reads data sets"):
+        LogisticRegression(
+            options(redis_server, dataset=str(clicks_text), model_size=1 << 13)
+        ).run()

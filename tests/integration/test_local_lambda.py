@@ -16,16 +16,19 @@ from typing import Any
 
 import boto3
 import lambda_functions
+import numpy as np
 import pytest
 from botocore.config import Config
 
 import cirrus_fast
 from cirrus_fast import LambdaExecutor
-from cirrus_fast.data.storage import is_s3
+from cirrus_fast.data.model import LinearModel
+from cirrus_fast.data.storage import is_s3, open_storage
 from cirrus_fast.errors import FunctionError, StorageError, WorkerDiedError
 from cirrus_fast.local_lambda.function import Function
 from cirrus_fast.local_lambda.sandbox import Outcome
 from cirrus_fast.local_lambda.server import Faults, LocalLambda
+from cirrus_fast.runtime import scoring
 from cirrus_fast.runtime.worker import run_worker
 
 Start = Callable[..., LocalLambda]
@@ -126,7 +129,7 @@ def test_errors_come_back_as_what_they_were(
 ) -> None:
     start()
     functions = executor()
-    with pytest.raises(ValueError, match="^too bad$") as caught:
+    with pytest.raises(ValueError, match=r"^too bad$") as caught:
         functions.submit(lambda_functions.fail, "too bad").result()
     assert "in the function:" in str(caught.value.__cause__)
     assert "lambda_functions.py" in str(caught.value.__cause__)
@@ -404,7 +407,7 @@ def test_what_is_refused_for_too_long_is_an_error(
         functions.submit(is_s3, "x").result(60)
     local.faults = Faults(1.0, (503,))
     monkeypatch.setattr("cirrus_fast.backend.aws_lambda._ATTEMPTS", 2)
-    with pytest.raises(FunctionError, match="ServiceUnavailable.*given up after 2 attempts"):
+    with pytest.raises(FunctionError, match=r"ServiceUnavailable.*given up after 2 attempts"):
         functions.submit(is_s3, "x").result(60)
     # A worker has a generation of its own: whether it began, nobody knows.
     with pytest.raises(WorkerDiedError) as caught:
@@ -422,7 +425,7 @@ def test_calls_that_wait_can_be_cancelled_and_those_under_way_cannot(
     assert second.cancel()
     assert not first.cancel()
     assert second.cancelled()
-    assert {call for call in as_completed([first, second, third])} == {first, second, third}
+    assert set(as_completed([first, second, third])) == {first, second, third}
     assert (first.result(), third.result()) == ("0", "2")
     fourth, fifth = (functions.submit(is_s3, str(i)) for i in range(2))
     while not fourth.running():
@@ -444,7 +447,7 @@ def test_a_lost_answer_is_told_from_a_dead_worker(
     way = proxy(int(local.url.rpartition(":")[2]))
     way.rule = lambda direction, _connection, _passed, data: data if direction == "up" else None
     functions = executor(endpoint=f"http://127.0.0.1:{way.port}")
-    with pytest.raises(WorkerDiedError, match="its answer is lost .*it may have done") as caught:
+    with pytest.raises(WorkerDiedError, match=r"its answer is lost .*it may have done") as caught:
         functions.submit(is_s3, "x").result(20)
     assert caught.value.answer_lost
 
@@ -462,3 +465,79 @@ def test_connections_are_kept_alive_sooner_than_gateways_forget_them(
 
     options = executor()._client._endpoint.http_session._manager.connection_pool_kw
     assert (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60) in options["socket_options"]
+
+
+# Kinds of events beside training
+
+
+def test_models_are_measured_and_rows_scored_in_functions(
+    start: Start, executor: Callable[..., LambdaExecutor], tmp_path: Path, s3: Any
+) -> None:
+    start()
+    functions = executor()
+    cirrus_fast.make_clicks(tmp_path / "c.svm", 10_000, seed=1, hash_bits=10)
+    data = cirrus_fast.load_libsvm(tmp_path / "c.svm", "s3://bucket/c")
+    model = cirrus_fast.LogisticRegression(dataset=data.uri, epochs=1, epsilon=0).run().model
+    model.save("s3://bucket/models/m.npz")
+    assert np.array_equal(LinearModel.load("s3://bucket/models/m.npz").weights, model.weights)
+    spec = {"model": "s3://bucket/models/m.npz", "dataset": data.uri}
+    found = json.loads(functions.submit(scoring.evaluate, json.dumps(spec)).result())
+    assert found == json.loads(json.dumps(model.evaluate(data).to_json()))
+    n_blocks = len(data.blocks)
+    assert n_blocks >= 2
+    lines = b""
+    for blocks in ([0, 1], [1, n_blocks]):
+        more = {"output": f"s3://bucket/scores/{blocks[0]}", "blocks": blocks}
+        done = json.loads(functions.submit(scoring.predict, json.dumps(spec | more)).result())
+        assert done["next_block"] == blocks[1]
+        assert not done["handed_over"]
+        lines += open_storage("s3://bucket/scores").read(str(blocks[0]))
+    scores = np.array(lines.split(), np.float32)
+    assert np.array_equal(scores, model.predict_proba(data)[:, 1])
+
+
+def test_scoring_hands_over_when_its_time_is_up(tmp_path: Path) -> None:
+    cirrus_fast.make_clicks(tmp_path / "c.svm", 10_000, seed=1, hash_bits=10)
+    data = cirrus_fast.load_libsvm(tmp_path / "c.svm", str(tmp_path / "c"))
+    cirrus_fast.LogisticRegression(dataset=data.uri, epochs=1).run().model.save(tmp_path / "m.npz")
+    spec = {"model": str(tmp_path / "m.npz"), "dataset": data.uri, "what": "label"}
+    first = json.loads(scoring.predict(json.dumps(spec | {"output": f"{tmp_path}/1"}), -1))
+    assert first == {"rows": data.blocks[0].n_rows, "next_block": 1, "handed_over": True}
+    assert len((tmp_path / "1").read_text().split()) == first["rows"]
+    with pytest.raises(FunctionError, match="the function's time is up before"):
+        scoring.evaluate(json.dumps(spec), -1)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"model": 3}, "model, output: missing; each is a URI"),
+        ({"output": "o", "blocks": [0, 99]}, r"blocks=\[0, 99\]: .*/c has 1"),
+        ({"output": "o", "what": "colour"}, "what='colour': choose probability, label, margin"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(
+    tmp_path: Path, more: dict[str, object], says: str
+) -> None:
+    cirrus_fast.make_clicks(tmp_path / "c.svm", 1000, seed=1, hash_bits=10)
+    data = cirrus_fast.load_libsvm(tmp_path / "c.svm", str(tmp_path / "c"))
+    cirrus_fast.LogisticRegression(dataset=data.uri, epochs=1).run().model.save(tmp_path / "m.npz")
+    spec = {"model": str(tmp_path / "m.npz"), "dataset": data.uri} | more
+    with pytest.raises(cirrus_fast.CirrusFastError, match=says):
+        scoring.predict(json.dumps(spec))
+
+
+# Passwords
+
+
+def test_a_password_is_looked_up_in_the_function_by_its_name(
+    start: Start, executor: Callable[..., LambdaExecutor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = start()
+    url = "redis://127.0.0.1/?password_from=env:STORE_PASSWORD"
+    call = executor().submit(lambda_functions.password_of, url)
+    with pytest.raises(cirrus_fast.CirrusFastError, match="environment has no STORE_PASSWORD"):
+        call.result()
+    start(environment={"CIRRUS_FAST_PACKAGES": "lambda_functions", "STORE_PASSWORD": "hush"})
+    assert executor().submit(lambda_functions.password_of, url).result() == len("hush")
+    assert not [line for line in local.logged("worker") if "hush" in line["message"]]

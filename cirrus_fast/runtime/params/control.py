@@ -5,7 +5,7 @@ What this package stores of a run, all of it with a time to live (docs/redis.md)
     {cirrus_fast:TASK}:run      JSON of what was decided; made first, so a name is taken once
     {cirrus_fast:TASK}:scale    list: the training scale, compressed, in pieces
     {cirrus_fast:TASK}:control  what the supervisor says, written by it alone
-    {cirrus_fast:TASK}:workers  hash: "WORKER.GENERATION" -> what that worker says
+    {cirrus_fast:TASK}:workers  hash: "WORKER.GENERATION" -> what that worker says; "stop"
     model and state of the optimiser: params/bitfield.py, params/merged.py
 
 A worker writes its own record only, always as a whole, so that writing it again does no harm, and
@@ -34,6 +34,8 @@ from cirrus_fast.runtime.params.resp import Connection, Link, Refused
 from cirrus_fast.store_url import StoreUrl
 
 FORMAT = 1
+# Beside the workers' records: there where somebody asks the supervisor to end the run.
+STOP_FIELD = b"stop"
 # Keys outlive their last user by so long; the supervisor prolongs them.
 TTL_S = 3600
 # How old a worker's view of the run may be, how often it looks while it has to wait, at first and
@@ -371,6 +373,8 @@ def current_records(
     """worker -> RECORD, of an answer to HGETALL: those of the generations that count."""
     found = {}
     for field, record in zip(pairs[::2], pairs[1::2], strict=True):
+        if field == STOP_FIELD:
+            continue
         worker, _, generation = field.partition(b".")
         at = int(worker)
         if at < len(generations) and int(generation) == int(generations[at]):

@@ -122,7 +122,10 @@ class LocalStore:
     scale : column numbers, divisors and penalties that every worker uses
     state : float32[(n_ids + 1) * width]; the last coordinate is the intercept. Beside it, `hot`
         has what each worker learnt of the popular coordinates (csrc/cf_hot.h)
+    stop_asked : nobody else reaches this store
     """
+
+    stop_asked = False
 
     def __init__(self, buffer: mmap.mmap, layout: Layout) -> None:
         self.layout = layout
