@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import boto3
+import botocore.session
+from botocore.loaders import Loader
 from moto import mock_aws
 
 import cirrus_fast
@@ -38,6 +40,16 @@ def layer_bytes(
     return packed.getvalue()
 
 
+# AWS's descriptions of its services, which take longer to read than a test to run.
+_LOADER = Loader()
+
+
+def _session(region: str, **credentials: str) -> boto3.Session:
+    core = botocore.session.get_session()
+    core.register_component("data_loader", _LOADER)
+    return boto3.Session(botocore_session=core, region_name=region, **credentials)
+
+
 class AwsAccount:
     """The account, with a bucket "data".
 
@@ -58,10 +70,10 @@ class AwsAccount:
 
     def client(self, service: str, region: str = REGION) -> Any:
         """For the test itself: not in the log, never refused."""
-        return boto3.Session(region_name=region).client(service)
+        return _session(region).client(service)
 
     def account(self, region: str = REGION, **credentials: str) -> Account:
-        session = boto3.Session(region_name=region, **credentials)
+        session = _session(region, **credentials)
         session.events.register("before-call.*", self._before)
         return Account(session=session, sleep=self.slept.append)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -259,6 +260,23 @@ def test_a_nat_gateway_will_do_at_a_price(aws: AwsAccount, vpc: dict[str, Any]) 
     assert "costs by the byte" in check.todo
 
 
+def test_a_secret_must_be_reached_too(aws: AwsAccount, vpc: dict[str, Any]) -> None:
+    subnets, groups = vpc["settings"]["subnets"], vpc["settings"]["security_groups"]
+    secret = "arn:aws:secretsmanager:us-east-1:123456789012:secret:redis-AbCdEf"
+    plan = aws.deploy(**vpc["settings"], secrets=(secret,))
+    assert "no way from" in plan.notes[-1]
+    aws.refuse = answers({"cirrus_fast": __version__, "answer": HEALTHY})
+    assert look(aws)["network secretsmanager"].verdict == "fail"
+    vpc["ec2"].create_vpc_endpoint(
+        VpcId=vpc["vpc"],
+        VpcEndpointType="Interface",
+        ServiceName="com.amazonaws.us-east-1.secretsmanager",
+        SubnetIds=list(subnets),
+        SecurityGroupIds=list(groups),
+    )
+    assert look(aws)["network secretsmanager"].verdict == "ok"
+
+
 # From inside, for real
 
 
@@ -277,8 +295,8 @@ def test_doctor_asks_the_function_itself(
             "AWS_SECRET_ACCESS_KEY": "secret",
         }
     )
-    for service in ("", "_LAMBDA", "_LOGS"):  # which would be asked for the account's too
-        monkeypatch.delenv(f"AWS_ENDPOINT_URL{service}")
+    for name in [name for name in os.environ if name.startswith("AWS_ENDPOINT_URL")]:
+        monkeypatch.delenv(name)  # which would be asked for the account's too
     aws.deploy(data=("s3://bucket/rows",))
 
     def invoke(operation: str, given: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -11,7 +11,13 @@ from cirrus_fast._version import __version__
 from cirrus_fast.backend.deployment import network
 from cirrus_fast.backend.deployment.account import Account, Answer, DeniedError
 from cirrus_fast.backend.deployment.ownership import layer_versions
-from cirrus_fast.backend.deployment.policies import INLINE_NAME, Policy, locations, trust_policy
+from cirrus_fast.backend.deployment.policies import (
+    INLINE_NAME,
+    Policy,
+    locations,
+    secrets,
+    trust_policy,
+)
 from cirrus_fast.backend.deployment.policies import same as same_policy
 from cirrus_fast.backend.deployment.settings import (
     DEPLOYMENT_TAG,
@@ -22,6 +28,7 @@ from cirrus_fast.backend.deployment.settings import (
     place,
 )
 from cirrus_fast.errors import DeploymentError
+from cirrus_fast.runtime.kinds import CALL
 from cirrus_fast.store_url import parse_urls
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -217,16 +224,20 @@ class _Doctor:
         if not subnets:
             yield Check("network", OK, "outside any VPC: S3 is reached, a private store is not")
             return
-        vpc = network.vpc_of(self._account, subnets)
-        for route in network.routes_to_s3(self._account, vpc, subnets):
-            name = f"network {route.subnet}"
+        vpc = network.Vpc.of(self._account, subnets)
+        for subnet in subnets:
+            route, name = vpc.route(subnet, "s3"), f"network {subnet}"
             if route.way == "gateway":
-                yield Check(name, OK, f"S3 gateway endpoint in {route.table} of {vpc}")
+                yield Check(name, OK, f"S3 gateway endpoint in {route.table} of {vpc.id}")
             else:
                 verdict = FAIL if route.way is None else WARN
-                found = f"no S3 gateway endpoint in {route.table} of {vpc}"
-                todo = network.advice(route, vpc, self._account.region)
-                yield Check(name, verdict, found, todo)
+                found = f"no S3 gateway endpoint in {route.table} of {vpc.id}"
+                yield Check(name, verdict, found, vpc.advice(route))
+        for service in network.secret_services(secrets(self._policy)):
+            if vpc.reaches(subnets, service):
+                yield Check(f"network {service}", OK, f"there is a way from {vpc.id}")
+            else:
+                yield Check(f"network {service}", FAIL, "unreachable", vpc.no_way_to(service))
 
     # From inside
 
@@ -260,7 +271,7 @@ class _Doctor:
             yield Check("store", WARN, "none was named", "give its URL: --store redis://...")
 
     def _invoke(self, arguments: list[Any]) -> Mapping[str, Any]:
-        event = {"cirrus_fast": __version__, "kind": "call", "function": _PROBE}
+        event = {"cirrus_fast": __version__, "kind": CALL, "function": _PROBE}
         given = json.dumps(event | {"arguments": arguments})
         response = self._account.ask(
             "lambda", "Invoke", FunctionName=self._name, Payload=given.encode()

@@ -182,6 +182,16 @@ def locations(policy: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ..
     return tuple(one for one in _unique(found["ReadData"]) if one not in write), tuple(write)
 
 
+def secrets(policy: Mapping[str, Any]) -> tuple[str, ...]:
+    """The secrets and parameters that a function's policy lets it read."""
+    return tuple(
+        arn
+        for statement in policy.get("Statement", ())
+        if statement.get("Sid") in ("Secrets", "Parameters")
+        for arn in statement["Resource"]
+    )
+
+
 def _data(settings: Settings, arns: Arns) -> list[Policy]:
     """Objects under the locations. A worker asks for some that may not be there, which is "not
     found" only to who may list."""
