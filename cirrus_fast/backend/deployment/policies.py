@@ -61,17 +61,7 @@ def function_policy(settings: Settings, arns: Arns) -> Policy:
     logs = ("logs:CreateLogStream", "logs:PutLogEvents")
     statements = [_allow("Logs", logs, [f"{arns.log_group}:*"])]
     statements += _data(settings, arns)
-    for sid, service, action in (
-        ("Secrets", ":secretsmanager:", "secretsmanager:GetSecretValue"),
-        ("Parameters", ":ssm:", "ssm:GetParameter"),
-    ):
-        of_service = [arn for arn in settings.secrets if service in arn]
-        if of_service:
-            statements.append(_allow(sid, [action], of_service))
-    if settings.kms_keys:
-        # Encrypting is for what is written.
-        actions = ["kms:Decrypt", "kms:GenerateDataKey"] if settings.data else ["kms:Decrypt"]
-        statements.append(_allow("Keys", actions, settings.kms_keys))
+    statements += _secrets(settings)
     if settings.in_vpc:
         statements.append(_allow("Network", _NETWORK_ACTIONS, ["*"]))
         # The permissions are for Lambda, which acts as the role too; the code gets them not.
@@ -154,13 +144,15 @@ def deployer_policy(settings: Settings, arns: Arns) -> Policy:
 
 
 def trainer_policy(settings: Settings, arns: Arns) -> Policy:
-    """What someone may do who trains with the deployed function."""
+    """What someone may do who trains with the deployed function: the supervisor evaluates, and
+    is in the store, as workers are."""
     function = ["lambda:InvokeFunction", "lambda:GetFunctionConfiguration"]
     logs = ["logs:FilterLogEvents"]
     return _policy(
         _allow("Function", function, [arns.function]),
         _allow("Logs", logs, [f"{arns.log_group}:*"]),
         *_data(settings, arns),
+        *_secrets(settings),
     )
 
 
@@ -218,6 +210,22 @@ def _data(settings: Settings, arns: Arns) -> list[Policy]:
         # Asking for one object that is not there comes without a prefix.
         listing["Condition"] = {"StringLikeIfExists": {"s3:prefix": allowed}}
         statements.append(listing)
+    return statements
+
+
+def _secrets(settings: Settings) -> list[Policy]:
+    statements = []
+    for sid, service, action in (
+        ("Secrets", ":secretsmanager:", "secretsmanager:GetSecretValue"),
+        ("Parameters", ":ssm:", "ssm:GetParameter"),
+    ):
+        of_service = [arn for arn in settings.secrets if service in arn]
+        if of_service:
+            statements.append(_allow(sid, [action], of_service))
+    if settings.kms_keys:
+        # Encrypting is for what is written.
+        actions = ["kms:Decrypt", "kms:GenerateDataKey"] if settings.data else ["kms:Decrypt"]
+        statements.append(_allow("Keys", actions, settings.kms_keys))
     return statements
 
 
