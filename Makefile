@@ -7,7 +7,7 @@ COMMANDS ?= 1000000
 MINUTES ?= 10
 S3_FAULTS ?= 10000
 
-.PHONY: dev test check check-style check-types check-c check-spelling asan coverage fuzz fuzz-module soak soak-runs soak-s3 bench bench-check bench-accept clean
+.PHONY: dev test check check-style check-types check-c check-spelling asan coverage fuzz fuzz-module soak soak-runs soak-s3 soak-lambda bench bench-check bench-accept clean
 .PHONY: wheels test-wheels test-arm test-cpus release
 
 dev: ## install for development; again after touching csrc/ or pyx/
@@ -45,13 +45,16 @@ fuzz: ## each target of tests/fuzz/targets.txt for FUZZ_SECONDS
 fuzz-module: ## a million random commands for the module of Redis, in a real server
 	$(PYTHON) tests/soak/module_commands.py --commands $(COMMANDS)
 
-soak: soak-runs soak-s3 ## runs with random faults
+soak: soak-runs soak-s3 soak-lambda ## runs with random faults
 
 soak-runs: ## for MINUTES: kills, hangs, timeouts, Ctrl-C, full disks, resumes
 	$(PYTHON) tests/soak/soak.py --minutes $(MINUTES)
 
 soak-s3: ## until S3_FAULTS requests have failed: refusals, cuts, stalls, short and damaged bodies
 	$(PYTHON) tests/soak/s3_soak.py --faults $(S3_FAULTS)
+
+soak-lambda: ## for MINUTES: sandboxes killed, refused, out of time, answers lost, S3 and Redis failing
+	$(PYTHON) tests/soak/lambda_soak.py --minutes $(MINUTES)
 
 bench: ## measure beside every peer, and write bench/RESULTS.md (docs/benchmarks.md)
 	$(PYTHON) -m bench

@@ -130,7 +130,7 @@ class WorkerDiedError(TrainingError):
 
     Attributes
     ----------
-    kind : died, out of memory, timed out, or unavailable: it was never there
+    kind : died, sandbox died, out of memory, timed out, or unavailable: it was never there
     answer_lost : the way to it broke, and it may go on
     """
 

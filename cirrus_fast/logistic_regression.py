@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from threading import Thread
 from typing import Any
 
+from cirrus_fast.backend.attach import LeftRun
 from cirrus_fast.backend.supervisor import Supervisor
 from cirrus_fast.data.result import Record, TrainResult
 from cirrus_fast.options import Options, parse_options
@@ -35,6 +36,18 @@ class LogisticRegression:
     def start(self) -> Run:
         """Trains in the background."""
         return Run(Supervisor(self.options))
+
+    @staticmethod
+    def attach(task: str, param_store: str) -> Run:
+        """Goes on, in the background, with a run whose supervisor died.
+
+        Parameters
+        ----------
+        task : its name, which was in the line that told of its start
+        param_store : URL of the store that it is in
+        """
+        left = LeftRun.read(task, param_store)
+        return Run(Supervisor(left.options, left))
 
 
 class Run:

@@ -506,7 +506,7 @@ class LambdaExecutor(Executor):
                 "out of memory",
             )
         if kind == "Runtime.ExitError":
-            return WorkerDiedError(f"{name}: died ({message}){words}")
+            return WorkerDiedError(f"{name}: died ({message}){words}", "sandbox died")
         return FunctionError(f"{name}: {kind or 'an error'}: {message}{words}")
 
     # Looking after
@@ -540,7 +540,8 @@ class LambdaExecutor(Executor):
     def kill(self, future: Future[Any]) -> None:
         """Waits no longer for a call, which fails with WorkerDiedError; Lambda ends it in time."""
         if isinstance(future, _Call):
-            future.settle(error=WorkerDiedError(f"function {self.function}: gave no sign any more"))
+            text = f"function {self.function}: gave no sign any more"
+            future.settle(error=WorkerDiedError(text, "sandbox died"))
 
     def configuration(self) -> Mapping[str, Any] | None:
         """The function's memory, timeout and so on; None where that may not be asked."""

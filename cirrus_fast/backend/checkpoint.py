@@ -148,7 +148,7 @@ class Checkpoint:
                 slots=arrays["slots"],
                 round=int(header["round"]),
                 seconds=float(header["seconds"]),
-                history=[_record(raw) for raw in header["history"]],
+                history=[record_of(raw) for raw in header["history"]],
                 best=best,
                 reference=float("inf") if reference is None else reference,
                 stale=int(header["stale"]),
@@ -167,15 +167,18 @@ class Checkpoint:
         remote: bool,
         path: str,
     ) -> None:
-        """Refuses to go on with other data or other options than those the run began with."""
+        """Refuses to go on with other data or other options than those the run began with.
+
+        path : what to call it
+        """
         if dataset_id != self.dataset_id:
-            raise OptionError(f"resume_from={path}: is of another data set, or it was replaced")
+            raise OptionError(f"{path}: is of another data set, or it was replaced")
         if test_dataset_id != self.test_dataset_id:
-            raise OptionError(f"resume_from={path}: is of a run with another test_dataset")
+            raise OptionError(f"{path}: is of a run with another test_dataset")
         if remote != self.remote:
             was, now = ("in S3", "on disk") if self.remote else ("on disk", "in S3")
             raise OptionError(
-                f"resume_from={path}: that run's data set was {was}, this one is {now}, where rows "
+                f"{path}: that run's data set was {was}, this one is {now}, where rows "
                 f"come in another order; give the one {was}"
             )
         plain = json.loads(json.dumps(options))
@@ -186,7 +189,7 @@ class Checkpoint:
         ]
         if other:
             was = ", ".join(f"{name}={self.options.get(name)!r}" for name in other)
-            raise OptionError(f"resume_from={path}: that run had {was}; give the same")
+            raise OptionError(f"{path}: that run had {was}; give the same")
 
     def check_fits(
         self, n_state: int, slots: npt.NDArray[np.void], n_features: int, path: str
@@ -195,7 +198,7 @@ class Checkpoint:
         found, wanted = self.slots, slots
         if found.ndim == 1 and found.dtype == wanted.dtype and len(found) != len(wanted):
             raise OptionError(
-                f"resume_from={path}: that run had {len(found)} workers, this one has "
+                f"{path}: that run had {len(found)} workers, this one has "
                 f"{len(wanted)}; give the same n_workers"
             )
         if found.shape != wanted.shape or found.dtype != wanted.dtype:
@@ -218,7 +221,7 @@ def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _record(raw: Mapping[str, Any]) -> Record:
+def record_of(raw: Mapping[str, Any]) -> Record:
     return Record(
         seconds=float(raw["seconds"]),
         rows=int(raw["rows"]),

@@ -345,16 +345,11 @@ class RedisRun:
 
     def merged_state(self) -> Float32Array:
         """The state of the optimiser: weights, and what workers have told of their accumulators."""
-        width = self.optimizer.width
-        state = np.empty((len(self.scale.ids) + 1) * width, np.float32)
-        self.optimizer.clear(state)
-        state[::width] = self._weights()
+        weights, told = self._weights(), None
         if self.optimizer.kind == "adagrad":
             with self._lock:
                 told = bitfield.read_state(self._shards)
-            if told is not None:
-                np.maximum(state[1::2], told, out=state[1::2])
-        return state
+        return joined_state(self.optimizer, weights, told)
 
     @property
     def n_state(self) -> int:
@@ -401,6 +396,18 @@ class RedisRun:
     def _keys(self, shard: bitfield.Shard) -> tuple[bytes, ...]:
         return shard.key, shard.state_key, inbox_of(shard)
 
+    def keep(self, plan: str, best: bytes | None) -> None:
+        """What another supervisor would have to know; the best model where it is another now."""
+        with self._lock:
+            if best is not None:
+                self._ask_all(("SET", self._names.best, best, "EX", TTL_S))
+            self._ask_all(("SET", self._names.plan, plan, "EX", TTL_S))
+
+    def remove(self, shards: Sequence[Any]) -> None:
+        """What another run has of the model."""
+        for shard in shards:
+            shard.link.ask("UNLINK", *self._keys(shard))
+
     def _prolong(self) -> None:
         self._ask_all(*(("EXPIRE", key, TTL_S) for key in self._names.all()))
         for shard in self._shards:
@@ -425,6 +432,18 @@ class RedisRun:
             for shard in self._shards:
                 shard.link.close()
             self._link.close()
+
+
+def joined_state(
+    optimizer: _kernels.Optimizer, weights: Float32Array, told: Float32Array | None
+) -> Float32Array:
+    """The state of the optimiser: weights, and what workers have told of their accumulators."""
+    state = np.empty(len(weights) * optimizer.width, np.float32)
+    optimizer.clear(state)
+    state[:: optimizer.width] = weights
+    if told is not None:
+        np.maximum(state[1::2], told, out=state[1::2])
+    return state
 
 
 class Merging:

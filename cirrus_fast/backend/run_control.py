@@ -66,15 +66,20 @@ class RunStatus:
 
 
 class RunControl:
-    """A run by its name and the store it is in."""
+    """A run by its name and the store it is in.
+
+    Attributes
+    ----------
+    link : to the server that has the run's control
+    """
 
     def __init__(self, task: str, param_store: str) -> None:
         urls = parse_urls(param_store)
         self._task, self._names = task, Names(task)
-        self._link: Link = control_link(urls, task, is_clustered(urls), lambda: False)
+        self.link: Link = control_link(urls, task, is_clustered(urls), lambda: False)
 
     def close(self) -> None:
-        self._link.close()
+        self.link.close()
 
     def status(self) -> RunStatus:
         """Takes a second: whether the supervisor lives shows in what it says next."""
@@ -114,7 +119,7 @@ class RunControl:
         """Asks the supervisor to end the run with what there is; tells the workers where there is
         none. Returns whether there is one."""
         self._header()
-        self._link.ask_all(
+        self.link.ask_all(
             ("HSET", self._names.workers, STOP_FIELD, "1"), ("EXPIRE", self._names.workers, TTL_S)
         )
         before, until = self._says(), time.monotonic() + _GONE_S
@@ -127,29 +132,36 @@ class RunControl:
         control, generations = before
         control["stop"] = 1
         said = control.tobytes() + generations.tobytes()
-        self._link.ask("SET", self._names.control, said, "EX", TTL_S)
+        self.link.ask("SET", self._names.control, said, "EX", TTL_S)
         return False
 
     def _header(self) -> RunHeader:
-        found = self._link.ask("GET", self._names.run)
+        found = self.link.ask("GET", self._names.run)
         if found is None:
             raise self._missing()
         return RunHeader.from_json(found)
 
     def _missing(self) -> StoreError:
         return StoreError(
-            f"{self._link.place}: has no run {self._task}: it is over, or in another store"
+            f"{self.link.place}: has no run {self._task}: it is over, or in another store"
         )
 
     def _says(self) -> tuple[Any, Any] | None:
-        said = self._link.ask("GET", self._names.control)
+        said = self.link.ask("GET", self._names.control)
         if said is None:
             return None
         control = np.frombuffer(bytearray(said), SAYS, 1)[0]
         return control, np.frombuffer(said, np.int64, offset=SAYS.itemsize)
 
+    def records(self) -> dict[int, np.void]:
+        """What each worker said last."""
+        says = self._says()
+        if says is None:
+            raise self._missing()
+        return self._records(says[1])
+
     def _records(self, generations: Any) -> dict[int, np.void]:
-        pairs = self._link.ask("HGETALL", self._names.workers)
+        pairs = self.link.ask("HGETALL", self._names.workers)
         return current_records(pairs, generations)
 
 

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from threading import Event
 
+from cirrus_fast.backend.attach import LeftRun, best_bytes, plan_text
 from cirrus_fast.backend.aws_lambda import LambdaExecutor
-from cirrus_fast.backend.checkpoint import Checkpoint, Checkpoints
+from cirrus_fast.backend.checkpoint import Best, Checkpoint, Checkpoints
 from cirrus_fast.backend.cost import Cost, Meter
 from cirrus_fast.backend.function_memory import check_memory
 from cirrus_fast.backend.learning_curve import LearningCurve
@@ -39,8 +40,9 @@ _POLL_S = 0.05
 class Supervisor:
     """One run. `run` may be called in any thread; `stop` and `last_record` from any other."""
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
+    def __init__(self, options: Options, left: LeftRun | None = None) -> None:
+        """left : another supervisor's run, which goes on"""
+        self._options, self.left = options, left
         self._stop_asked = Event()
         self.last_record: Record | None = None
 
@@ -154,6 +156,7 @@ class _Course:
         self._began = time.perf_counter()
         self._cost_before = 0.0
         self._repeated_before = 0
+        self._kept: Best | None = None  # the best model that the store has
         # Asked now: later the name may mean other data.
         test = plan.options.test_dataset
         self._test_dataset_id = None if test is None else identity_of(test)
@@ -164,7 +167,14 @@ class _Course:
     def follow(self, began: float) -> TrainResult:
         options, store, curve, workers = self._options, self._store, self._curve, self._workers
         if options.resume_from is not None:
-            self._resume(options.resume_from)
+            path = options.resume_from
+            self._go_on(Checkpoint.load(path), f"resume_from={path}")
+        left = self._supervisor.left
+        if left is not None:
+            assert isinstance(store, RedisRun)
+            self._go_on(left.checkpoint, f"run {left.task}")
+            left.remove(store)
+        self._keep()
         launched = time.perf_counter()
         deadline = began + (options.timeout or float("inf"))
         store.expect_end(deadline)
@@ -237,6 +247,7 @@ class _Course:
                     return "callback"
                 if reason:
                     return reason
+                self._keep()
                 if self._checkpoints.due:
                     self._checkpoints.save(self._checkpoint)
                 if self._paced:
@@ -296,8 +307,28 @@ class _Course:
             rows_repeated=self._rows_repeated + int(moved.sum()),
         )
 
-    def _resume(self, path: str) -> None:
-        kept, store, plan = Checkpoint.load(path), self._store, self._plan
+    def _keep(self) -> None:
+        """What another supervisor would have to know, where the model outlives this one."""
+        plan, curve = self._plan, self._curve
+        if not isinstance(self._store, RedisRun):
+            return
+        text = plan_text(
+            plan.options,
+            plan.params,
+            plan.dataset.id,
+            self._test_dataset_id,
+            plan.dataset.is_remote,
+            curve.history,
+            curve.reference,
+            curve.stale,
+            self._rows_repeated,
+        )
+        best = None if curve.best is self._kept else curve.best
+        self._store.keep(text, None if best is None else best_bytes(best))
+        self._kept = curve.best
+
+    def _go_on(self, kept: Checkpoint, path: str) -> None:
+        store, plan = self._store, self._plan
         test, remote = self._test_dataset_id, plan.dataset.is_remote
         kept.check_same_run(plan.params, plan.dataset.id, test, remote, path)
         kept.check_fits(store.n_state, store.slots, plan.model_size, path)

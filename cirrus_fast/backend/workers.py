@@ -20,7 +20,7 @@ from cirrus_fast.runtime.worker import run_worker
 # How often in a row a worker dies in one way, without learning from a row in between, before the
 # run is given up. What is out of memory will be so again, however far it gets.
 _MOST_DEATHS = 5
-_MOST_OF = {"out of memory": 2, "timed out": 3, "unavailable": 20}
+_MOST_OF = {"out of memory": 2, "timed out": 3, "sandbox died": 10, "unavailable": 20}
 # How often in a row a worker hands over without having learnt from a row.
 _MOST_IDLE = 3
 # How long a rented function may give no sign once it is called, and one whose answer is lost. It

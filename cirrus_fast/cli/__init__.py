@@ -49,6 +49,7 @@ COMMANDS = {
     "local-lambda": ("local_lambda", "Serve a function as AWS Lambda does, on this machine."),
     "status": ("runs", "Show how far a run is that another process supervises."),
     "logs": ("runs", "Show what a run's workers on AWS Lambda have logged."),
+    "attach": ("runs", "Go on with a run whose supervisor died."),
     "stop": ("runs", "End a run that another process supervises."),
 }
 

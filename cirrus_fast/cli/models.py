@@ -57,9 +57,16 @@ def train_command(
         result.save(model_file)
     if plot is not None:
         plot_history({"": result}, plot)
+    show_result(result, as_json, model_file, plot)
+
+
+def show_result(
+    result: TrainResult, as_json: bool, model_file: str | None, plot: str | None = None
+) -> None:
     if as_json:
         output.show_json(result_json(result) | {"output": model_file, "plot": plot})
     else:
+        dataset = str(result.params.get("dataset"))
         output.show_facts(
             {"data set": dataset} | result_facts(result) | {"saved": model_file, "plot": plot}
         )

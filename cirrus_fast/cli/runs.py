@@ -54,6 +54,32 @@ def status_command(task: str, param_store: str, as_json: bool) -> None:
     )
 
 
+@command("attach")
+@click.argument("task")
+@_STORE
+@click.option(
+    "-o",
+    "--output",
+    "model_file",
+    type=click.Path(dir_okay=False),
+    metavar="MODEL.npz",
+    help="Save the model and how it came about here.",
+)
+def attach_command(task: str, param_store: str, model_file: str | None, as_json: bool) -> None:
+    """Go on with a run whose supervisor died, as if it were this command's own.
+
+    Data, options and evaluations are those of before; the time that --timeout allows begins anew.
+    """
+    from cirrus_fast.cli.models import show_result
+    from cirrus_fast.logistic_regression import LogisticRegression
+
+    output.check_folder(model_file)
+    result = LogisticRegression.attach(task, param_store).result()
+    if model_file is not None:
+        result.save(model_file)
+    show_result(result, as_json, model_file)
+
+
 @command("stop")
 @click.argument("task")
 @_STORE

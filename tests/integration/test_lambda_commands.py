@@ -20,6 +20,7 @@ import cirrus_fast
 from cirrus_fast import LambdaExecutor, LogisticRegression
 from cirrus_fast.cli import cli
 from cirrus_fast.data.storage import is_s3
+from cirrus_fast.errors import StoreError
 
 
 def run(*arguments: str) -> Any:
@@ -134,35 +135,105 @@ def test_a_run_is_watched_and_ended_from_elsewhere(
     assert run("stop", task, *store).exit_code == 1
 
 
-def test_workers_without_a_supervisor_end_when_they_are_told_to(
-    s3: Any, redis_server: Any, local_lambda: Callable[..., Any], tmp_path: Path
-) -> None:
-    local = local_lambda(memory_mb=256)
-    cirrus_fast.make_clicks(tmp_path / "c.svm", 20_000, seed=3, hash_bits=10)
-    cirrus_fast.load_libsvm(tmp_path / "c.svm", "s3://bucket/c")
-    code = """
+SUPERVISOR = """
 import sys
 from cirrus_fast import LogisticRegression
 LogisticRegression(
     dataset="s3://bucket/c", executor="lambda", param_store=sys.argv[1], worker_size=256,
-    n_workers=2, epochs=1_000_000, epsilon=0, progress=False, eval_interval=1,
+    n_workers=2, epochs=int(sys.argv[2]), epsilon=0, progress=False, eval_interval=1, seed=7,
+    test_fraction=0.1, sync_rows=100,
     callbacks=[lambda record: print("learning", flush=True) and None],
 ).run()
 """
-    with subprocess.Popen(
-        [sys.executable, "-c", code, redis_server.url],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as program:
-        assert program.stdout is not None
-        assert program.stderr is not None
-        program.stdout.readline()
-        program.kill()
-        task = program.stderr.readline().partition("run ")[2].partition(":")[0]
-    shown = run("stop", task, "--param-store", redis_server.url)
-    assert shown.stdout == f"run {task}: has no supervisor; its workers end\n"
+
+
+@pytest.fixture
+def orphaned(
+    s3: Any, redis_server: Any, local_lambda: Callable[..., Any], tmp_path: Path
+) -> Callable[[int], tuple[str, Any]]:
+    """orphaned(epochs): a run whose supervisor was killed; its name, and the Lambda."""
+
+    def begin(epochs: int) -> tuple[str, Any]:
+        local = local_lambda(memory_mb=256)
+        cirrus_fast.make_clicks(tmp_path / "c.svm", 20_000, seed=3, hash_bits=10)
+        cirrus_fast.load_libsvm(tmp_path / "c.svm", "s3://bucket/c")
+        with subprocess.Popen(
+            [sys.executable, "-c", SUPERVISOR, redis_server.url, str(epochs)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as program:
+            assert program.stdout is not None
+            assert program.stderr is not None
+            program.stdout.readline()
+            program.stdout.readline()
+            program.kill()
+            task = program.stderr.readline().partition("run ")[2].partition(":")[0]
+        return task, local
+
+    return begin
+
+
+def idle(local: Any) -> bool:
     until = time.monotonic() + 30
     while local.busy and time.monotonic() < until:
         time.sleep(0.02)
-    assert not local.busy
+    return not local.busy
+
+
+def test_workers_without_a_supervisor_end_when_they_are_told_to(
+    redis_server: Any, orphaned: Callable[[int], tuple[str, Any]]
+) -> None:
+    task, local = orphaned(1_000_000)
+    shown = run("stop", task, "--param-store", redis_server.url)
+    assert shown.stdout == f"run {task}: has no supervisor; its workers end\n"
+    assert idle(local)
+
+
+def test_a_run_whose_supervisor_died_goes_on_under_another(
+    redis_server: Any, orphaned: Callable[[int], tuple[str, Any]], tmp_path: Path
+) -> None:
+    task, local = orphaned(12)
+    model = str(tmp_path / "m.npz")
+    shown = run("attach", task, "--param-store", redis_server.url, "-o", model, "--json")
+    assert shown.exit_code == 0, shown.stderr
+    found = json.loads(shown.stdout)
+    data = cirrus_fast.Dataset("s3://bucket/c")
+    plain = {"dataset": data.uri, "epsilon": 0, "test_fraction": 0.1, "seed": 7, "epochs": 12}
+    undisturbed = LogisticRegression(
+        plain, n_workers=2, executor="processes", param_store=redis_server.url, sync_rows=100
+    ).run()
+    assert found["stop_reason"] == "epochs"
+    assert found["rows_processed"] == undisturbed.rows_processed
+    assert found["rows_repeated"] <= 0.15 * undisturbed.rows_processed
+    assert found["test_loss"] == pytest.approx(undisturbed.test_loss, rel=0.01)
+    rows = [record["rows"] for record in found["history"]]
+    assert rows == sorted(rows)
+    assert rows[0] < 0.2 * rows[-1]  # the evaluations of before are there
+    assert found["params"]["seed"] == 7
+    assert cirrus_fast.LinearModel.load(model).n_features == 1024
+    assert idle(local)
+    assert keys_left(redis_server) == []
+    again = run("attach", task, "--param-store", redis_server.url)
+    assert f"has no run {task}" in again.stderr
+
+
+def test_a_run_with_a_supervisor_is_not_taken_from_it(
+    redis_server: Any, s3: Any, local_lambda: Callable[..., Any], tmp_path: Path, caplog: Any
+) -> None:
+    local_lambda(memory_mb=256)
+    cirrus_fast.make_clicks(tmp_path / "c.svm", 20_000, seed=3, hash_bits=10)
+    cirrus_fast.load_libsvm(tmp_path / "c.svm", "s3://bucket/c")
+    wanted = {"dataset": "s3://bucket/c", "executor": "lambda", "worker_size": 256, "epsilon": 0}
+    begun = LogisticRegression(
+        wanted, param_store=redis_server.url, n_workers=1, epochs=1_000_000
+    ).start()
+    try:
+        while begun.progress() is None and not begun.done():
+            time.sleep(0.05)
+        task = caplog.text.partition("run ")[2].partition(":")[0]
+        with pytest.raises(StoreError, match=f"run {task}: has a supervisor that lives"):
+            LogisticRegression.attach(task, redis_server.url)
+    finally:
+        begun.stop()
+    assert begun.result(60).stop_reason == "stopped"

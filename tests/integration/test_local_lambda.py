@@ -214,7 +214,7 @@ def test_log_lines_are_json_with_who_it_is_about(
     [
         ({"timeout_s": 1}, "nap", 60, "timed out", "Task timed out after 1.00 seconds"),
         ({"memory_mb": 128}, "fill", 300, "out of memory", r"128 MB are too few.*: taking 300 MB"),
-        ({}, "leave", 3, "died", "exit status 3.*; its last words: leaving now"),
+        ({}, "leave", 3, "sandbox died", "exit status 3.*; its last words: leaving now"),
     ],
 )
 def test_what_ends_a_sandbox_is_told_apart_in_one_line(
@@ -248,7 +248,7 @@ def test_a_killed_sandbox_has_died(start: Start, executor: Callable[..., LambdaE
     sandbox.kill()
     with pytest.raises(WorkerDiedError, match="signal: killed") as caught:
         call.result(20)
-    assert caught.value.kind == "died"
+    assert caught.value.kind == "sandbox died"
 
 
 def test_a_handler_that_is_not_there_is_an_error_of_the_code(

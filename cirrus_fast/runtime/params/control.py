@@ -6,6 +6,8 @@ What this package stores of a run, all of it with a time to live (docs/redis.md)
     {cirrus_fast:TASK}:scale    list: the training scale, compressed, in pieces
     {cirrus_fast:TASK}:control  what the supervisor says, written by it alone
     {cirrus_fast:TASK}:workers  hash: "WORKER.GENERATION" -> what that worker says; "stop"
+    {cirrus_fast:TASK}:plan     JSON: options and evaluations, for another supervisor
+    {cirrus_fast:TASK}:best     the best model of these
     model and state of the optimiser: params/bitfield.py, params/merged.py
 
 A worker writes its own record only, always as a whole, so that writing it again does no harm, and
@@ -125,9 +127,10 @@ class Names:
         tag = f"{{cirrus_fast:{task}}}:".encode()
         self.run, self.scale = tag + b"run", tag + b"scale"
         self.control, self.workers = tag + b"control", tag + b"workers"
+        self.plan, self.best = tag + b"plan", tag + b"best"
 
     def all(self) -> tuple[bytes, ...]:
-        return self.run, self.scale, self.control, self.workers
+        return self.run, self.scale, self.control, self.workers, self.plan, self.best
 
 
 def end_here(task: str) -> None:
