@@ -206,7 +206,7 @@ class _Course:
             breakdown=breakdown,
             seconds=curve.seconds,
             cost=cost.total,
-            cost_parts=cost.to_json() if self._meter is not None else {},
+            cost_parts=cost.to_json() if cost.total else {},
             rows_processed=store.rows,
             rows_repeated=self._rows_repeated,
             stop_reason=reason,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +20,11 @@ from moto.server import ThreadedMotoServer
 
 from cirrus_fast import __version__
 from cirrus_fast.backend.deployment.account import Account, DeniedError
+from cirrus_fast.backend.deployment.layer_zip import make_layer, read_layer
 from cirrus_fast.backend.deployment.plan import Plan
 from cirrus_fast.backend.deployment.settings import Settings
 from cirrus_fast.backend.deployment.undeploy import plan_removal
+from cirrus_fast.backend.layer import running_python
 from cirrus_fast.cli import cli
 from cirrus_fast.errors import DeploymentError, LayerError, OptionError
 
@@ -214,6 +219,21 @@ def test_a_role_that_others_may_act_as_is_put_right(aws: AwsAccount) -> None:
     trust["Statement"][0]["Principal"]["Service"] = "ec2.amazonaws.com"
     iam.update_assume_role_policy(RoleName=ROLE, PolicyDocument=json.dumps(trust))
     assert "others may act as it" in changed(aws.deploy())[f"role {ROLE}"]
+    assert changed(aws.plan()) == {}
+
+
+def test_a_role_that_is_gone_is_made_again_and_told_to_the_function(aws: AwsAccount) -> None:
+    aws.deploy()
+    iam = aws.client("iam")
+    iam.delete_role_policy(RoleName=ROLE, PolicyName="cirrus-fast")
+    iam.delete_role(RoleName=ROLE)
+    aws.asked.clear()
+    aws.deploy()
+    assert aws.writes == [
+        "iam:CreateRole",
+        "iam:PutRolePolicy",
+        "lambda:UpdateFunctionConfiguration",
+    ]
     assert changed(aws.plan()) == {}
 
 
@@ -447,6 +467,17 @@ def test_a_layer_for_something_else_is_refused(
     with pytest.raises(DeploymentError, match=match):
         aws.plan(layer=aws.layer(content), **settings)
     assert aws.asked == []
+
+
+def test_a_built_layer_is_known_for_what_it_is(
+    layer_zip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = read_layer(layer_zip)
+    arch = {"x86_64": "x86_64", "aarch64": "arm64"}[platform.machine()]
+    assert (found.version, found.python, found.arch) == (__version__, running_python(), arch)
+    build = "cirrus_fast.backend.deployment.layer_zip.build_layer"
+    monkeypatch.setattr(build, lambda path, **_: shutil.copy(layer_zip, path))
+    assert make_layer("3.12", "x86_64") == found
 
 
 def test_what_is_no_layer_is_refused(aws: AwsAccount, tmp_path: Any) -> None:

@@ -87,6 +87,7 @@ class _Deployment:
         self._policy = function_policy(settings, self._arns)
         self._layers = layer_versions(account, settings.name)
         self._layer_arn = ""  # known once it is published
+        self._role_is_new = False
 
     def plan(self) -> Plan:
         plan = Plan()
@@ -134,6 +135,7 @@ class _Deployment:
         what = f"role {name}"
         found = account.find("iam", "GetRole", RoleName=name)
         if found is None:
+            self._role_is_new = True
             yield Step(what, CREATE, "there is none", lambda: self._create_role(name))
         else:
             role = found["Role"]
@@ -335,7 +337,8 @@ class _Deployment:
         is_and_should = {
             "runtime": (found.get("Runtime"), f"python{settings.python}"),
             "handler": (found.get("Handler"), HANDLER),
-            "role": (found["Role"], self._arns.role),
+            # A function goes on with a role that was deleted, and knows none made in its place.
+            "role": (found["Role"] + " that was" * self._role_is_new, self._arns.role),
             "memory": (found["MemorySize"], settings.memory),
             "timeout": (found["Timeout"], TIMEOUT_S),
             "tmp": (found["EphemeralStorage"]["Size"], settings.tmp),
