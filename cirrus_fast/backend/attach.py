@@ -100,15 +100,20 @@ class LeftRun:
     @classmethod
     def read(cls, task: str, param_store: str) -> LeftRun:
         """Refuses a run that has a supervisor, or is of another version."""
-        urls = parse_urls(param_store)
         control = RunControl(task, param_store)
-        status = control.status()
-        if status.supervised:
+        try:
+            return cls._read(task, param_store, control)
+        except BaseException:
             control.close()
+            raise
+
+    @classmethod
+    def _read(cls, task: str, param_store: str, control: RunControl) -> LeftRun:
+        if control.status().supervised:
             raise StoreError(
                 f"run {task}: has a supervisor that lives; cirrus-fast status {task} shows it"
             )
-        link = control.link
+        urls, link = parse_urls(param_store), control.link
         header, _ = read_run(link, task)
         raw = json.loads(link.ask("GET", Names(task).plan) or "null")
         if raw is None or raw["version"] != __version__:

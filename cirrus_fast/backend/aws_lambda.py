@@ -117,6 +117,7 @@ class _Call(Future[Any]):
         self.sent_at: float | None = None
         self.counted = False
         self._settling = threading.Lock()
+        self._sending = threading.RLock()
 
     @property
     def once(self) -> bool:
@@ -126,9 +127,19 @@ class _Call(Future[Any]):
 
     def cancel(self) -> bool:
         """Lambda ends no invocation: only what has not been sent can be cancelled."""
-        if self.sent_at is not None or not super().cancel():
-            return False
+        with self._sending:
+            if self.sent_at is not None or not super().cancel():
+                return False
         self.settle()
+        return True
+
+    def begin(self) -> bool:
+        """It is being sent, unless it was cancelled."""
+        with self._sending:
+            if self.cancelled():
+                return False
+            self.sent_at = time.monotonic()
+        self.attempts += 1
         return True
 
     def running(self) -> bool:
@@ -222,7 +233,6 @@ class LambdaExecutor(Executor):
         self._trouble = ""
         self._queue: deque[_Call] = deque()
         self._under_way: set[_Call] = set()
-        self._threads: set[threading.Thread] = set()
         self._changed = threading.Condition()
         self._closed = False
         self._dispatcher: threading.Thread | None = None
@@ -304,15 +314,11 @@ class LambdaExecutor(Executor):
                     self._changed.wait(None if math.isinf(pause) else pause)
                     continue
                 call = self._queue.popleft()
-                if call.cancelled():
+                if not call.begin():
                     continue
-                call.sent_at = time.monotonic()
-                call.attempts += 1
                 self._bucket.take()
                 self._under_way.add(call)
-                thread = threading.Thread(target=self._send, args=(call,), daemon=True)
-                self._threads.add(thread)
-                thread.start()
+                threading.Thread(target=self._send, args=(call,), daemon=True).start()
 
     def _pause_s(self) -> float:
         """Until the next call may be sent."""
@@ -328,7 +334,8 @@ class LambdaExecutor(Executor):
         finally:
             with self._changed:
                 self._under_way.discard(call)
-                self._threads.discard(threading.current_thread())
+                if self._closed and not self._queue and not self._under_way:
+                    self._client.close()
                 self._changed.notify_all()
 
     def _invoke(self, call: _Call) -> None:
@@ -545,20 +552,35 @@ class LambdaExecutor(Executor):
 
     def configuration(self) -> Mapping[str, Any] | None:
         """The function's memory, timeout and so on; None where that may not be asked."""
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            ConnectionError,
+            EndpointConnectionError,
+            HTTPClientError,
+        )
 
-        try:
-            found: Mapping[str, Any] = self._client.get_function_configuration(
-                FunctionName=self.function
-            )
-        except ClientError as error:
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            if status == 404:
-                self._refused(_Call(b"", CALL), error.response)
-            return None
-        except BotoCoreError as error:
-            raise FunctionError(f"function {self.function}: {error}") from error
-        return found
+        for attempt in range(_ATTEMPTS):
+            try:
+                found: Mapping[str, Any] = self._client.get_function_configuration(
+                    FunctionName=self.function
+                )
+                return found
+            except ClientError as error:
+                status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+                if status == 404:
+                    self._refused(_Call(b"", CALL), error.response)
+                if status != 429 and status < 500:
+                    return None
+            except BotoCoreError as error:
+                if attempt == _ATTEMPTS - 1 or not isinstance(
+                    error, ConnectionError | HTTPClientError
+                ):
+                    away = isinstance(error, EndpointConnectionError)
+                    hint = "; is the region right?" if away else ""
+                    raise FunctionError(f"function {self.function}: {error}{hint}") from error
+            time.sleep(min(1.0, _PAUSE_S * 2**attempt))
+        return None
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Takes no more calls. With `cancel_futures`, those that wait are dropped, and those under
@@ -570,23 +592,21 @@ class LambdaExecutor(Executor):
             else:
                 dropped = []
             self._changed.notify_all()
-            threads = [*self._threads]
         for call in dropped:
             call.cancel()
-        if not wait:
-            return
-        until = time.monotonic() + (_GRACE_S if cancel_futures else math.inf)
-        while True:
-            with self._changed:
-                if not self._queue and not self._under_way:
-                    break
+        if wait:
+            self._wait(_GRACE_S if cancel_futures else math.inf)
+            self._client.close()
+
+    def _wait(self, seconds: float) -> None:
+        """Until no call waits or is under way, at most so long."""
+        until = time.monotonic() + seconds
+        with self._changed:
+            while self._queue or self._under_way:
                 left = until - time.monotonic()
                 if left <= 0:
                     return
                 self._changed.wait(None if math.isinf(left) else left)
-        for thread in threads:
-            thread.join(1.0)
-        self._client.close()
 
 
 def _error(answer: Mapping[str, Any]) -> BaseException:

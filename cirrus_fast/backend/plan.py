@@ -47,6 +47,7 @@ SYNC_ROWS, SYNC_SHARE = 20_000, 0.2
 GROWTH, GROWTH_OF_FEW = 0.1, 0.03
 # How often workers leave the state of their optimiser in such a store.
 STATE_INTERVAL_S = 30.0
+STATE_BYTES_A_S = 1.5e6
 # Of popular columns a worker knows what the others learnt up to so many rows ago.
 MOST_BETWEEN_EXCHANGES = 500
 # How far ahead a worker may be with async, as a share of its epoch.
@@ -218,6 +219,18 @@ class Plan:
         return max(self.options.minibatch_size, int(min(SYNC_ROWS, share)))
 
     @property
+    def state_interval(self) -> float:
+        """Seconds after which a worker leaves the state of its optimiser. Where sandboxes die young
+        one that begins must find some: then all together leave two a second, but for large models,
+        which would take too much of a link."""
+        options = self.options
+        most = min(STATE_INTERVAL_S, options.checkpoint_interval or STATE_INTERVAL_S)
+        if not on_lambda(options):
+            return most
+        n_bytes = 4 * len(self.dataset.columns.ids)
+        return min(most, max(1.0, self.n_workers / 2, n_bytes / STATE_BYTES_A_S))
+
+    @property
     def pipeline_depth(self) -> int:
         return self.options.pipeline_depth or 1
 
@@ -345,7 +358,7 @@ class Plan:
             sync_rows=self.sync_rows,
             growth=GROWTH_OF_FEW if few else GROWTH,
             pipeline_depth=self.pipeline_depth,
-            state_interval=min(STATE_INTERVAL_S, options.checkpoint_interval or STATE_INTERVAL_S),
+            state_interval=self.state_interval,
             clustered=clustered,
         )
 

@@ -12,7 +12,7 @@ from cirrus_fast.backend.plan import Plan
 from cirrus_fast.backend.processes import ProcessExecutor
 from cirrus_fast.backend.redis_run import RedisRun, Store
 from cirrus_fast.data.traffic import Reads
-from cirrus_fast.errors import CirrusFastError, TrainingError, WorkerDiedError
+from cirrus_fast.errors import CirrusFastError, FunctionError, TrainingError, WorkerDiedError
 from cirrus_fast.notices import notice
 from cirrus_fast.runtime.params.local import FINISHED, STARTED, WAITING
 from cirrus_fast.runtime.worker import run_worker
@@ -26,6 +26,9 @@ _MOST_IDLE = 3
 # How long a rented function may give no sign once it is called, and one whose answer is lost. It
 # gives ten a second.
 _SILENT_S, _UNANSWERED_S = 60.0, 5.0
+_NAP_S = 0.05
+# How a worker ends that was told to, and whose report nobody needs.
+_GONE = (WorkerDiedError, FunctionError, BrokenExecutor, KeyboardInterrupt)
 # How long an executor may take to start a worker that the others, or the run, wait for.
 _START_S = 60.0
 # How long a worker may hold the others up without a sign before another takes its place: longer
@@ -165,7 +168,8 @@ class Workers:
             notice(f"worker {worker}: its report is lost; its rows are not")
         elif store.silent_s(worker) > _UNANSWERED_S:
             self._unanswered.discard(worker)
-            self._replace(worker, WorkerDiedError("its answer is lost, and it gives no sign"))
+            why = "its answer is lost, and it gives no sign"
+            self._replace(worker, WorkerDiedError(why, "sandbox died"))
 
     def _end_late(self) -> None:
         """Ends a worker process that gives no sign while others wait for it: stopped, or waiting
@@ -228,10 +232,20 @@ class Workers:
             error = future.exception()
             if error is None:
                 self.reports.append(json.loads(future.result()))
-            elif isinstance(error, WorkerDiedError | BrokenExecutor | KeyboardInterrupt):
+            elif isinstance(error, _GONE):
                 self._forfeit(worker)
             else:
                 raise error
+
+        until = time.perf_counter() + _UNANSWERED_S
+        while self._unanswered and time.perf_counter() < until:
+            _ = self._store.rows
+            self._unanswered = {
+                w for w in self._unanswered if self._store.progress(w)[0] != FINISHED
+            }
+            time.sleep(_NAP_S)
+        for worker in self._unanswered:
+            self._forfeit(worker)
 
     def _forfeit(self, worker: int) -> None:
         """A worker is gone: what it had begun may be in the model, and is not counted."""

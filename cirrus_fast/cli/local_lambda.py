@@ -75,9 +75,9 @@ def local_lambda_command(
     variables: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Serve a function as AWS Lambda does, on this machine, until Ctrl-C.
+    """Serve a function as AWS Lambda does, on this machine.
 
-    Its URL is printed when it is ready: give it as AWS_ENDPOINT_URL_LAMBDA. Each sandbox is a
+    Its URL is printed when it is ready: give it as AWS_ENDPOINT_URL_LAMBDA. Ctrl-C ends it. Each sandbox is a
     process of AWS's own runtime client, with nothing on its path but the layer. What functions log
     is shown on standard error.
     """

@@ -22,7 +22,7 @@ _STORE = click.option(
 @click.argument("task")
 @_STORE
 def status_command(task: str, param_store: str, as_json: bool) -> None:
-    """Show how far a run is, worker by worker."""
+    """Show how far a run is that another process supervises."""
     from cirrus_fast.backend.run_control import RunControl
 
     control = RunControl(task, param_store)
@@ -66,9 +66,9 @@ def status_command(task: str, param_store: str, as_json: bool) -> None:
     help="Save the model and how it came about here.",
 )
 def attach_command(task: str, param_store: str, model_file: str | None, as_json: bool) -> None:
-    """Go on with a run whose supervisor died, as if it were this command's own.
+    """Go on with a run whose supervisor died.
 
-    Data, options and evaluations are those of before; the time that --timeout allows begins anew.
+    The result is what train would have shown. Data, options and evaluations are those of before; the time that --timeout allows begins anew.
     """
     from cirrus_fast.cli.models import show_result
     from cirrus_fast.logistic_regression import LogisticRegression
@@ -84,7 +84,10 @@ def attach_command(task: str, param_store: str, model_file: str | None, as_json:
 @click.argument("task")
 @_STORE
 def stop_command(task: str, param_store: str, as_json: bool) -> None:
-    """End a run; its supervisor returns the best model so far."""
+    """End a run that another process supervises.
+
+    That process returns the best model so far.
+    """
     from cirrus_fast.backend.run_control import RunControl
 
     control = RunControl(task, param_store)

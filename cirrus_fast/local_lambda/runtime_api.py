@@ -90,6 +90,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     api: RuntimeApi
 
+    def handle_error(self, *_arguments: Any) -> None:
+        """A sandbox that was killed is no news here."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"

@@ -22,7 +22,8 @@ from queue import Empty
 from cirrus_fast.local_lambda.function import Function, arn, sandbox_environment
 from cirrus_fast.local_lambda.runtime_api import Event, RuntimeApi, Said, error_payload
 
-# A function's imports may take so long, as at AWS.
+# A function's imports may take so long. At AWS they are then begun again, with the function's
+# timeout; here they just go on.
 INIT_S = 10.0
 # How often memory is looked at.
 _LOOK_S = 0.02
@@ -114,7 +115,8 @@ class Sandbox:
         return Outcome(answer, error, log, took, self._peak >> 20, init_s, usable)
 
     def _begin(self, request: str) -> None:
-        said = self._wait(("ready", "init error"), self._began + INIT_S, request)
+        limit = max(INIT_S, self.function.timeout_s)
+        said = self._wait(("ready", "init error"), self._began + limit, request)
         self._init_s = time.monotonic() - self._began
         if said.what == "init error":
             kind, message = _told(said.payload)
@@ -142,7 +144,7 @@ class Sandbox:
                 )
             left = deadline - time.monotonic()
             if left <= 0:
-                limit = INIT_S if self._init_s is None else self.function.timeout_s
+                limit = self.function.timeout_s
                 raise _Ended(
                     "Sandbox.Timedout",
                     f"RequestId: {request} Error: Task timed out after {limit:.2f} seconds",

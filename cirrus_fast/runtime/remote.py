@@ -113,7 +113,9 @@ class RemoteWorker(StoreWorker):
         )
         self._exchange = self._make_exchange()
         self._sent: deque[tuple[_Interval, Request]] = deque()
-        self._state_due = time.monotonic() + spec.state_interval
+        # In turn, so that some worker's is there soon.
+        first = spec.state_interval * (spec.worker + 1) / spec.n_workers
+        self._state_due = time.monotonic() + first
         self._ids = self._counts = np.empty(0, np.uint32)
         self._learnt = self._port.rows  # rows, whether or not the store has them yet
         self._traffic = self._port.record["traffic"]

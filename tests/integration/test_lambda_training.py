@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from module_server import Server, server_programs
 from redis_server import keys_left
 
 import cirrus_fast
@@ -106,17 +107,22 @@ def test_ten_workers_whose_sandboxes_are_killed_at_random_end_all_the_same(
     assert keys_left(redis_server) == []
 
 
+@pytest.fixture
+def short(local_lambda: Start, monkeypatch: pytest.MonkeyPatch) -> LocalLambda:
+    """Workers have some seconds. How often they get to no row in them is the machine's affair."""
+    monkeypatch.setattr("cirrus_fast.backend.workers._MOST_IDLE", 100)
+    variables = {"CIRRUS_FAST_HAND_OVER_S": "58.0"}
+    return local_lambda(memory_mb=256, timeout_s=60, environment=variables)
+
+
 def test_a_function_whose_time_runs_out_hands_over(
-    clicks: Dataset, redis_server: Any, local_lambda: Start, caplog: pytest.LogCaptureFixture
+    clicks: Dataset, redis_server: Any, short: LocalLambda, caplog: pytest.LogCaptureFixture
 ) -> None:
-    local = local_lambda(
-        memory_mb=256, timeout_s=60, environment={"CIRRUS_FAST_HAND_OVER_S": "58.5"}
-    )
     wanted = options(redis_server, n_workers=2, epochs=6, sync_rows=200)
     result = LogisticRegression(wanted).run()
-    handed_over = local.logged("worker", "train hands over")
+    handed_over = short.logged("worker", "train hands over")
     assert len(handed_over) >= 2
-    assert (local.counts["timeout"], local.counts["Unhandled"]) == (0, 0)
+    assert (short.counts["timeout"], short.counts["Unhandled"]) == (0, 0)
     assert result.stop_reason == "epochs"
     assert result.rows_processed == 6 * N_ROWS
     assert result.rows_repeated == 0
@@ -244,7 +250,7 @@ def _press_ctrl_c(program: subprocess.Popen[str], local: LocalLambda) -> None:
     [
         ({"param_store": "memory"}, "executor=lambda cannot reach this machine's memory; give"),
         ({"param_store": "unix:///tmp/x"}, "executor=lambda cannot reach a socket of this"),
-        ({"executor": "lamda"}, "did you mean lambda"),
+        ({"executor": "lambdas"}, "did you mean lambda"),
     ],
 )
 def test_stores_out_of_reach_are_refused_by_the_options(more: dict[str, str], says: str) -> None:
@@ -262,3 +268,33 @@ def test_data_out_of_reach_is_refused(
         LogisticRegression(
             options(redis_server, dataset=str(clicks_text), model_size=1 << 13)
         ).run()
+
+
+@pytest.mark.parametrize("consistency", ["async", "ssp", "bsp"])
+def test_workers_of_a_server_with_our_module_hand_over_too(
+    clicks: Dataset, short: LocalLambda, tmp_path: Path, consistency: str
+) -> None:
+    programs = server_programs()
+    if not programs:
+        pytest.skip("needs a redis-server")
+    server = Server(programs[0], tmp_path)
+    try:
+        result = LogisticRegression(
+            dataset="clicks",
+            executor="lambda",
+            param_store=f"redis://127.0.0.1:{server.port}",
+            consistency=consistency,
+            minibatch_size=20 if consistency != "bsp" else 100,
+            worker_size=256,
+            n_workers=2,
+            epochs=6,
+            epsilon=0,
+            progress=False,
+        ).run()
+    finally:
+        server.stop()
+    assert "store=module" in result.param_store
+    assert result.stop_reason == "epochs"
+    assert result.rows_processed == 6 * N_ROWS
+    assert result.rows_repeated == 0
+    assert short.logged("worker", "train hands over")

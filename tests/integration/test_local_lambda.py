@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, as_completed, wait
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import boto3
@@ -301,6 +302,8 @@ def test_a_function_that_is_not_there_and_one_not_reached_are_told_apart(
     nowhere = executor(endpoint="http://127.0.0.1:9")
     with pytest.raises(FunctionError, match=r"cannot be reached .* after 3 attempts: is the reg"):
         nowhere.submit(is_s3, "x").result()
+    with pytest.raises(FunctionError, match=r"Could not connect .*is the region right"):
+        nowhere.configuration()
 
 
 def test_a_region_or_credentials_that_are_missing_are_named(
@@ -321,10 +324,12 @@ class Still:
 
     alive = True
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, seconds: float, until: Callable[[], object]) -> None:
+        self._seconds, self._until = seconds, until
 
     def invoke(self, request: str, payload: bytes) -> Outcome:
+        while not self._until():
+            time.sleep(0.05)
         time.sleep(self._seconds)
         answer = {"cirrus_fast": "x", "answer": json.loads(payload)["arguments"][0]}
         return Outcome(json.dumps(answer).encode(), None, "", self._seconds, 30, None, True)
@@ -338,9 +343,11 @@ class Still:
 def still(aws: None) -> Iterator[Callable[..., LocalLambda]]:
     made: list[LocalLambda] = []
 
-    def begin(seconds: float, **more: Any) -> LocalLambda:
+    def begin(
+        seconds: float, until: Callable[[], object] = lambda: True, **more: Any
+    ) -> LocalLambda:
         function = Function("worker", Path("/nowhere"))
-        made.append(LocalLambda([function], start=lambda _: Still(seconds), **more))
+        made.append(LocalLambda([function], start=lambda _: Still(seconds, until), **more))
         return made[-1]
 
     yield begin
@@ -361,7 +368,11 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_thousand_launches_against_a_limit_of_two_hundred_lose_none(
     still: Callable[..., LocalLambda], executor: Callable[..., LambdaExecutor]
 ) -> None:
-    local = still(1.0, concurrency=200)
+    refused = Event()
+    # However slowly calls come, the limit is met.
+    local = still(0.2, until=refused.is_set, concurrency=200)
+    count = local._too_many
+    local._too_many = lambda reason: refused.set() or count(reason)  # type: ignore[method-assign]
     functions = executor(endpoint=local.url, launch_rate=10_000, launch_burst=1000)
     began = time.process_time()
     calls = [functions.submit(is_s3, str(i)) for i in range(1000)]

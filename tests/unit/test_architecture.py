@@ -103,6 +103,13 @@ def test_a_worker_with_its_model_in_a_redis_loads_no_client_library(run_python):
     assert not loaded & {"redis", "hiredis", "asyncio", "ssl", "boto3"}
 
 
+def test_a_function_loads_no_client_library_before_its_first_event(run_python):
+    loaded = loaded_by(run_python, "cirrus_fast.runtime.handler")
+    assert not loaded & {"redis", "hiredis", "asyncio", "ssl", "boto3", "botocore", "click", "rich"}
+    assert not {name for name in loaded if name.startswith("cirrus_fast.backend")}
+    assert "cirrus_fast.runtime.remote" in loaded
+
+
 def test_the_package_alone_loads_no_numpy(run_python):
     loaded = loaded_by(run_python, "cirrus_fast")
     assert "numpy" not in loaded

@@ -49,7 +49,7 @@ OPTIONS = {
     "n_workers": (None, [None, 1, 10_000], [0, 10_001, 2.5, True]),
     "n_ps": (1, [1], [0, 2, None]),
     "worker_size": (2048, [128, 1024, 10_240], [127, 10_241, None]),
-    "executor": ("local", ["local", "processes"], ["lamda", "threads", None, 3, print]),
+    "executor": ("local", ["local", "processes"], ["lambdas", "threads", None, 3, print]),
     "param_store": (
         "memory",
         ["memory", "redis://host:6379", "rediss://u@host:1/2", "unix:///run/redis.sock"],

@@ -355,6 +355,8 @@ class RemotePort:
         self._refreshed = time.monotonic()
         said = answers[2]
         if said is None or len(said) < SAYS.itemsize + 8 * (self.worker + 1):
+            with suppress(StoreError):  # what was just written, of a run that is no more
+                self._link.ask("HDEL", names.workers, self._field, give_up_s=0)
             raise _over(self._task)
         self._says = np.frombuffer(bytearray(said), SAYS, 1)[0]
         generations = np.frombuffer(said, np.int64, offset=SAYS.itemsize)
