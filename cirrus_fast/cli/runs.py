@@ -68,7 +68,8 @@ def status_command(task: str, param_store: str, as_json: bool) -> None:
 def attach_command(task: str, param_store: str, model_file: str | None, as_json: bool) -> None:
     """Go on with a run whose supervisor died.
 
-    The result is what train would have shown. Data, options and evaluations are those of before; the time that --timeout allows begins anew.
+    The result is what train would have shown. Data, options and evaluations are those of before;
+    the time that --timeout allows begins anew.
     """
     from cirrus_fast.cli.models import show_result
     from cirrus_fast.logistic_regression import LogisticRegression
