@@ -117,6 +117,10 @@ class LayerError(CirrusFastError, RuntimeError):
     """A Lambda layer that cannot be built from the wheels and interpreters at hand."""
 
 
+class DeploymentError(CirrusFastError, RuntimeError):
+    """Something on AWS that is not there, not ours, or not allowed."""
+
+
 class FunctionError(TrainingError):
     """A Lambda function that is not there, not ours, of another version, or may not be used."""
 

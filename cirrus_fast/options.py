@@ -1,8 +1,7 @@
 """The training options: the one table that validation, command line and documentation come from.
 
 Every option is wired or refused. A name that is not here raises with the nearest one that is; an
-option that means nothing beside the others raises too, and so does one of the design that this
-version does not have: its row says why.
+option that means nothing beside the others raises too.
 """
 
 from __future__ import annotations
@@ -30,12 +29,8 @@ def _option(
     below: float | None = None,
     choices: Sequence[Any] = (),
     flag: bool = True,
-    absent: str = "",
 ) -> Any:
-    """One row of the table. `low` and `high` are inclusive, `above` and `below` exclusive.
-
-    absent : why this version does not have the option: any value but None is refused
-    """
+    """One row of the table. `low` and `high` are inclusive, `above` and `below` exclusive."""
     row = {
         "help": help,
         "kind": kind,
@@ -46,7 +41,6 @@ def _option(
         "below": below,
         "choices": tuple(choices),
         "flag": flag,
-        "absent": absent,
     }
     return field(default=default, metadata=row)
 
@@ -145,12 +139,12 @@ class Options:
         above=0,
     )
     max_cost: float | None = _option(
-        "stop before it costs more than this",
+        "stop before it costs more than this, with executor=lambda, by list prices "
+        "(docs/deploying.md)",
         default=None,
         kind=float,
         unit="dollars",
         above=0,
-        absent="costs arise only where workers are rented, and this version rents none",
     )
     checkpoint_interval: float | None = _option(
         "write a checkpoint this often, and at the end",
@@ -258,11 +252,7 @@ class Options:
 
     def to_json(self) -> dict[str, Any]:
         """Every option that JSON can carry; `parse_options` takes it back."""
-        values = {
-            row.name: getattr(self, row.name)
-            for row in table()
-            if row.name != "callbacks" and not row.metadata["absent"]
-        }
+        values = {row.name: getattr(self, row.name) for row in table() if row.name != "callbacks"}
         return values | {"executor": self.executor_name}
 
     @property
@@ -314,8 +304,6 @@ def _check(row: Field[Any], value: Any) -> Any:
         if row.default is None:
             return None
         raise OptionError(f"{name}: must be given a value, not None")
-    if meta["absent"]:
-        raise OptionError(f"{name}: not in this version: {meta['absent']}")
     value = _typed(name, meta["kind"], value)
     if meta["choices"] and value not in meta["choices"]:
         near = difflib.get_close_matches(str(value), meta["choices"], n=1)
@@ -422,6 +410,12 @@ def _check_together(options: Options, given: Mapping[str, Any]) -> None:
                 )
     if options.executor == "lambda":
         needs_store(options)
+    rented = options.executor_name in ("lambda", "LambdaExecutor")
+    if options.max_cost is not None and not rented:
+        raise OptionError(
+            f"max_cost: means nothing with executor={options.executor_name!r}: costs arise only "
+            "where workers are rented, which is executor=lambda"
+        )
     if options.staleness is not None and options.consistency != "ssp":
         raise OptionError(f'staleness: means nothing with consistency="{options.consistency}"')
     if options.staleness is not None and options.n_workers == 1:
@@ -502,8 +496,6 @@ def options_markdown() -> str:
         else:
             default = f"`{row.default}`" if row.default != () else "none"
         text = meta["help"].replace("|", "\\|")
-        if meta["absent"]:
-            default, text = "-", f"**Not in this version**: {meta['absent']}. Will be: {text}"
         lines.append(f"| `{row.name}` | {default} | {_values(row)} | {text} |")
     return "\n".join(lines) + "\n"
 

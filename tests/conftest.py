@@ -263,6 +263,21 @@ def s3(s3_process: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     storage.forget()
 
 
+@pytest.fixture
+def aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An AWS account in this process."""
+    from aws_account import AwsAccount, in_account
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull + "/none")
+    with in_account():
+        yield AwsAccount(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A Redis server for the whole session."""

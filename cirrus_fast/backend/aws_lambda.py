@@ -57,6 +57,7 @@ class Usage:
     unavailable : refused with 5xx, or not reached
     billed_s : seconds billed; gb_s : times the function's memory
     cold_starts : sandboxes begun; init_s : seconds that took; peak_mb : most memory used
+    lost : calls whose answer is lost; lost_s : how long they had been under way
     """
 
     requests: int = 0
@@ -67,6 +68,8 @@ class Usage:
     cold_starts: int = 0
     init_s: float = 0.0
     peak_mb: int = 0
+    lost: int = 0
+    lost_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,7 @@ class _Call(Future[Any]):
     ----------
     kind : of the event
     sent_at : when it was sent, by the monotonic clock; None while it waits
+    counted : it is in the usage
     """
 
     def __init__(self, event: bytes, kind: str) -> None:
@@ -111,6 +115,7 @@ class _Call(Future[Any]):
         self.event, self.kind = event, kind
         self.attempts = 0
         self.sent_at: float | None = None
+        self.counted = False
         self._settling = threading.Lock()
         self._sending = threading.RLock()
 
@@ -441,6 +446,10 @@ class LambdaExecutor(Executor):
         self._resume_at = self._paused_at + longest * random.uniform(0.5, 1)
 
     def _lost(self, call: _Call, why: str) -> None:
+        with self._changed:
+            call.counted = True
+            self.usage.lost += 1
+            self.usage.lost_s += self.running_s(call)
         text = f"function {self.function}: its answer is lost ({why})"
         if not call.once:
             text += "; it may have done what was asked"
@@ -453,6 +462,7 @@ class LambdaExecutor(Executor):
         report = Report.find(log)
         with self._changed:
             self._bucket.speed_up()
+            call.counted = True
             self._count(report)
             self._refusals, self._refused_since, self._trouble = 0, None, ""
             # A little more than was taken last time: the limit may have been raised.
@@ -512,6 +522,22 @@ class LambdaExecutor(Executor):
     def trouble(self) -> str:
         """Why calls wait, if Lambda refuses them."""
         return self._trouble
+
+    @property
+    def region(self) -> str:
+        return str(self._client.meta.region_name)
+
+    @property
+    def usage_so_far(self) -> Usage:
+        """The usage as it is at this moment."""
+        with self._changed:
+            return replace(self.usage)
+
+    @property
+    def under_way_s(self) -> list[float]:
+        """How long each call that the usage has not yet has been under way."""
+        with self._changed:
+            return [self.running_s(one) for one in self._under_way if not one.counted]
 
     def running_s(self, future: Future[Any]) -> float:
         """How long a call has been under way; 0 while it waits."""

@@ -39,6 +39,7 @@ _FREE = {
     "patience",
     "threshold_loss",
     "timeout",
+    "max_cost",
     "checkpoint_interval",
     "resume_from",
     "executor",

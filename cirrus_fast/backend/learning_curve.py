@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from cirrus_fast.backend.checkpoint import Best
 from cirrus_fast.backend.plan import Plan
@@ -21,9 +22,11 @@ class LearningCurve:
     reference, stale : the loss to beat by `epsilon`, and for how many evaluations it was not
     """
 
-    def __init__(self, plan: Plan, store: Store) -> None:
+    def __init__(self, plan: Plan, store: Store, cost: Callable[[], float]) -> None:
+        """cost : dollars so far"""
         self._plan = plan
         self._store = store
+        self._cost = cost
         self.history: list[Record] = []
         self.best: Best | None = None
         self.reference = float("inf")
@@ -85,7 +88,7 @@ class LearningCurve:
             train_loss=loss / weight if weight else float("nan"),
             test_loss=test_loss,
             auc=auc,
-            cost=0.0,
+            cost=self._cost(),
         )
         self.history.append(record)
         return record

@@ -7,11 +7,13 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Event
 
 from cirrus_fast.backend.attach import LeftRun, best_bytes, plan_text
 from cirrus_fast.backend.aws_lambda import LambdaExecutor
 from cirrus_fast.backend.checkpoint import Best, Checkpoint, Checkpoints
+from cirrus_fast.backend.cost import Cost, Meter
 from cirrus_fast.backend.function_memory import check_memory
 from cirrus_fast.backend.learning_curve import LearningCurve
 from cirrus_fast.backend.plan import Plan
@@ -69,7 +71,10 @@ class Supervisor:
                 reporter(self._options.progress, self._options.epochs * plan.n_train) as shown,
             ):
                 workers = Workers(plan, task, store, url, executor)
-                course = _Course(self, plan, store, workers, checkpoints, shown)
+                meter = None
+                if isinstance(executor, LambdaExecutor):
+                    meter = Meter.of(executor, self._options.worker_size)
+                course = _Course(self, plan, store, workers, checkpoints, shown, meter)
                 return course.follow(began)
         finally:
             store.close()
@@ -138,6 +143,7 @@ class _Course:
         workers: Workers,
         checkpoints: Checkpoints,
         shown: Reporter,
+        meter: Meter | None,
     ) -> None:
         self._supervisor = supervisor
         self._plan = plan
@@ -146,7 +152,10 @@ class _Course:
         self._workers = workers
         self._checkpoints = checkpoints
         self._shown = shown
-        self._curve = LearningCurve(plan, store)
+        self._meter = meter
+        self._curve = LearningCurve(plan, store, lambda: self._cost().total)
+        self._began = time.perf_counter()
+        self._cost_before = 0.0
         self._repeated_before = 0
         self._kept: Best | None = None  # the best model that the store has
         # Asked now: later the name may mean other data.
@@ -190,6 +199,7 @@ class _Course:
         }
         breakdown["start_up"] += launched - began
         test_loss, auc, model = curve.chosen()
+        cost = self._cost()
         return TrainResult(
             model=model,
             history=curve.history,
@@ -197,7 +207,8 @@ class _Course:
             auc=auc,
             breakdown=breakdown,
             seconds=curve.seconds,
-            cost=0.0,
+            cost=cost.total,
+            cost_parts=cost.to_json() if cost.total else {},
             rows_processed=store.rows,
             rows_repeated=self._rows_repeated,
             stop_reason=reason,
@@ -228,6 +239,8 @@ class _Course:
             rows = store.wait(due, min(_POLL_S, left))
             self._shown.rows(rows)
             workers.look_after()
+            if self._too_dear():
+                return "max_cost"
             if rows >= due:
                 record = self._measure()
                 due = curve.next_rows(record.rows)
@@ -243,6 +256,21 @@ class _Course:
                     store.allow(due)
             elif not workers.running and store.rows < due:
                 return "epochs"
+
+    def _cost(self) -> Cost:
+        """So far; nothing where nothing is rented."""
+        if self._meter is None:
+            return Cost(before=self._cost_before)
+        reads = self._plan.reads + self._workers.reads()
+        found = self._meter.so_far(reads, time.perf_counter() - self._began)
+        return replace(found, before=self._cost_before)
+
+    def _too_dear(self) -> bool:
+        """Whether to go on would cost more than it may, ending counted."""
+        most = self._options.max_cost
+        if most is None or self._meter is None:
+            return False
+        return self._cost().total + self._meter.to_end() >= most
 
     def _measure(self) -> Record:
         record = self._curve.measure()
@@ -308,4 +336,5 @@ class _Course:
         kept.check_fits(store.n_state, store.positions(), plan.model_size, path)
         store.restore(kept.state, kept.positions, kept.round)
         self._repeated_before = kept.rows_repeated
+        self._cost_before = kept.history[-1].cost if kept.history else 0.0
         self._curve.go_on(list(kept.history), kept.best, kept.reference, kept.stale, kept.seconds)

@@ -95,8 +95,6 @@ def _metavar(row: Field[Any]) -> str | None:
 
 def _help(row: Field[Any]) -> str:
     text = str(row.metadata["help"])
-    if row.metadata["absent"]:
-        return f"Not in this version: {row.metadata['absent']}."
     notes = [note for note in (row.metadata["unit"], _range(row), _default(row)) if note]
     ending = f" [{'; '.join(notes)}]" if notes else ""
     return f"{text[0].upper()}{text[1:]}.{ending}"

@@ -92,6 +92,7 @@ def result_json(result: TrainResult) -> dict[str, Any]:
         "executor": result.executor,
         "param_store": result.param_store,
         "cost": result.cost,
+        "cost_parts": dict(result.cost_parts),
         "n_features": result.model.n_features,
         "n_nonzero": result.model.nnz,
         "intercept": result.model.intercept,
@@ -127,10 +128,20 @@ def result_facts(result: TrainResult) -> dict[str, str | None]:
         f"intercept {model.intercept:.4f}",
         "time, all workers": ", ".join(spent) or None,
         "read from storage": _reads(result),
+        "cost": _cost(result),
         "checkpoint": result.checkpoint,
         "not written": result.checkpoint_error
         and f"the last checkpoint: {result.checkpoint_error}",
     }
+
+
+def _cost(result: TrainResult) -> str | None:
+    """Where something was rented."""
+    parts = {name: amount for name, amount in result.cost_parts.items() if amount}
+    if not parts:
+        return None
+    listed = ", ".join(f"{name} {output.dollars(amount)}" for name, amount in parts.items())
+    return f"{output.dollars(result.cost)}, by list prices: {listed}"
 
 
 def _reads(result: TrainResult) -> str | None:

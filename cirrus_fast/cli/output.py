@@ -129,6 +129,13 @@ def loss_text(loss: float | None) -> str:
     return "-" if loss is None or not math.isfinite(loss) else f"{loss:.5f}"
 
 
+def dollars(amount: float) -> str:
+    """'$12.30', '$0.0042'"""
+    if amount == 0 or amount >= 1:
+        return f"${amount:,.2f}"
+    return f"${float(f'{amount:.2g}'):.10f}".rstrip("0")
+
+
 # Meanwhile
 
 

@@ -29,7 +29,8 @@ class Record:
     rows, updates : rows learnt from and optimiser steps so far, over all workers
     train_loss : mean over the rows since the last record, each before it was learnt from
     test_loss, auc : on the test rows; None without any
-    cost : dollars so far; 0 where nothing is rented
+    cost : dollars so far; 0 where nothing is rented. Of workers under way all time since they were
+        called is counted, which is a little more than will be billed
     """
 
     seconds: float
@@ -53,12 +54,14 @@ class TrainResult:
     breakdown : seconds summed over workers, by phase (start_up, storage_read, decode, pull,
         compute, push, other)
     seconds : from the first step to the last
-    cost : dollars
+    cost : dollars, of rented workers (docs/deploying.md); cost_parts : the same by what they are
+        for: compute, requests, s3_requests, s3_bytes, store, and before, of the run it goes on
+        from; empty where nothing is rented
     rows_processed : rows learnt from, over all workers and epochs
     rows_repeated : rows that may have been learnt from once more, after workers that died or a
         checkpoint that was taken while workers went on
-    stop_reason : "epochs", "converged", "timeout", "threshold_loss", "callback", "stopped" or
-        "interrupted"
+    stop_reason : "epochs", "converged", "timeout", "max_cost", "threshold_loss", "callback",
+        "stopped" or "interrupted"
     reads : Reads, what reading data from a server (S3) has cost, by the workers that ended and
         before them (manifests, held-out rows, a test data set); 0 for data on disk
     reads_by_epoch : list of Reads, the workers' own; what `reads` has more was read before
@@ -87,6 +90,7 @@ class TrainResult:
     checkpoint_error: str | None = None
     exchanges: Mapping[str, float] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
+    cost_parts: Mapping[str, float] = field(default_factory=dict)
     reads: Reads = field(default_factory=Reads)
     reads_by_epoch: list[Reads] = field(default_factory=list)
 

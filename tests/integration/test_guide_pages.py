@@ -1,17 +1,21 @@
-"""docs/quickstart.md and docs/workers.md do what they say: their code and commands are run."""
+"""The guide pages do what they say: their code and commands are run, those for AWS looked at."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import cirrus_fast
-from cirrus_fast.cli import COMMANDS
+from cirrus_fast.backend.prices import Prices
+from cirrus_fast.cli import COMMANDS, cli
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -70,3 +74,48 @@ def test_the_recipes_for_workers_run(repository: Path, tmp_path: Path) -> None:
         program.write_text(f"from cirrus_fast import LogisticRegression\n{code}")
         done = run_in(tmp_path, sys.executable, str(program))
         assert done.returncode == 0, done.stderr
+
+
+def test_the_commands_for_deploying_are_ones_there_are(repository: Path) -> None:
+    """Names of commands and options; they are tried where there is an account to try them on."""
+    page = (repository / "docs" / "deploying.md").read_text()
+    shown = "".join(re.findall(r"```sh\n(.*?)```", page, re.S)).replace("\\\n", " ")
+    commands = [line for line in shown.splitlines() if line.startswith("cirrus-fast ")]
+    assert {"deploy", "doctor", "undeploy", "cost", "train", "load"} <= {
+        word for line in commands for word in line.split()
+    }
+    for line in commands:
+        words = shlex.split(line)[1:]
+        context = cli.make_context("cirrus-fast", [], resilient_parsing=True)
+        while words[0].startswith("--"):  # options that stand before the command
+            words = words[2:]
+        command = cli.get_command(context, words[0])
+        assert command is not None, line
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, line
+
+
+def test_the_page_on_deploying_counts_as_the_library_does(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = blocks(repository / "docs" / "deploying.md", "python")
+    exec(code, {})
+    total, size = capsys.readouterr().out.split()
+    assert 0.001 < float(total) < 0.1
+    assert 128 <= int(size) <= 1769
+    page = (repository / "docs" / "deploying.md").read_text()
+    worked = json.loads(
+        CliRunner()
+        .invoke(cli, ["cost", "--rows", "45000000", "--store-node", "cache.t4g.small", "--json"])
+        .stdout
+    )["estimate"]
+    assert f"| {worked['cost']['compute']:.4f} |" in page
+    assert f"{worked['worker_s'] * 1769 / 1024:.0f} GB-seconds" in page
+
+
+def test_the_page_on_deploying_shows_prices_that_are_read(repository: Path, tmp_path: Path) -> None:
+    page = (repository / "docs" / "deploying.md").read_text()
+    (text,) = re.findall(r"```json\n(.*?)```", page, re.S)
+    (tmp_path / "prices.json").write_text(text)
+    prices = Prices.load("eu-central-1", tmp_path / "prices.json")
+    assert (prices.thousand_gets, prices.node("my-node")) == (0.00043, 0.2)

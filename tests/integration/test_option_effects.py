@@ -270,15 +270,11 @@ def test_n_workers():
         assert result.rows_processed == 2 * N_ROWS
 
 
-def refused_rather_than_ignored(name):
-    """Its row of the table is for what this version does not have."""
-    with pytest.raises(OptionError, match=f"^{name}: not in this version: "):
-        train(**{name: 1})
-    assert same(train(**{name: None}), train())
-
-
 def test_max_cost():
-    refused_rather_than_ignored("max_cost")
+    """Its effect is in test_lambda_cost.py, where there are costs."""
+    with pytest.raises(OptionError, match="max_cost: means nothing with executor='local'"):
+        train(max_cost=1)
+    assert train(max_cost=None).cost == 0
 
 
 def in_redis(server, **options):

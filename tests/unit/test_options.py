@@ -103,11 +103,7 @@ def test_bad_values_are_refused_in_one_line_that_names_the_option(name, value):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name
-        for name, row in ROWS.items()
-        if row.metadata["kind"] is float and not row.metadata["absent"]
-    ],
+    [name for name, row in ROWS.items() if row.metadata["kind"] is float],
 )
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float32("nan")])
 def test_numbers_must_be_finite(name, value):
@@ -153,13 +149,17 @@ def test_an_unknown_name_like_none_of_them_lists_them_all():
         parse(zzz=1)
 
 
-@pytest.mark.parametrize("name", ["max_cost"])
-def test_options_of_later_versions_are_refused_with_the_reason(name):
-    why = ROWS[name].metadata["absent"]
-    with pytest.raises(OptionError) as caught:
-        parse(**{name: 1})
-    assert str(caught.value) == f"{name}: not in this version: {why}"
-    assert name not in parse().to_json()
+def test_max_cost_is_for_rented_workers():
+    rented = {"executor": "lambda", "param_store": "redis://host"}
+    assert parse(max_cost=0.5, **rented).max_cost == 0.5
+    for bad in (0, -1, "1"):
+        with pytest.raises(OptionError, match=r"^max_cost"):
+            parse(max_cost=bad, **rented)
+    for executor in ("local", "processes"):
+        with pytest.raises(
+            OptionError, match=f"max_cost: means nothing with executor='{executor}'"
+        ):
+            parse(max_cost=1, executor=executor)
 
 
 def test_a_choice_nearly_right_is_guessed():

@@ -225,7 +225,13 @@ class TestWheel:
             dates = {info.date_time for info in archive.infolist()}
         assert {name.parts[0].partition("-")[0] for name in names} == {"cirrus_fast"}
         package = [name for name in names if name.parts[0] == "cirrus_fast"]
-        assert {name.suffix or name.name for name in package} == {".py", ".pyi", ".so", ".typed"}
+        assert {name.suffix or name.name for name in package} == {
+            ".json",  # prices
+            ".py",
+            ".pyi",
+            ".so",
+            ".typed",
+        }
         assert len(dates) == 1
 
 
