@@ -25,6 +25,7 @@ struct cf_libsvm_options; /* cf_libsvm.h */
 struct cf_libsvm_rows;
 struct cf_train_walk;    /* cf_train_rows.h */
 struct cf_block_kernels; /* cf_block_streams.h */
+struct cf_grid_kernels;  /* cf_grid_walk.h */
 
 typedef struct {
     const char *name; /* "scalar", "avx2", "avx512", "neon" */
@@ -44,6 +45,7 @@ typedef struct {
     cf_status (*train_rows)(struct cf_train_walk *walk, const uint32_t *order, size_t n);
 
     const struct cf_block_kernels *block;
+    const struct cf_grid_kernels *grid;
 } cf_kernels;
 
 unsigned cf_cpu_features(void);

@@ -1,6 +1,7 @@
 /* The tables themselves: which piece serves which instruction set. */
 #include "cf_block_streams.h"
 #include "cf_crc32c.h"
+#include "cf_grid_walk.h"
 #include "cf_train_rows.h"
 #include "cf_variants.h"
 
@@ -11,6 +12,7 @@ const cf_kernels cf_kernels_scalar = {
     .libsvm_rows = cf_libsvm_rows_scalar,
     .crc32c = cf_crc32c_scalar,
     .train_rows = cf_train_rows_scalar,
+    .grid = &cf_grid_scalar,
     .block = &cf_block_scalar,
 };
 
@@ -22,6 +24,7 @@ const cf_kernels cf_kernels_avx2 = {
     .libsvm_rows = cf_libsvm_rows_avx2,
     .crc32c = cf_crc32c_sse42,
     .train_rows = cf_train_rows_avx2,
+    .grid = &cf_grid_avx2,
     .block = &cf_block_avx2,
 };
 
@@ -32,6 +35,7 @@ const cf_kernels cf_kernels_avx512 = {
     .libsvm_rows = cf_libsvm_rows_avx512,
     .crc32c = cf_crc32c_sse42,
     .train_rows = cf_train_rows_avx2,
+    .grid = &cf_grid_avx2,
     .block = &cf_block_avx2,
 };
 #elif defined(__aarch64__)
@@ -42,6 +46,7 @@ const cf_kernels cf_kernels_neon = {
     .libsvm_rows = cf_libsvm_rows_neon,
     .crc32c = cf_crc32c_armv8,
     .train_rows = cf_train_rows_neon,
+    .grid = &cf_grid_scalar, /* vectors of four, as NEON's are */
     .block = &cf_block_neon,
 };
 #endif
