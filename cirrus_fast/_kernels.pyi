@@ -257,22 +257,21 @@ class TrainModel:
 
 GRID_LANES: int
 
-class GridScratch:
+class GridBatches:
     table: _U32
     local: _U32
     distinct: _U32
+    n_distinct: _U32
+    def __init__(self, table: _U32, local: _U32, distinct: _U32, n_distinct: _U32) -> None: ...
+    def localize(
+        self, indptr: _I64, indices: _U32, data: _F32, order: _U32, minibatch_size: int
+    ) -> int: ...
+
+class GridScratch:
     weights: _F32
     gradient: _F32
     touches: _F32
-    def __init__(
-        self,
-        table: _U32,
-        local: _U32,
-        distinct: _U32,
-        weights: _F32,
-        gradient: _F32,
-        touches: _F32,
-    ) -> None: ...
+    def __init__(self, weights: _F32, gradient: _F32, touches: _F32) -> None: ...
     @property
     def room(self) -> int: ...
 
@@ -304,7 +303,7 @@ class GridModel:
         data: _F32,
         weights: _F32 | None,
         order: _U32,
-        minibatch_size: int,
+        batches: GridBatches | None,
         scratch: GridScratch | None,
         losses: _F64,
         *,

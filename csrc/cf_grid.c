@@ -25,19 +25,44 @@ static cf_optimizer optimizer_of(const cf_grid_model *model, size_t lane) {
 }
 
 void cf_grid_clear(const cf_grid_model *model, const float intercept[CF_GRID_LANES]) {
-    const size_t width = cf_optimizer_width(model->kind);
+    const size_t width = cf_optimizer_width(model->kind), size = width * CF_GRID_LANES;
+    float clear[2 * CF_GRID_LANES], set[2 * CF_GRID_LANES];
     for (size_t lane = 0; lane < CF_GRID_LANES; lane++) {
         const cf_optimizer optimizer = optimizer_of(model, lane);
-        float clear[2], set[2];
-        cf_optimizer_clear(optimizer, clear, 1);
-        cf_optimizer_set(optimizer, set, intercept[lane]);
+        float of_clear[2], of_set[2];
+        cf_optimizer_clear(optimizer, of_clear, 1);
+        cf_optimizer_set(optimizer, of_set, intercept[lane]);
         for (size_t member = 0; member < width; member++) {
-            float *const at = model->state + member * CF_GRID_LANES + lane;
-            for (size_t i = 0; i < model->n_ids; i++)
-                at[i * width * CF_GRID_LANES] = clear[member];
-            at[model->n_ids * width * CF_GRID_LANES] = set[member];
+            clear[member * CF_GRID_LANES + lane] = of_clear[member];
+            set[member * CF_GRID_LANES + lane] = of_set[member];
         }
     }
+    for (size_t i = 0; i < model->n_ids; i++)
+        memcpy(model->state + i * size, clear, size * sizeof *clear);
+    memcpy(model->state + model->n_ids * size, set, size * sizeof *set);
+}
+
+cf_status cf_grid_localize(const cf_csr *rows, const uint32_t *order, size_t n_order, size_t n_ids,
+                           uint32_t *table, uint32_t *local, uint32_t *distinct, size_t room,
+                           uint32_t *n_distinct, cf_grid_batches *batches) {
+    const size_t size = batches->minibatch_size;
+    *batches = (cf_grid_batches){size, local, distinct, n_distinct, 0, 0, 0};
+    for (size_t first = 0; first < n_order; first += size) {
+        const size_t n = n_order - first < size ? n_order - first : size;
+        uint32_t *const mine = batches->n_local ? local + batches->n_local : local;
+        size_t found, filled = 0;
+        const cf_status status =
+            cf_localize_rows(rows, order + first, n, table, n_ids, mine, room - batches->n_local,
+                             distinct + batches->n_all_distinct, &found);
+        if (status.code != CF_OK)
+            return cf_fail(status.code, first);
+        for (size_t i = first; i < first + n; i++)
+            filled += (size_t)(rows->indptr[order[i] + 1] - rows->indptr[order[i]]);
+        n_distinct[batches->n_batches++] = (uint32_t)found;
+        batches->n_local += filled;
+        batches->n_all_distinct += found;
+    }
+    return cf_ok();
 }
 
 static cf_grid_walk begin_walk(const cf_grid_model *model, const cf_csr *rows,
@@ -58,28 +83,73 @@ static void end_walk(cf_grid_walk *walk) {
     }
 }
 
+/* Checks that the entries of a mini-batch's rows are local[*n_local] at most, and their numbers
+ * below n_distinct, whose ids are below n_ids; sets *n_local to how many they are. */
+static cf_code check_batch(const cf_grid_model *model, const cf_csr *rows,
+                           const cf_grid_batch *batch, size_t *n_local) {
+    size_t n = 0;
+    uint32_t highest = 0;
+    for (size_t i = 0; i < batch->n; i++) {
+        size_t begin, end;
+        if (batch->order[i] >= rows->n_rows)
+            return CF_E_ROW;
+        if (!cf_csr_row(rows, batch->order[i], &begin, &end))
+            return CF_E_INDPTR;
+        if (end - begin > *n_local - n)
+            return CF_E_ROOM;
+        n += end - begin;
+    }
+    for (size_t k = 0; k < n; k++)
+        highest = batch->local[k] > highest ? batch->local[k] : highest;
+    if (n && highest >= batch->n_distinct)
+        return CF_E_DISTINCT;
+    highest = 0;
+    for (size_t j = 0; j < batch->n_distinct; j++)
+        highest = batch->distinct[j] > highest ? batch->distinct[j] : highest;
+    *n_local = n;
+    return batch->n_distinct && highest >= model->n_ids ? CF_E_ID : CF_OK;
+}
+
+static cf_status train_batches(const cf_kernels *kernels, cf_grid_walk *walk, const uint32_t *order,
+                               size_t n_order, const cf_grid_batches *batches,
+                               const cf_grid_scratch *scratch) {
+    const size_t size = batches->minibatch_size;
+    size_t at_local = 0, at_distinct = 0;
+    for (size_t first = 0, i = 0; first < n_order; first += size, i++) {
+        cf_grid_batch batch = {.order = order + first, .local = batches->local};
+        size_t n_local = batches->n_local - at_local;
+        batch.n = n_order - first < size ? n_order - first : size;
+        if (i >= batches->n_batches)
+            return cf_fail(CF_E_ROOM, first);
+        batch.n_distinct = batches->n_distinct[i];
+        if (batch.n_distinct > scratch->room ||
+            batch.n_distinct > batches->n_all_distinct - at_distinct)
+            return cf_fail(CF_E_ROOM, first);
+        batch.local = at_local ? batches->local + at_local : batches->local;
+        batch.distinct = at_distinct ? batches->distinct + at_distinct : batches->distinct;
+        const cf_code code = check_batch(walk->model, walk->rows, &batch, &n_local);
+        if (code != CF_OK)
+            return cf_fail(code, first);
+        at_local += n_local;
+        at_distinct += batch.n_distinct;
+        if (i + 1 < batches->n_batches && at_distinct < batches->n_all_distinct) {
+            const size_t left = batches->n_all_distinct - at_distinct;
+            batch.next = batches->distinct + at_distinct;
+            batch.n_next = batches->n_distinct[i + 1] < left ? batches->n_distinct[i + 1] : left;
+        }
+        walk->rows_seen = walk->model->rows_seen + (double)first;
+        kernels->grid->batch(walk, &batch, scratch);
+    }
+    return cf_ok();
+}
+
 cf_status cf_grid_train(const cf_kernels *kernels, const cf_grid_model *model, const cf_csr *rows,
-                        const uint32_t *order, size_t n_order, size_t minibatch_size,
+                        const uint32_t *order, size_t n_order, const cf_grid_batches *batches,
                         const cf_grid_scratch *scratch, cf_grid_total *total) {
     cf_grid_walk walk = begin_walk(model, rows, total);
-    cf_status status = cf_ok();
-    if (minibatch_size == 1) {
-        status = kernels->grid->rows(&walk, order, n_order);
-    } else {
-        for (size_t first = 0; first < n_order; first += minibatch_size) {
-            const size_t n = n_order - first < minibatch_size ? n_order - first : minibatch_size;
-            size_t n_distinct;
-            status =
-                cf_localize_rows(rows, order + first, n, scratch->table, model->n_ids,
-                                 scratch->local, scratch->room, scratch->distinct, &n_distinct);
-            if (status.code != CF_OK) {
-                status.offset = first;
-                break;
-            }
-            walk.rows_seen = model->rows_seen + (double)first;
-            kernels->grid->batch(&walk, order + first, n, scratch, n_distinct);
-        }
-    }
+    const cf_status status = batches
+                                 ? train_batches(kernels, &walk, order, n_order, batches, scratch)
+                                 : kernels->grid->rows(&walk, order, n_order);
     end_walk(&walk);
     return status;
 }

@@ -32,13 +32,21 @@ typedef struct cf_grid_model {
     float class_weight[2][CF_GRID_LANES]; /* of labels 0 and 1 */
 } cf_grid_model;
 
-/* Scratch for mini-batches of more than one row; all may be NULL when minibatch_size is 1. With m
- * the most entries a mini-batch can have, and d = min(m, n_ids): local [m], distinct [d + 1],
- * touches [d], weights and gradient [d][CF_GRID_LANES], and table [n_ids] with any contents. */
+/* Rows cut into mini-batches, their entries renumbered by what is distinct in each: done once for
+ * all groups of lanes that take the same rows. */
 typedef struct {
-    uint32_t *table, *local, *distinct;
+    size_t minibatch_size;      /* above 1 */
+    const uint32_t *local;      /* [n_local], one row after another */
+    const uint32_t *distinct;   /* of one mini-batch after another */
+    const uint32_t *n_distinct; /* [n_batches] */
+    size_t n_local, n_all_distinct, n_batches;
+} cf_grid_batches;
+
+/* What one thread needs beside, for mini-batches of at most d distinct ids: touches [d], weights
+ * and gradient [d][CF_GRID_LANES]. Weights are of ftrl only, and may be NULL without. */
+typedef struct {
     float *weights, *gradient, *touches;
-    size_t room; /* m */
+    size_t room; /* d */
 } cf_grid_scratch;
 
 typedef struct {
@@ -51,11 +59,20 @@ typedef struct {
 /* All lanes at weight 0 everywhere, but for the intercepts. */
 void cf_grid_clear(const cf_grid_model *model, const float intercept[CF_GRID_LANES]);
 
-/* cf_train for all active lanes. Every row and id is checked before it is used; on failure `total`
+/* Renumbers the rows of order[n_order] into batches->local [room], distinct [room + 1] and
+ * n_distinct [one a mini-batch], and sets `batches` to them; table is [n_ids] with any contents.
+ * batches->minibatch_size is given. `offset` is the place in `order` of the mini-batch that is
+ * wrong. */
+cf_status cf_grid_localize(const cf_csr *rows, const uint32_t *order, size_t n_order, size_t n_ids,
+                           uint32_t *table, uint32_t *local, uint32_t *distinct, size_t room,
+                           uint32_t *n_distinct, cf_grid_batches *batches);
+
+/* cf_train for all active lanes, a row at a time if `batches` is NULL, which must be those of the
+ * same rows and order otherwise. Every row and id is checked before it is used; on failure `total`
  * tells what was applied before, and `offset` is the place in `order` of the mini-batch that was
  * not. */
 cf_status cf_grid_train(const cf_kernels *kernels, const cf_grid_model *model, const cf_csr *rows,
-                        const uint32_t *order, size_t n_order, size_t minibatch_size,
+                        const uint32_t *order, size_t n_order, const cf_grid_batches *batches,
                         const cf_grid_scratch *scratch, cf_grid_total *total);
 
 /* The margins [rows->n_rows][CF_GRID_LANES] and losses of all rows, from which nothing is learnt;

@@ -280,7 +280,7 @@ INLINE cf_status train_rows(grid_shape is, cf_grid_walk *walk, const uint32_t *o
         if (i + CF_GRID_ROWS_AHEAD < n)
             cf_csr_prefetch(walk->rows, order[i + CF_GRID_ROWS_AHEAD]);
         if (i + CF_GRID_IDS_AHEAD < n)
-            cf_grid_prefetch(walk, order[i + CF_GRID_IDS_AHEAD], width);
+            cf_grid_prefetch_row(walk, order[i + CF_GRID_IDS_AHEAD], width);
         const float times = is.kind == CF_FTRL ? (float)(walk->rows_seen + (double)i) : 1.0f;
         if (is.kind == CF_FTRL)
             charge_most(is, &the, model, times, &most);
@@ -298,58 +298,58 @@ INLINE cf_status train_rows(grid_shape is, cf_grid_walk *walk, const uint32_t *o
     return cf_ok();
 }
 
-INLINE void train_batch(grid_shape is, cf_grid_walk *walk, const uint32_t *order, size_t n,
-                        const cf_grid_scratch *scratch, size_t n_distinct) {
-    enum { AHEAD = 8 };
+INLINE void train_batch(grid_shape is, cf_grid_walk *walk, const cf_grid_batch *batch,
+                        const cf_grid_scratch *scratch) {
     const cf_grid_model *const model = walk->model;
     const cf_csr *const rows = walk->rows;
     const grid_constants the = constants_of(model);
     const grid_shape free = {is.kind, false, is.n};
+    const size_t width = cf_optimizer_width(is.kind), n_distinct = batch->n_distinct;
     const float rows_seen = (float)walk->rows_seen;
     const bool touched = is.charged && is.kind != CF_FTRL;
+    const uint32_t *const distinct = batch->distinct;
     float *const intercept = model->state + model->n_ids * coordinate_floats(is);
     grid_charge most, own;
     charge_most(is, &the, model, rows_seen, &most);
-    for (size_t j = 0; j < n_distinct; j++) {
-        const float *const state = model->state + scratch->distinct[j] * coordinate_floats(is);
-        if (j + AHEAD < n_distinct) {
-            const float *const next =
-                model->state + scratch->distinct[j + AHEAD] * coordinate_floats(is);
-            __builtin_prefetch(next, 1);
-            if (is.kind != CF_SGD)
-                __builtin_prefetch(next + CF_GRID_LANES, 1);
-        }
-        const grid_charge *due = &most;
-        if (is.kind == CF_FTRL)
-            due = charge_of(is, &the, model, scratch->distinct[j], rows_seen, &most, &own);
+    if (n_distinct)
+        memset(scratch->gradient, 0, n_distinct * CF_GRID_LANES * sizeof *scratch->gradient);
+    if (n_distinct && touched)
+        memset(scratch->touches, 0, n_distinct * sizeof *scratch->touches);
+    for (size_t j = 0; is.kind == CF_FTRL && j < n_distinct; j++) {
+        const float *const state = model->state + distinct[j] * coordinate_floats(is);
+        const grid_charge *const due =
+            charge_of(is, &the, model, distinct[j], rows_seen, &most, &own);
         for (size_t v = 0; v < is.n; v++) {
             vec root;
-            const vec w = weight_of(is, &the, state, v, due, &root);
-            store(scratch->weights + j * CF_GRID_LANES + v * VEC, w);
-            store(scratch->gradient + j * CF_GRID_LANES + v * VEC, (vec){0});
+            store(scratch->weights + j * CF_GRID_LANES + v * VEC,
+                  weight_of(is, &the, state, v, due, &root));
         }
-        scratch->touches[j] = 0;
     }
     vec start[MOST], root[MOST], sum[MOST];
     for (size_t v = 0; v < is.n; v++) {
         start[v] = weight_of(free, &the, intercept, v, NULL, &root[v]);
         sum[v] = (vec){0};
     }
-    const uint32_t *local = scratch->local;
-    for (size_t i = 0; i < n; i++) {
-        const size_t begin = (size_t)rows->indptr[order[i]];
-        const size_t length = (size_t)rows->indptr[order[i] + 1] - begin;
-        if (i + CF_GRID_ROWS_AHEAD / 4 < n)
-            cf_csr_prefetch(rows, order[i + CF_GRID_ROWS_AHEAD / 4]);
+    const uint32_t *local = batch->local;
+    size_t asked = 0;
+    for (size_t i = 0; i < batch->n; i++) {
+        const size_t row = batch->order[i], begin = (size_t)rows->indptr[row];
+        const size_t length = (size_t)rows->indptr[row + 1] - begin;
         vec margin[MOST], error[MOST];
+        if (i + CF_GRID_ROWS_AHEAD / 4 < batch->n)
+            cf_csr_prefetch(rows, batch->order[i + CF_GRID_ROWS_AHEAD / 4]);
+        for (const size_t due = batch->n_next * (i + 1) / batch->n; asked < due; asked++)
+            cf_grid_prefetch_id(walk, batch->next[asked], width);
         for (size_t v = 0; v < is.n; v++)
             margin[v] = start[v];
         for (size_t k = 0; k < length; k++) {
-            const float *const w = scratch->weights + local[k] * (size_t)CF_GRID_LANES;
+            const float *const w = is.kind == CF_FTRL
+                                       ? scratch->weights + local[k] * (size_t)CF_GRID_LANES
+                                       : model->state + distinct[local[k]] * coordinate_floats(is);
             for (size_t v = 0; v < is.n; v++)
                 margin[v] += rows->data[begin + k] * load(w + v * VEC);
         }
-        error_of(is, &the, walk, order[i], margin, error);
+        error_of(is, &the, walk, row, margin, error);
         for (size_t v = 0; v < is.n; v++)
             sum[v] += error[v];
         for (size_t k = 0; k < length; k++) {
@@ -362,35 +362,28 @@ INLINE void train_batch(grid_shape is, cf_grid_walk *walk, const uint32_t *order
         local = length ? local + length : local;
     }
     for (size_t j = 0; j < n_distinct; j++) {
-        const uint32_t id = scratch->distinct[j];
-        float *const state = model->state + id * coordinate_floats(is);
-        if (j + AHEAD < n_distinct) {
-            const float *const next =
-                model->state + scratch->distinct[j + AHEAD] * coordinate_floats(is);
-            __builtin_prefetch(next, 1);
-            if (is.kind != CF_SGD)
-                __builtin_prefetch(next + CF_GRID_LANES, 1);
-        }
-        const grid_charge *due = &most;
-        if (touched) {
-            const cf_penalty each = cf_penalty_due(model->penalties, id, 1.0f);
-            charge(is, &the, each, scratch->touches[j], &own);
-            due = &own;
-        } else {
-            due = charge_of(is, &the, model, id, rows_seen, &most, &own);
-        }
+        float *const state = model->state + distinct[j] * coordinate_floats(is);
+        const grid_charge *due = &own;
+        if (touched)
+            charge(is, &the, cf_penalty_due(model->penalties, distinct[j], 1.0f),
+                   scratch->touches[j], &own);
+        else
+            due = charge_of(is, &the, model, distinct[j], rows_seen, &most, &own);
         for (size_t v = 0; v < is.n; v++) {
-            const vec w = load(scratch->weights + j * CF_GRID_LANES + v * VEC);
-            const vec g = load(scratch->gradient + j * CF_GRID_LANES + v * VEC);
-            vec at;
-            if (is.kind == CF_FTRL)
+            vec w, at;
+            if (is.kind == CF_FTRL) {
+                w = load(scratch->weights + j * CF_GRID_LANES + v * VEC);
                 at = vec_sqrt(load(state + CF_GRID_LANES + v * VEC));
+            } else {
+                w = load(state + v * VEC);
+            }
+            const vec g = load(scratch->gradient + j * CF_GRID_LANES + v * VEC);
             update(is, &the, state, v, g, due, w, at);
         }
     }
     for (size_t v = 0; model->fit_intercept && v < is.n; v++)
         update(free, &the, intercept, v, sum[v] * model->intercept_rate, NULL, start[v], root[v]);
-    walk->total->n_rows += n;
+    walk->total->n_rows += batch->n;
     walk->total->n_updates++;
 }
 
@@ -407,7 +400,7 @@ INLINE cf_status measure(grid_shape is, cf_grid_walk *walk, float *margins) {
         const cf_code code = cf_grid_find_row(walk, i, &begin, &end);
         if (code != CF_OK)
             return cf_fail(code, i);
-        cf_grid_prefetch(walk, i + CF_GRID_IDS_AHEAD, cf_optimizer_width(is.kind));
+        cf_grid_prefetch_row(walk, i + CF_GRID_IDS_AHEAD, cf_optimizer_width(is.kind));
         vec margin[MOST], error[MOST], root;
         for (size_t v = 0; v < is.n; v++)
             margin[v] = weight_of(free, &the, intercept, v, NULL, &root);
@@ -441,9 +434,9 @@ INLINE cf_status measure(grid_shape is, cf_grid_walk *walk, float *margins) {
     LOOP static cf_status rows_##name(cf_grid_walk *walk, const uint32_t *order, size_t n_order) { \
         return train_rows((grid_shape){kind, charged, n}, walk, order, n_order);                   \
     }                                                                                              \
-    LOOP static void batch_##name(cf_grid_walk *walk, const uint32_t *order, size_t n_order,       \
-                                  const cf_grid_scratch *scratch, size_t n_distinct) {             \
-        train_batch((grid_shape){kind, charged, n}, walk, order, n_order, scratch, n_distinct);    \
+    LOOP static void batch_##name(cf_grid_walk *walk, const cf_grid_batch *batch,                  \
+                                  const cf_grid_scratch *scratch) {                                \
+        train_batch((grid_shape){kind, charged, n}, walk, batch, scratch);                         \
     }                                                                                              \
     LOOP static cf_status measure_##name(cf_grid_walk *walk, float *margins) {                     \
         return measure((grid_shape){kind, charged, n}, walk, margins);                             \
@@ -463,11 +456,11 @@ static cf_status rows_any(cf_grid_walk *walk, const uint32_t *order, size_t n_or
     return cf_ok();
 }
 
-static void batch_any(cf_grid_walk *walk, const uint32_t *order, size_t n_order,
-                      const cf_grid_scratch *scratch, size_t n_distinct) {
+static void batch_any(cf_grid_walk *walk, const cf_grid_batch *batch,
+                      const cf_grid_scratch *scratch) {
 #define CF_CHOOSE(name, kind, charged, n)                                                          \
     if (CF_IS(kind, charged, n)) {                                                                 \
-        batch_##name(walk, order, n_order, scratch, n_distinct);                                   \
+        batch_##name(walk, batch, scratch);                                                        \
         return;                                                                                    \
     }
     CF_SHAPES(CF_CHOOSE)

@@ -14,13 +14,19 @@ typedef struct cf_grid_walk {
     double product[CF_GRID_LANES], loss[CF_GRID_LANES];
 } cf_grid_walk;
 
+/* One mini-batch, and the distinct ids of the one behind it, whose coordinates are asked for
+ * meanwhile. */
+typedef struct {
+    const uint32_t *order, *local, *distinct, *next;
+    size_t n, n_distinct, n_next;
+} cf_grid_batch;
+
 struct cf_grid_kernels {
     /* Learns from order[n], a row at a time; on failure the status's offset is the place in `order`
      * of the row that was not learnt from. */
     cf_status (*rows)(cf_grid_walk *walk, const uint32_t *order, size_t n);
-    /* One step with a mini-batch whose rows were checked and are localised in `scratch`. */
-    void (*batch)(cf_grid_walk *walk, const uint32_t *order, size_t n,
-                  const cf_grid_scratch *scratch, size_t n_distinct);
+    /* One step with a mini-batch that was checked. */
+    void (*batch)(cf_grid_walk *walk, const cf_grid_batch *batch, const cf_grid_scratch *scratch);
     /* Of all rows; on failure the status's offset is the row. */
     cf_status (*measure)(cf_grid_walk *walk, float *margins);
 };
@@ -32,7 +38,10 @@ extern const struct cf_grid_kernels cf_grid_avx2;
 
 /* How far ahead memory is asked for: a row's entries, then the coordinates they name. A row of them
  * is some hundred lines of the nearest cache, which a few rows would fill. */
-enum { CF_GRID_ROWS_AHEAD = 24, CF_GRID_IDS_AHEAD = 2 };
+enum { CF_GRID_ROWS_AHEAD = 24, CF_GRID_IDS_AHEAD = 3 };
+
+/* Coordinates as popular as these, 128 bytes each, are in a near cache anyway. */
+enum { CF_GRID_NEAR = 512 };
 
 /* Rows this long and no longer have what ftrl computes of an entry kept from the first pass over
  * them to the second. */
@@ -52,20 +61,24 @@ static inline cf_code cf_grid_find_row(const cf_grid_walk *walk, size_t row, siz
     return *begin < *end && highest >= walk->model->n_ids ? CF_E_ID : CF_OK;
 }
 
-/* Asks for the coordinates of a row to come, which may be no row at all; so may its ids be none,
- * and asking for no memory of ours does nothing. */
-static inline void cf_grid_prefetch(const cf_grid_walk *walk, size_t row, size_t width) {
+/* Asks for a coordinate; `id` is unchecked, and asking for no memory of ours does nothing. */
+static inline void cf_grid_prefetch_id(const cf_grid_walk *walk, uint32_t id, size_t width) {
+    const uintptr_t line = CF_GRID_LANES * sizeof(float);
+    const uintptr_t at = (uintptr_t)walk->model->state + id * (width * line);
+    __builtin_prefetch((const void *)at, 1);
+    if (width > 1)
+        __builtin_prefetch((const void *)(at + line), 1);
+}
+
+/* Asks for the coordinates of a row to come, which may be no row at all. */
+static inline void cf_grid_prefetch_row(const cf_grid_walk *walk, size_t row, size_t width) {
     const cf_csr *const rows = walk->rows;
     size_t begin, end;
     if (row >= rows->n_rows || !cf_csr_row(rows, row, &begin, &end))
         return;
-    const uintptr_t line = CF_GRID_LANES * sizeof(float), size = width * line;
-    for (size_t k = begin; k < end; k++) {
-        const uintptr_t at = (uintptr_t)walk->model->state + rows->indices[k] * size;
-        __builtin_prefetch((const void *)at, 1);
-        if (width > 1)
-            __builtin_prefetch((const void *)(at + line), 1);
-    }
+    for (size_t k = begin; k < end; k++)
+        if (rows->indices[k] >= CF_GRID_NEAR)
+            cf_grid_prefetch_id(walk, rows->indices[k], width);
 }
 
 #endif

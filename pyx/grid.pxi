@@ -17,10 +17,10 @@ cdef extern from "cf_grid.h" nogil:
         float l1[16]
         float l2[16]
         float class_weight[2][16]
+    ctypedef struct cf_grid_batches:
+        size_t minibatch_size
+        size_t n_local, n_all_distinct, n_batches
     ctypedef struct cf_grid_scratch:
-        uint32_t *table
-        uint32_t *local
-        uint32_t *distinct
         float *weights
         float *gradient
         float *touches
@@ -31,9 +31,13 @@ cdef extern from "cf_grid.h" nogil:
         double weight_sum
         double loss_sum[16]
     void cf_grid_clear(const cf_grid_model *model, const float *intercept)
+    cf_status cf_grid_localize(const cf_csr *rows, const uint32_t *order, size_t n_order,
+                               size_t n_ids, uint32_t *table, uint32_t *local,
+                               uint32_t *distinct, size_t room, uint32_t *n_distinct,
+                               cf_grid_batches *batches)
     cf_status cf_grid_train(const cf_kernels *kernels, const cf_grid_model *model,
                             const cf_csr *rows, const uint32_t *order, size_t n_order,
-                            size_t minibatch_size, const cf_grid_scratch *scratch,
+                            const cf_grid_batches *batches, const cf_grid_scratch *scratch,
                             cf_grid_total *total)
     cf_status cf_grid_measure(const cf_kernels *kernels, const cf_grid_model *model,
                               const cf_csr *rows, float *margins, cf_grid_total *total)
@@ -45,52 +49,96 @@ cdef extern from "cf_grid.h" nogil:
 GRID_LANES = CF_GRID_LANES
 
 
-cdef class GridScratch:
-    """Memory one thread needs for mini-batches of up to `room` entries in models of n_ids.
+cdef class GridBatches:
+    """Mini-batches of rows, renumbered once for all models that take the same (csrc/cf_grid.h).
 
-    table : uint32[n_ids]; local : uint32[room]; with d the lesser of room and n_ids,
-    distinct : uint32[d + 1]; weights, gradient : float32[d * GRID_LANES]; touches : float32[d]
+    table : uint32[n_ids]; local : uint32[room], distinct : uint32[room + 1] with room for the
+    entries of all rows localised at once; n_distinct : uint32, one for each mini-batch
+    """
+
+    cdef cf_grid_batches _c
+    cdef readonly object table, local, distinct, n_distinct
+    cdef uint32_t *_table
+    cdef uint32_t *_local
+    cdef uint32_t *_distinct
+    cdef uint32_t *_n_distinct
+    cdef size_t _n_ids, _room, _most
+
+    def __cinit__(self, uint32_t[::1] table not None, uint32_t[::1] local not None,
+                  uint32_t[::1] distinct not None, uint32_t[::1] n_distinct not None):
+        _need(distinct.shape[0] == local.shape[0] + 1, "distinct must be one longer than local")
+        # The views keep the memory alive.
+        self.table, self.local = table, local
+        self.distinct, self.n_distinct = distinct, n_distinct
+        self._table, self._local = _u32_out(table), _u32_out(local)
+        self._distinct, self._n_distinct = _u32_out(distinct), _u32_out(n_distinct)
+        self._n_ids, self._room = <size_t>table.shape[0], <size_t>local.shape[0]
+        self._most = <size_t>n_distinct.shape[0]
+
+    def localize(self, const int64_t[::1] indptr not None, const uint32_t[::1] indices not None,
+                 const float[::1] data not None, const uint32_t[::1] order not None,
+                 size_t minibatch_size):
+        """Renumbers the rows named by `order`; returns the most distinct ids of a mini-batch."""
+        cdef cf_csr rows
+        cdef cf_status status
+        cdef _Memory memory
+        cdef size_t i, n_order = <size_t>order.shape[0]
+        cdef uint32_t most = 0
+        cdef const uint32_t *chosen = _u32(order)
+        _csr(&rows, None, indptr, indices, data, None)
+        _need(minibatch_size > 1, "mini-batches must be of more than one row")
+        _need((n_order + minibatch_size - 1) // minibatch_size <= self._most,
+              "n_distinct must have a place for every mini-batch")
+        memory.n = 0
+        _writes(&memory, self._table, 4 * self._n_ids)
+        _writes(&memory, self._local, 4 * self._room)
+        _writes(&memory, self._distinct, 4 * (self._room + 1))
+        _writes(&memory, self._n_distinct, 4 * self._most)
+        _reads(&memory, chosen, 4 * n_order)
+        _reads_rows(&memory, &rows)
+        _need_apart(&memory)
+        self._c.minibatch_size = minibatch_size
+        with nogil:
+            status = cf_grid_localize(&rows, chosen, n_order, self._n_ids, self._table,
+                                      self._local, self._distinct, self._room, self._n_distinct,
+                                      &self._c)
+        if status.code != CF_OK:
+            raise _array_error(status)
+        for i in range(self._c.n_batches):
+            most = max(most, self._n_distinct[i])
+        return most
+
+
+cdef class GridScratch:
+    """Memory one thread needs for mini-batches of up to `room` distinct ids.
+
+    weights, gradient : float32[room * GRID_LANES]; touches : float32[room]
     """
 
     cdef cf_grid_scratch _c
-    cdef size_t _n_ids
     cdef bint _in_use
-    cdef readonly object table, local, distinct, weights, gradient, touches
+    cdef readonly object weights, gradient, touches
 
-    def __cinit__(self, uint32_t[::1] table not None, uint32_t[::1] local not None,
-                  uint32_t[::1] distinct not None, float[::1] weights not None,
-                  float[::1] gradient not None, float[::1] touches not None):
+    def __cinit__(self, float[::1] weights not None, float[::1] gradient not None,
+                  float[::1] touches not None):
         cdef _Memory memory
-        cdef size_t room = <size_t>local.shape[0], n_ids = <size_t>table.shape[0]
-        cdef size_t most = min(room, n_ids)
-        _need(<size_t>distinct.shape[0] == most + 1, "distinct must have room for all ids and one")
-        _need(<size_t>weights.shape[0] == most * CF_GRID_LANES
-              and <size_t>gradient.shape[0] == most * CF_GRID_LANES
-              and <size_t>touches.shape[0] == most,
-              "weights, gradient and touches must have room for all ids")
-        # The views keep the memory alive.
-        self.table, self.local, self.distinct = table, local, distinct
+        cdef size_t room = <size_t>touches.shape[0]
+        _need(<size_t>weights.shape[0] == room * CF_GRID_LANES
+              and <size_t>gradient.shape[0] == room * CF_GRID_LANES,
+              "weights and gradient must have a place for every lane of every id")
         self.weights, self.gradient, self.touches = weights, gradient, touches
-        self._c.table = _u32_out(table)
-        self._c.local = _u32_out(local)
-        self._c.distinct = _u32_out(distinct)
         self._c.weights = _f32_out(weights)
         self._c.gradient = _f32_out(gradient)
         self._c.touches = _f32_out(touches)
         self._c.room = room
-        self._n_ids = n_ids
         memory.n = 0
         self._writes_all(&memory)
         _need_apart(&memory)
 
     cdef void _writes_all(self, _Memory *memory) noexcept:
-        cdef size_t most = min(self._c.room, self._n_ids)
-        _writes(memory, self._c.table, 4 * self._n_ids)
-        _writes(memory, self._c.local, 4 * self._c.room)
-        _writes(memory, self._c.distinct, 4 * (most + 1))
-        _writes(memory, self._c.weights, 4 * most * CF_GRID_LANES)
-        _writes(memory, self._c.gradient, 4 * most * CF_GRID_LANES)
-        _writes(memory, self._c.touches, 4 * most)
+        _writes(memory, self._c.weights, 4 * self._c.room * CF_GRID_LANES)
+        _writes(memory, self._c.gradient, 4 * self._c.room * CF_GRID_LANES)
+        _writes(memory, self._c.touches, 4 * self._c.room)
 
     @property
     def room(self):
@@ -171,11 +219,12 @@ cdef class GridModel:
     def train(self, const float[::1] labels not None, const int64_t[::1] indptr not None,
               const uint32_t[::1] indices not None, const float[::1] data not None,
               const float[::1] weights, const uint32_t[::1] order not None,
-              size_t minibatch_size, GridScratch scratch, double[::1] losses not None, *,
+              GridBatches batches, GridScratch scratch, double[::1] losses not None, *,
               double rows_seen=0.0, double rate=1.0):
         """One step per mini-batch over the rows named by `order`, in all active lanes.
 
-        labels : float32[n_rows], 1 or 0; scratch may be None if minibatch_size is 1
+        labels : float32[n_rows], 1 or 0
+        batches : of these rows in this order; None for mini-batches of one row, as is scratch then
         losses : float64[GRID_LANES], gets the lanes' loss sums
         rows_seen : before; rate : multiplies the learning rates
         Returns (rows, updates, weight sum).
@@ -183,35 +232,35 @@ cdef class GridModel:
         cdef cf_csr rows
         cdef cf_grid_model model = self._c
         cdef cf_grid_total total
-        cdef cf_grid_scratch none
-        cdef const cf_grid_scratch *mine = &none
+        cdef const cf_grid_scratch *mine = NULL
+        cdef const cf_grid_batches *cut = NULL
         cdef cf_status status
         cdef _Memory memory
         cdef size_t i, n_order = <size_t>order.shape[0]
         cdef const uint32_t *chosen = _u32(order)
         _csr(&rows, labels, indptr, indices, data, weights)
-        _need(minibatch_size >= 1, "minibatch_size must be at least 1")
         _need(losses.shape[0] == CF_GRID_LANES, "losses must have a place for every lane")
         memory.n = 0
         self._uses_state(&memory, True)
-        if minibatch_size > 1:
+        if batches is not None:
             _need(scratch is not None, "mini-batches of several rows need scratch")
-            _need(scratch._n_ids == self._c.n_ids, "scratch was made for another model")
             _need(not scratch._in_use, "scratch is in use by another thread")
-            mine = &scratch._c
+            mine, cut = &scratch._c, &batches._c
             scratch._writes_all(&memory)
+            _reads(&memory, batches._local, 4 * batches._room)
+            _reads(&memory, batches._distinct, 4 * (batches._room + 1))
+            _reads(&memory, batches._n_distinct, 4 * batches._most)
         _reads(&memory, chosen, 4 * n_order)
         _reads_rows(&memory, &rows)
         _need_apart(&memory)
         model.rows_seen = rows_seen
         for i in range(CF_GRID_LANES):
             model.learning_rate[i] *= <float>rate
-        if minibatch_size > 1:
+        if batches is not None:
             scratch._in_use = True
         with nogil:
-            status = cf_grid_train(_kernels, &model, &rows, chosen, n_order, minibatch_size, mine,
-                                   &total)
-        if minibatch_size > 1:
+            status = cf_grid_train(_kernels, &model, &rows, chosen, n_order, cut, mine, &total)
+        if batches is not None:
             scratch._in_use = False
         if status.code != CF_OK:
             raise _array_error(status)
