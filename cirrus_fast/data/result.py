@@ -58,7 +58,7 @@ class TrainResult:
     rows_repeated : rows that may have been learnt from once more, after workers that died or a
         checkpoint that was taken while workers went on
     stop_reason : "epochs", "converged", "timeout", "threshold_loss", "callback", "stopped" or
-        "interrupted"
+        "interrupted"; in a search by halving also "halved", of a model that others were better than
     reads : Reads, what reading data from a server (S3) has cost, by the workers that ended and
         before them (manifests, held-out rows, a test data set); 0 for data on disk
     reads_by_epoch : list of Reads, the workers' own; what `reads` has more was read before

@@ -97,6 +97,12 @@ class Lane:
             return self.best_loss
         return self.history[-1].train_loss if self.history else math.inf
 
+    @property
+    def latest(self) -> float:
+        """The loss at the last evaluation."""
+        loss = self.history[-1].test_loss
+        return self.history[-1].train_loss if loss is None else loss
+
     def reason_to_stop(self, loss: float, seen_all: bool) -> str | None:
         """As backend/learning_curve.py has it for a run of one model."""
         spec = self.spec
@@ -245,7 +251,8 @@ class Group:
             )
         for lane in self.running:
             loss = None if margins is None else float(losses[lane.slot]) / total
-            lane.improved = loss is not None and (lane.best_loss is None or loss < lane.best_loss)
+            best = math.inf if lane.best_loss is None else lane.best_loss
+            lane.improved = loss is not None and loss < best  # which NaN is not
             if lane.improved and margins is not None:
                 lane.best_loss, lane.weights = loss, None
                 lane.margins = margins[:, lane.slot].copy()
