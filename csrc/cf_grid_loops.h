@@ -280,7 +280,7 @@ INLINE cf_status train_rows(grid_shape is, cf_grid_walk *walk, const uint32_t *o
         if (i + CF_GRID_ROWS_AHEAD < n)
             cf_csr_prefetch(walk->rows, order[i + CF_GRID_ROWS_AHEAD]);
         if (i + CF_GRID_IDS_AHEAD < n)
-            cf_grid_prefetch_row(walk, order[i + CF_GRID_IDS_AHEAD], width);
+            cf_grid_prefetch_row(walk, order[i + CF_GRID_IDS_AHEAD], width, width);
         const float times = is.kind == CF_FTRL ? (float)(walk->rows_seen + (double)i) : 1.0f;
         if (is.kind == CF_FTRL)
             charge_most(is, &the, model, times, &most);
@@ -339,7 +339,7 @@ INLINE void train_batch(grid_shape is, cf_grid_walk *walk, const cf_grid_batch *
         if (i + CF_GRID_ROWS_AHEAD / 4 < batch->n)
             cf_csr_prefetch(rows, batch->order[i + CF_GRID_ROWS_AHEAD / 4]);
         for (const size_t due = batch->n_next * (i + 1) / batch->n; asked < due; asked++)
-            cf_grid_prefetch_id(walk, batch->next[asked], width);
+            cf_grid_prefetch_id(walk, batch->next[asked], width, width);
         for (size_t v = 0; v < is.n; v++)
             margin[v] = start[v];
         for (size_t k = 0; k < length; k++) {
@@ -400,7 +400,8 @@ INLINE cf_status measure(grid_shape is, cf_grid_walk *walk, float *margins) {
         const cf_code code = cf_grid_find_row(walk, i, &begin, &end);
         if (code != CF_OK)
             return cf_fail(code, i);
-        cf_grid_prefetch_row(walk, i + CF_GRID_IDS_AHEAD, cf_optimizer_width(is.kind));
+        cf_grid_prefetch_row(walk, i + CF_GRID_IDS_AHEAD, cf_optimizer_width(is.kind),
+                             is.kind == CF_FTRL ? 2 : 1);
         vec margin[MOST], error[MOST], root;
         for (size_t v = 0; v < is.n; v++)
             margin[v] = weight_of(free, &the, intercept, v, NULL, &root);

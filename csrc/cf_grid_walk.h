@@ -61,24 +61,27 @@ static inline cf_code cf_grid_find_row(const cf_grid_walk *walk, size_t row, siz
     return *begin < *end && highest >= walk->model->n_ids ? CF_E_ID : CF_OK;
 }
 
-/* Asks for a coordinate; `id` is unchecked, and asking for no memory of ours does nothing. */
-static inline void cf_grid_prefetch_id(const cf_grid_walk *walk, uint32_t id, size_t width) {
+/* Asks for the first `n` (1 or 2) of a coordinate's `width` members; `id` is unchecked, and asking
+ * for no memory of ours does nothing. */
+static inline void cf_grid_prefetch_id(const cf_grid_walk *walk, uint32_t id, size_t width,
+                                       size_t n) {
     const uintptr_t line = CF_GRID_LANES * sizeof(float);
     const uintptr_t at = (uintptr_t)walk->model->state + id * (width * line);
     __builtin_prefetch((const void *)at, 1);
-    if (width > 1)
+    if (n > 1)
         __builtin_prefetch((const void *)(at + line), 1);
 }
 
 /* Asks for the coordinates of a row to come, which may be no row at all. */
-static inline void cf_grid_prefetch_row(const cf_grid_walk *walk, size_t row, size_t width) {
+static inline void cf_grid_prefetch_row(const cf_grid_walk *walk, size_t row, size_t width,
+                                        size_t n) {
     const cf_csr *const rows = walk->rows;
     size_t begin, end;
     if (row >= rows->n_rows || !cf_csr_row(rows, row, &begin, &end))
         return;
     for (size_t k = begin; k < end; k++)
         if (rows->indices[k] >= CF_GRID_NEAR)
-            cf_grid_prefetch_id(walk, rows->indices[k], width);
+            cf_grid_prefetch_id(walk, rows->indices[k], width, n);
 }
 
 #endif

@@ -235,7 +235,6 @@ class SharedRun:
 
         made = GridPass(spec, groups, rows, tell=look)
         made.run()
-        look(made)
         yield from ended
 
     def _rungs(self, groups: list[tuple[Family, list[LaneSpec]]]) -> tuple[Rung, ...]:
@@ -258,7 +257,7 @@ class SharedRun:
         if lane.reason == "failed":
             return Outcome(number, None, lane.error)
         options, times = plan.options, made.times
-        auc = lane.auc(self._rows.test)
+        auc = lane.auc
         history = list(lane.history)
         if lane.best_loss is not None:
             at = next(i for i, one in enumerate(history) if one.test_loss == lane.best_loss)

@@ -63,7 +63,7 @@ class Lane:
     Attributes
     ----------
     reference, stale : the loss to beat by `epsilon`, and for how many evaluations it was not
-    margins : of the test rows, by the best model seen
+    margins : of the test rows, by the best model seen, until its `auc` is known
     weights, intercept : of the best model seen, where it was kept
     reason : why it ended, or None; "failed" with an `error`
     """
@@ -73,6 +73,7 @@ class Lane:
     history: list[Record] = field(default_factory=list)
     best_loss: float | None = None
     margins: Float32Array | None = None
+    auc: float | None = None
     weights: Float32Array | None = None
     intercept: float = 0.0
     reference: float = math.inf
@@ -82,11 +83,11 @@ class Lane:
     error: str | None = None
     improved: bool = False  # at the last evaluation
 
-    def auc(self, test: CSR | None) -> float | None:
-        """Of the best model seen."""
-        if test is None or self.margins is None:
-            return None
-        return exact_auc(self.margins, test.labels, test.weights)
+    def rank(self, test: CSR | None) -> None:
+        """Finds the AUC of the best model seen, once the lane has ended."""
+        if test is not None and self.margins is not None:
+            margins, self.margins = np.ascontiguousarray(self.margins), None
+            self.auc = exact_auc(margins, test.labels, test.weights)
 
     @property
     def loss(self) -> float:
@@ -255,7 +256,9 @@ class Group:
             lane.improved = loss is not None and loss < best  # which NaN is not
             if lane.improved and margins is not None:
                 lane.best_loss, lane.weights = loss, None
-                lane.margins = margins[:, lane.slot].copy()
+                lane.margins = margins[:, lane.slot]
+            elif lane.margins is not None:  # of its own, so that the others' can go
+                lane.margins = np.ascontiguousarray(lane.margins)
             lane.history.append(
                 Record(
                     seconds=seconds,

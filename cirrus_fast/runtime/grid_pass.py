@@ -20,6 +20,7 @@ import numpy as np
 from cirrus_fast.data.csr import CSR, Float32Array, UInt32Array
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.holdout import HoldOut
+from cirrus_fast.data.parallel import ordered_map
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.data.traffic import Reads
 from cirrus_fast.runtime.divergence import blame, blame_test
@@ -120,9 +121,15 @@ class GridPass:
         n_ids = len(rows.scale.ids)
         self._families: dict[Family, list[Group]] = {}
         self.lanes: list[Lane] = []
-        for family, lanes in families:
-            group = Group(family, lanes, n_ids, rows.penalties.get(family.optimizer == "ftrl"))
-            self._families.setdefault(family, []).append(group)
+
+
+        def make(one: tuple[Family, list[LaneSpec]]) -> Group:
+            family, lanes = one
+            return Group(family, lanes, n_ids, rows.penalties.get(family.optimizer == "ftrl"))
+
+        # Their memory comes from the system, which clears it first.
+        for group in ordered_map(make, families, spec.n_threads):
+            self._families.setdefault(group.family, []).append(group)
             self.lanes += group.lanes
         self._epochs = max(lane.spec.epochs for lane in self.lanes)
         self._batches: dict[tuple[int, int], Batches] = {}
@@ -180,6 +187,7 @@ class GridPass:
                     self._end_epoch(epoch)
                     if not self.running:
                         break
+                self._report()
         finally:
             stream.close()
         self.times.storage_read, self.times.decode = (
@@ -304,6 +312,12 @@ class GridPass:
         if not last:
             self._climb()
             self._repack()
+            self._report()
+
+    def _report(self) -> None:
+        test = self._rows.test
+        ended = [lane for lane in self.lanes if lane.reason and lane.margins is not None]
+        self._each(lambda lane=lane: lane.rank(test) for lane in ended)
         self._tell(self)
 
     def _keep_best(self) -> None:
@@ -351,6 +365,7 @@ class GridPass:
         for lane in ending:
             lane.reason = lane.reason or reason or "epochs"
         self._repack()
+        self._report()
 
 
 def _chunks(n: int, size: int) -> list[slice]:
