@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cirrus_fast.backend.grid_run import Model, Outcome, SharedRun, passes, why_alone
+from cirrus_fast.backend.search_file import SearchFile, check_name
 from cirrus_fast.backend.search_progress import SearchProgress
 from cirrus_fast.backend.supervisor import Supervisor
 from cirrus_fast.data.trials import GridResults, Trial, has_model, without_model
@@ -21,6 +22,7 @@ from cirrus_fast.errors import OptionError, TrainingError
 from cirrus_fast.logistic_regression import LogisticRegression
 from cirrus_fast.notices import notice_once
 from cirrus_fast.options import Options, table
+from cirrus_fast.runtime.grid_pass import GridPass
 
 __all__ = ["GridResults", "GridSearch", "Trial"]
 
@@ -51,6 +53,9 @@ class GridSearch:
     n_trials : how many models are drawn
     timeout : seconds after which the search ends with what there is
     max_cost : dollars
+    name : keeps the search in the storage root, searches/NAME: run again after a crash or an
+        interrupt, it goes on with the models that had not ended; another search of this name is
+        refused
 
     Raises
     ------
@@ -69,13 +74,16 @@ class GridSearch:
         n_trials: int | None = None,
         timeout: float | None = None,
         max_cost: float | None = None,
+        name: str | None = None,
     ) -> None:
         if not (isinstance(task, type) and issubclass(task, LogisticRegression)):
             raise OptionError(f"task={task!r}: must be LogisticRegression")
         _check_mode(mode, n_trials, timeout, max_cost)
         names, values = _check_spread(hyper_vars, hyper_params, drawn=n_trials is not None)
         base = dict(param_base or {})
-        self.mode, self._timeout = mode, timeout
+        self.mode, self.timeout, self.name = mode, timeout, name
+        if name is not None:
+            check_name(name)
         points = _points(names, values, mode, n_trials, base.get("seed", 0))
         # All are checked before the first is trained.
         self._tasks = [task({**base, **point}) for point in points]
@@ -108,14 +116,6 @@ class GridSearch:
             raise OptionError(f"keep_models={keep_models!r}: must be a whole number from 1 on")
         return _Course(self._tasks, self._points, self, on_trial, keep_models).follow()
 
-    @property
-    def halving(self) -> int | None:
-        return FACTOR if self.mode == "halving" else None
-
-    @property
-    def timeout(self) -> float | None:
-        return self._timeout
-
 
 class _Course:
     """One search from its first model to its results."""
@@ -132,7 +132,9 @@ class _Course:
         self._on_trial, self._keep = on_trial, keep
         self._results = GridResults()
         self._started = time.perf_counter()
-        self._halving = search.halving
+        self._halving = FACTOR if search.mode == "halving" else None
+        self._name = search.name
+        self._file: SearchFile | None = None
         self._deadline = None
         if search.timeout is not None:
             self._deadline = self._started + search.timeout
@@ -140,9 +142,13 @@ class _Course:
 
     def follow(self) -> GridResults:
         results = self._results
+        if self._name is not None:
+            options = [task.options for task in self._tasks]
+            self._file = SearchFile(self._name, options, self._keep)
         with SearchProgress(self._tasks[0].options.progress, len(self._tasks)) as shown:
             self._shown = shown
             try:
+                self._go_on()
                 for models in self._parts():
                     if self._over:
                         break
@@ -153,6 +159,9 @@ class _Course:
             except KeyboardInterrupt:
                 if not results:
                     raise
+            finally:
+                if self._file is not None:
+                    self._file.write()
         if not self._interrupted:
             self._restore()
         results.seconds = time.perf_counter() - self._started
@@ -163,9 +172,16 @@ class _Course:
         late = self._deadline is not None and time.perf_counter() >= self._deadline
         return self._interrupted or late
 
+    def _go_on(self) -> None:
+        """Takes what had ended when the search was kept."""
+        if self._file is not None:
+            for outcome in list(self._file.outcomes.values()):
+                self._take(outcome, anew=False)
+
     def _parts(self) -> Iterator[list[Model] | Model]:
         """Models that share a pass, and others, in the order that they were given in."""
-        models = [Model(i, task.options) for i, task in enumerate(self._tasks)]
+        done = self._file.outcomes if self._file is not None else {}
+        models = [Model(i, task.options) for i, task in enumerate(self._tasks) if i not in done]
         reasons = {model.number: why_alone(model.options) for model in models}
         shared = passes([model for model in models if not reasons[model.number]])
         begins = {part[0].number: part for part in shared if len(part) > 1 or self._halving}
@@ -182,20 +198,25 @@ class _Course:
                 yield model
 
     def _together(self, models: list[Model]) -> None:
+        ended: list[Outcome] = []
+
+        def tell(made: GridPass, outcomes: list[Outcome]) -> None:
+            self._shown.evaluated(made)
+            if self._halving:  # which is done when all of them are
+                ended.extend(outcomes)
+                return
+            for outcome in outcomes:
+                self._take(outcome)
+
         run = SharedRun(
-            models,
-            keep=self._keep,
-            deadline=self._deadline,
-            halving=self._halving,
-            tell=self._shown.evaluated,
+            models, keep=self._keep, deadline=self._deadline, halving=self._halving, tell=tell
         )
         try:
-            for outcome in run.run():
-                self._take(outcome)
-                reason = outcome.result.stop_reason if outcome.result is not None else ""
-                self._interrupted |= reason == "interrupted"
+            run.run()
         finally:
             self._results.reads += run.reads
+        for outcome in sorted(ended, key=lambda one: one.number):
+            self._take(outcome)
 
     def _alone(self, model: Model) -> None:
         options = model.options
@@ -209,10 +230,14 @@ class _Course:
             return
         self._results.reads += result.reads
         self._take(Outcome(model.number, result))
-        self._interrupted = result.stop_reason == "interrupted"
 
-    def _take(self, outcome: Outcome) -> None:
+    def _take(self, outcome: Outcome, *, anew: bool = True) -> None:
         results = self._results
+        reason = "" if outcome.result is None else outcome.result.stop_reason
+        self._interrupted |= reason == "interrupted"
+        cut = reason == "interrupted" or (reason == "timeout" and self._deadline is not None)
+        if self._file is not None and anew and not cut:
+            self._file.add(outcome)
         trial = Trial(self._points[outcome.number], outcome.result, outcome.error)
         bisect.insort(results, trial, key=lambda one: one.loss)
         if len(results) > self._keep:
@@ -232,9 +257,7 @@ class _Course:
             self._results[i] = Trial(trial.params, Supervisor(again).run())
 
 
-def _check_mode(
-    mode: Any, n_trials: Any, timeout: float | None, max_cost: float | None
-) -> None:
+def _check_mode(mode: Any, n_trials: Any, timeout: float | None, max_cost: float | None) -> None:
     if mode not in MODES:
         near = difflib.get_close_matches(str(mode), MODES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(MODES)}"

@@ -8,7 +8,7 @@ its rows. Whatever else differs is another pass, and what cannot be in a pass is
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -148,8 +148,8 @@ class SharedRun:
             step_rows=plan.step_rows,
         )
 
-    def run(self) -> Iterator[Outcome]:
-        """The outcomes of all models, as they end."""
+    def run(self) -> None:
+        """Trains all models; `tell` has what came of them."""
         groups = self._grouped()
         n_ids = len(self._rows.scale.ids)
         most = self._plan.options.worker_size * 10**6 * self.n_threads
@@ -158,7 +158,7 @@ class SharedRun:
             while groups and (not wave or used + state_bytes(groups[0][0], n_ids) <= most):
                 used += state_bytes(groups[0][0], n_ids)
                 wave.append(groups.pop(0))
-            yield from self._wave(wave)
+            self._wave(wave)
 
     def _grouped(self) -> list[tuple[Family, list[LaneSpec]]]:
         found: dict[Family, list[LaneSpec]] = {}
@@ -191,7 +191,7 @@ class SharedRun:
             for i in range(0, len(lanes), LANES)
         ]
 
-    def _wave(self, groups: list[tuple[Family, list[LaneSpec]]]) -> Iterator[Outcome]:
+    def _wave(self, groups: list[tuple[Family, list[LaneSpec]]]) -> None:
         plan, rows = self._plan, self._rows
         options = plan.options
         layout = Layout(
@@ -222,20 +222,15 @@ class SharedRun:
             keep=self._keep,
             rungs=self._rungs(groups),
         )
-        ended: list[Outcome] = []
         seen: set[int] = set()
 
         def look(made: GridPass) -> None:
             new = [lane for lane in made.lanes if lane.reason and lane.spec.number not in seen]
             new.sort(key=lambda lane: lane.spec.number)
             seen.update(lane.spec.number for lane in new)
-            outcomes = [self._outcome(made, lane) for lane in new]
-            ended.extend(outcomes)
-            self._tell(made, outcomes)
+            self._tell(made, [self._outcome(made, lane) for lane in new])
 
-        made = GridPass(spec, groups, rows, tell=look)
-        made.run()
-        yield from ended
+        GridPass(spec, groups, rows, tell=look).run()
 
     def _rungs(self, groups: list[tuple[Family, list[LaneSpec]]]) -> tuple[Rung, ...]:
         """A sixteenth of the rows for all, a quarter for the best quarter, all for the best
@@ -292,4 +287,3 @@ class SharedRun:
         weights[scale.ids] = lane.weights / scale.divisor
         model = plan.model(weights, lane.intercept)
         return Outcome(number, TrainResult(model=model, **values))  # type: ignore[arg-type]
-

@@ -7,7 +7,6 @@ import sys
 import time
 from types import TracebackType
 
-from cirrus_fast.backend.grid_run import Outcome
 from cirrus_fast.data.trials import Trial
 from cirrus_fast.runtime.grid_pass import GridPass
 
@@ -44,8 +43,8 @@ class SearchProgress:
         if self._shown and self._in_place:
             self._say(f"best {self._best:.4f}")
 
-    def evaluated(self, made: GridPass, outcomes: list[Outcome]) -> None:
-        """The models of a pass were measured; these ended."""
+    def evaluated(self, made: GridPass) -> None:
+        """The models of a pass were measured."""
         if not self._shown:
             return
         running = made.running

@@ -50,12 +50,7 @@ class Trial:
     @property
     def loss(self) -> float:
         """What trials are sorted by: the test loss, else the last training loss; inf if failed."""
-        if self.result is None:
-            return math.inf
-        loss = self.result.test_loss
-        if loss is None:
-            loss = self.result.history[-1].train_loss
-        return loss if math.isfinite(loss) else math.inf
+        return math.inf if self.result is None else loss_of(self.result)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -72,6 +67,13 @@ class Trial:
             "error": self.error,
         }
         return {name: known[name] for name in FACTS}
+
+
+def loss_of(result: TrainResult) -> float:
+    loss = result.test_loss
+    if loss is None:
+        loss = result.history[-1].train_loss
+    return loss if math.isfinite(loss) else math.inf
 
 
 class WithoutModel(TrainResult):
@@ -187,4 +189,5 @@ class GridResults(list[Trial]):
 
 
 def _cell(value: Any) -> Any:
+    """A pair as it is written on the command line."""
     return ":".join(f"{item:g}" for item in value) if isinstance(value, tuple) else value

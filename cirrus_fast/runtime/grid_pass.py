@@ -122,7 +122,6 @@ class GridPass:
         self._families: dict[Family, list[Group]] = {}
         self.lanes: list[Lane] = []
 
-
         def make(one: tuple[Family, list[LaneSpec]]) -> Group:
             family, lanes = one
             return Group(family, lanes, n_ids, rows.penalties.get(family.optimizer == "ftrl"))
@@ -291,9 +290,7 @@ class GridPass:
         """
         seconds = time.perf_counter() - self._first_step if self._first_step else 0.0
         groups, test = self._groups, self._rows.test
-        self._each(
-            lambda group=group: group.measure(test, self.rows, seconds) for group in groups
-        )
+        self._each(lambda group=group: group.measure(test, self.rows, seconds) for group in groups)
         self._measured = self.rows
         seen_all = self.rows >= self.spec.rows_per_epoch
         for group in groups:

@@ -245,7 +245,9 @@ def test_batches_of_other_rows_are_refused():
         np.empty(50, np.uint32),
     )  # fmt: skip
     most = batches.localize(rows.indptr, rows.indices, rows.data, order[:50], 10)
-    full = _kernels.GridScratch(*(np.empty(most * LANES, F32) for _ in range(2)), np.empty(most, F32))
+    full = _kernels.GridScratch(
+        *(np.empty(most * LANES, F32) for _ in range(2)), np.empty(most, F32)
+    )
     none = _kernels.GridScratch(np.empty(0, F32), np.empty(0, F32), np.empty(0, F32))
     with pytest.raises(KernelError):  # of fewer rows
         group.model.train(*arrays(rows), order, batches, full, losses)
