@@ -10,6 +10,7 @@ from cirrus_fast.errors import CriteoParseError, LibsvmParseError
 
 _Bytes = bytes | bytearray | memoryview | mmap | npt.NDArray[np.uint8]
 _F32 = npt.NDArray[np.float32]
+_F64 = npt.NDArray[np.float64]
 _I32 = npt.NDArray[np.int32]
 _I64 = npt.NDArray[np.int64]
 _U8 = npt.NDArray[np.uint8]

@@ -84,7 +84,7 @@ class GridSearch:
         self.mode, self.timeout, self.name = mode, timeout, name
         if name is not None:
             check_name(name)
-        points = _points(names, values, mode, n_trials, base.get("seed", 0))
+        points = _points(names, values, n_trials, base.get("seed", 0))
         # All are checked before the first is trained.
         self._tasks = [task({**base, **point}) for point in points]
         # As the options have them: plain numbers, where a range gave NumPy's.
@@ -318,7 +318,7 @@ def _check_spread(
 
 
 def _points(
-    names: Sequence[str], values: Sequence[Any], mode: str, n_trials: int | None, seed: Any
+    names: Sequence[str], values: Sequence[Any], n_trials: int | None, seed: Any
 ) -> list[dict[str, Any]]:
     lists = [one for one in values if isinstance(one, list)]
     count = math.prod(map(len, lists))

@@ -154,7 +154,8 @@ class SharedRun:
         n_ids = len(self._rows.scale.ids)
         most = self._plan.options.worker_size * 10**6 * self.n_threads
         while groups:
-            wave, used = [], 0
+            wave: list[tuple[Family, list[LaneSpec]]] = []
+            used = 0
             while groups and (not wave or used + state_bytes(groups[0][0], n_ids) <= most):
                 used += state_bytes(groups[0][0], n_ids)
                 wave.append(groups.pop(0))

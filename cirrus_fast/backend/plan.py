@@ -396,7 +396,6 @@ def _rows(options: Options) -> Dataset | TextDataset:
             refuse_compressed(options.dataset)
     elif not is_text_file(options.dataset):
         return Dataset(options.dataset)
-    instead = "or make a data set of it with load_libsvm"
     _check_for_text(options)
     assert options.model_size is not None
     opened = fetch_text if is_s3(options.dataset) else open_text
@@ -405,6 +404,7 @@ def _rows(options: Options) -> Dataset | TextDataset:
 
 def _check_for_text(options: Options) -> None:
     """That the options ask for nothing that only a data set knows."""
+    instead = "or make a data set of it with load_libsvm"
     if options.model_size is None:
         raise OptionError(
             f"model_size: {options.dataset} is text, whose features nobody has counted yet; "

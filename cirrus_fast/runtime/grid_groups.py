@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,7 +79,8 @@ class Lane:
     intercept: float = 0.0
     reference: float = math.inf
     stale: int = 0
-    loss_sum: float = 0.0  # since the last record
+    loss_sum: float = 0.0  # since the last record, as is the next
+    weight_sum: float = 0.0
     reason: str | None = None
     error: str | None = None
     improved: bool = False  # at the last evaluation
@@ -97,6 +99,11 @@ class Lane:
         if self.best_loss is not None:
             return self.best_loss
         return self.history[-1].train_loss if self.history else math.inf
+
+    @property
+    def rows(self) -> int:
+        """At the last evaluation; below 0 before the first."""
+        return self.history[-1].rows if self.history else -1
 
     @property
     def latest(self) -> float:
@@ -192,7 +199,6 @@ class Group:
         self._model.clear(of("intercept"))
         self._losses = np.zeros(LANES)
         self.updates = 0
-        self.weight_sum = 0.0  # since the last evaluation
         self.activate()
 
     @property
@@ -226,16 +232,18 @@ class Group:
             rate=rate,
         )
         self.updates += updates
-        self.weight_sum += weight
         for lane in self.running:
+            lane.weight_sum += weight
             lane.loss_sum += float(self._losses[lane.slot])
 
     @property
     def diverged(self) -> list[Lane]:
         return [lane for lane in self.running if not math.isfinite(lane.loss_sum)]
 
-    def measure(self, test: CSR | None, rows_seen: int, seconds: float) -> None:
-        """A record for each running lane."""
+    def measure(
+        self, test: CSR | None, rows_seen: int, seconds: float, ending: set[int] | None
+    ) -> None:
+        """A record for each running lane, or for those of these numbers alone."""
         losses, total = np.zeros(LANES), 0.0
         margins = None
         if test is not None:
@@ -251,6 +259,9 @@ class Group:
                 rows_seen=float(rows_seen),
             )
         for lane in self.running:
+            lane.improved = False
+            if ending is not None and lane.spec.number not in ending:
+                continue
             loss = None if margins is None else float(losses[lane.slot]) / total
             best = math.inf if lane.best_loss is None else lane.best_loss
             lane.improved = loss is not None and loss < best  # which NaN is not
@@ -264,14 +275,13 @@ class Group:
                     seconds=seconds,
                     rows=rows_seen,
                     updates=self.updates,
-                    train_loss=lane.loss_sum / self.weight_sum if self.weight_sum else math.nan,
+                    train_loss=lane.loss_sum / lane.weight_sum if lane.weight_sum else math.nan,
                     test_loss=loss,
                     auc=None,
                     cost=0.0,
                 )
             )
-            lane.loss_sum = 0.0
-        self.weight_sum = 0.0
+            lane.loss_sum = lane.weight_sum = 0.0
 
     def keep(self, lane: Lane, rows_seen: int) -> None:
         """Takes a copy of a lane's weights, as the training scale has them."""
@@ -311,9 +321,7 @@ def _large_array(n: int) -> Float32Array:
     """Rows touch it all over: with large pages that takes up to a third less time."""
     memory = mmap.mmap(-1, max(4, 4 * n))
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
+        with suppress(OSError):  # of a system without them
             memory.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:  # a system without them
-            pass
     array: np.ndarray[Any, np.dtype[np.float32]] = np.frombuffer(memory, np.float32, n)
     return array

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,8 @@ from cirrus_fast.data.csr import CSR, Float32Array, UInt32Array
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.parallel import ordered_map
-from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.data.traffic import Reads
+from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.runtime.divergence import blame, blame_test
 from cirrus_fast.runtime.grid_groups import Batches, Family, Group, Lane, LaneSpec, Scratch, repack
 from cirrus_fast.runtime.memory import Memory
@@ -135,7 +136,6 @@ class GridPass:
         self._n_ids = n_ids
         self._scratch: dict[int, Scratch] = {}
         self.rows = 0  # each running model has learnt from
-        self._measured = -1
         self._rungs = list(spec.rungs)
         self._first_step: float | None = None
         self.model_rows = 0  # learnt from, by all models together
@@ -243,34 +243,13 @@ class GridPass:
         """From the rows in order, all groups, cut as each one's own run would cut them."""
         if self._first_step is None:
             self._first_step = time.perf_counter()
-        groups, rates = self._groups, self.spec.rows_per_epoch
+        groups = self._groups
         sizes = {group.family.minibatch_size for group in groups}
         chunks = {size: _chunks(len(order), size) for size in sizes}
         for first in range(0, max(map(len, chunks.values())), _CHUNKS):
             part = {size: cuts[first : first + _CHUNKS] for size, cuts in chunks.items()}
-            made = {
-                (size, i): self._batches.setdefault((size, i), Batches(self._n_ids))
-                for size, cuts in part.items()
-                if size > 1
-                for i in range(len(cuts))
-            }
-            self._each(
-                lambda b=batches, cut=part[size][i], size=size: b.localize(rows, order[cut], size)
-                for (size, i), batches in made.items()
-            )
-
-            def learn(group: Group, part: dict[int, list[slice]] = part) -> None:
-                scratch = self._scratch.setdefault(get_ident(), Scratch())
-                size = group.family.minibatch_size
-                for i, cut in enumerate(part[size]):
-                    seen = self.rows + cut.start
-                    rate = 1.0
-                    if group.family.optimizer == "sgd":
-                        rate = 1 / math.sqrt(1 + seen / rates)
-                    batches = made.get((size, i))
-                    group.train(rows, order[cut], batches, scratch, seen, rate)
-
-            self._each(lambda group=group: learn(group) for group in groups)
+            self._localize(rows, order, part)
+            self._each(partial(self._train, group, rows, order, part) for group in groups)
         self.rows += len(order)
         self.model_rows += len(order) * sum(len(group.running) for group in groups)
         for group in groups:
@@ -279,42 +258,65 @@ class GridPass:
                 self._fail(lane, why)
             group.activate()
 
+    def _localize(self, rows: CSR, order: UInt32Array, part: dict[int, list[slice]]) -> None:
+        """Renumbers the mini-batches of some chunks, once for all groups."""
+        work = []
+        for size, cuts in part.items():
+            for i, cut in enumerate(cuts if size > 1 else ()):
+                batches = self._batches.setdefault((size, i), Batches(self._n_ids))
+                work.append(partial(batches.localize, rows, order[cut], size))
+        self._each(work)
+
+    def _train(
+        self, group: Group, rows: CSR, order: UInt32Array, part: dict[int, list[slice]]
+    ) -> None:
+        """One group on some chunks."""
+        scratch = self._scratch.setdefault(get_ident(), Scratch())
+        size = group.family.minibatch_size
+        for i, cut in enumerate(part[size]):
+            seen = self.rows + cut.start
+            rate = 1.0
+            if group.family.optimizer == "sgd":  # as runtime/worker.py has it
+                rate = 1 / math.sqrt(1 + seen / self.spec.rows_per_epoch)
+            batches = self._batches[size, i] if size > 1 else None
+            group.train(rows, order[cut], batches, scratch, seen, rate)
+
     @staticmethod
     def _fail(lane: Lane, why: str) -> None:
         lane.reason, lane.error = "failed", why
 
-    def _evaluate(self, *, last: bool = False) -> None:
+    def _evaluate(self, ending: set[int] | None = None) -> None:
         """Measures all that run, keeps the best, lets go those that have a reason to end.
 
-        last : the end of the pass; nobody need have one
+        ending : numbers of those that end here in any case, which alone are measured
         """
         seconds = time.perf_counter() - self._first_step if self._first_step else 0.0
         groups, test = self._groups, self._rows.test
-        self._each(lambda group=group: group.measure(test, self.rows, seconds) for group in groups)
-        self._measured = self.rows
+        self._each(partial(group.measure, test, self.rows, seconds, ending) for group in groups)
         seen_all = self.rows >= self.spec.rows_per_epoch
         for group in groups:
             for lane in group.running:
-                loss = lane.history[-1].test_loss
+                loss = lane.history[-1].test_loss if lane.history else None
                 if loss is None:
                     continue
                 if test is not None and not math.isfinite(loss):
                     self._fail(lane, blame_test(test, self._rows.scale))
         self._keep_best()
+        if ending is not None:
+            return
         for group in groups:
             for lane in group.running:
                 loss = lane.history[-1].test_loss
-                if loss is not None and not last:
+                if loss is not None:
                     lane.reason = lane.reason_to_stop(loss, seen_all)
-        if not last:
-            self._climb()
-            self._repack()
-            self._report()
+        self._climb()
+        self._repack()
+        self._report()
 
     def _report(self) -> None:
         test = self._rows.test
         ended = [lane for lane in self.lanes if lane.reason and lane.margins is not None]
-        self._each(lambda lane=lane: lane.rank(test) for lane in ended)
+        self._each(partial(lane.rank, test) for lane in ended)
         self._tell(self)
 
     def _keep_best(self) -> None:
@@ -327,7 +329,7 @@ class GridPass:
             if id(lane) not in best:
                 lane.weights = None
         self._each(
-            lambda group=group, lane=lane: group.keep(lane, self.rows)
+            partial(group.keep, lane, self.rows)
             for group in self._groups
             for lane in group.running
             if lane.improved and id(lane) in best
@@ -351,8 +353,8 @@ class GridPass:
         ending = [lane for lane in self.running if reason or lane.spec.epochs <= epoch + 1]
         if not ending:
             return
-        if self.rows > self._measured:
-            self._evaluate(last=True)
+        if any(lane.rows < self.rows for lane in ending):
+            self._evaluate({lane.spec.number for lane in ending})
         without_test = [lane for lane in ending if lane.best_loss is None and not lane.error]
         best = sorted(without_test, key=lambda lane: lane.loss)[: self.spec.keep]
         for group in self._groups:
