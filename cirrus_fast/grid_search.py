@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cirrus_fast.backend.grid_run import Model, Outcome, SharedRun, passes, why_alone
+from cirrus_fast.backend.grid_run import Model, Outcome, PassState, SharedRun, passes, why_alone
 from cirrus_fast.backend.search_file import SearchFile, check_name
 from cirrus_fast.backend.search_progress import SearchProgress
 from cirrus_fast.backend.supervisor import Supervisor
@@ -22,7 +22,6 @@ from cirrus_fast.errors import OptionError, TrainingError
 from cirrus_fast.logistic_regression import LogisticRegression
 from cirrus_fast.notices import notice_once
 from cirrus_fast.options import Options, table
-from cirrus_fast.runtime.grid_pass import GridPass
 
 __all__ = ["GridResults", "GridSearch", "Trial"]
 
@@ -200,8 +199,8 @@ class _Course:
     def _together(self, models: list[Model]) -> None:
         ended: list[Outcome] = []
 
-        def tell(made: GridPass, outcomes: list[Outcome]) -> None:
-            self._shown.evaluated(made)
+        def tell(state: PassState, outcomes: list[Outcome]) -> None:
+            self._shown.evaluated(state)
             if self._halving:  # which is done when all of them are
                 ended.extend(outcomes)
                 return

@@ -370,7 +370,7 @@ INLINE void train_batch(grid_shape is, cf_grid_walk *walk, const cf_grid_batch *
         else
             due = charge_of(is, &the, model, distinct[j], rows_seen, &most, &own);
         for (size_t v = 0; v < is.n; v++) {
-            vec w, at;
+            vec w, at = {0};
             if (is.kind == CF_FTRL) {
                 w = load(scratch->weights + j * CF_GRID_LANES + v * VEC);
                 at = vec_sqrt(load(state + CF_GRID_LANES + v * VEC));

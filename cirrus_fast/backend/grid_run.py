@@ -7,12 +7,15 @@ its rows. Whatever else differs is another pass, and what cannot be in a pass is
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cirrus_fast.backend.grid_executors import run_elsewhere
 from cirrus_fast.backend.plan import Plan
 from cirrus_fast.backend.store_choice import named
 from cirrus_fast.data.csr import Float32Array
@@ -24,7 +27,15 @@ from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.data.trials import WithoutModel
 from cirrus_fast.options import Options, table
 from cirrus_fast.runtime.grid_groups import LANES, Family, Lane, LaneSpec, state_bytes
-from cirrus_fast.runtime.grid_pass import GridPass, PassRows, PassSpec, Rung, made_ready
+from cirrus_fast.runtime.grid_pass import (
+    GridPass,
+    PassRows,
+    PassSpec,
+    PassTimes,
+    Rung,
+    made_ready,
+)
+from cirrus_fast.runtime.grid_worker import GridWorkerSpec, lanes_of, times_of, write_rows
 from cirrus_fast.runtime.params.local import Layout
 from cirrus_fast.store_url import is_store_url
 
@@ -66,8 +77,6 @@ def why_alone(options: Options) -> str:
         return f"param_store={options.param_store}"
     if options.consistency == "ssp":
         return 'consistency="ssp"'
-    if options.executor != "local":
-        return f"executor={options.executor_name}"
     for name in ("callbacks", "checkpoint_interval", "resume_from"):
         if getattr(options, name):
             return name
@@ -90,6 +99,27 @@ def _pass_key(options: Options) -> tuple[object, ...]:
     return shared, options.epsilon > 0, options.minibatch_size if crowded else 0
 
 
+@dataclass(frozen=True, slots=True)
+class PassState:
+    """How a pass goes: of how many models, at which row of how many, the best loss so far."""
+
+    running: int
+    rows: int
+    total_rows: int
+    best: float
+
+    @classmethod
+    def of(cls, made: GridPass) -> PassState:
+        best = min(lane.loss for lane in made.lanes)
+        return cls(len(made.running), made.rows, made.total_rows, best)
+
+    @classmethod
+    def ended(cls, lanes: Sequence[Lane], rows_per_epoch: int) -> PassState:
+        rows = max(lane.rows for lane in lanes)
+        total = rows_per_epoch * max(lane.spec.epochs for lane in lanes)
+        return cls(0, rows, total, min(lane.loss for lane in lanes))
+
+
 class SharedRun:
     """A pass of a search, from plan to outcomes; several where one would take too much memory."""
 
@@ -100,7 +130,7 @@ class SharedRun:
         keep: int,
         deadline: float | None = None,
         halving: int | None = None,
-        tell: Callable[[GridPass, list[Outcome]], object] = lambda *_: None,
+        tell: Callable[[PassState, list[Outcome]], object] = lambda *_: None,
     ) -> None:
         """keep : of how many models, the best, the weights are wanted
         deadline : of the search, by time.perf_counter
@@ -116,12 +146,13 @@ class SharedRun:
         }
         self._models = list(models)
         self.n_threads = first.n_workers or available_cores()
+        self.worker_reads = Reads()
         self._rows = self._prepare()
 
     @property
     def reads(self) -> Reads:
         """From a server, by all models together."""
-        return self._plan.reads
+        return self._plan.reads + self.worker_reads
 
     def _prepare(self) -> PassRows:
         plan, test = self._plan, self._plan.test
@@ -223,15 +254,49 @@ class SharedRun:
             keep=self._keep,
             rungs=self._rungs(groups),
         )
+        if options.executor != "local":
+            self._elsewhere(spec, groups)
+            return
         seen: set[int] = set()
 
         def look(made: GridPass) -> None:
             new = [lane for lane in made.lanes if lane.reason and lane.spec.number not in seen]
             new.sort(key=lambda lane: lane.spec.number)
             seen.update(lane.spec.number for lane in new)
-            self._tell(made, [self._outcome(made, lane) for lane in new])
+            outcomes = [self._outcome(made.times, lane) for lane in new]
+            self._tell(PassState.of(made), outcomes)
 
         GridPass(spec, groups, rows, tell=look).run()
+
+    def _elsewhere(self, spec: PassSpec, groups: list[tuple[Family, list[LaneSpec]]]) -> None:
+        """The groups dealt to worker processes, each of which goes through the data itself."""
+        n = min(self.n_threads, len(groups))
+        plan = self._plan
+        copy = plan.dataset.copy if isinstance(plan.dataset, TextDataset) else None
+        with tempfile.TemporaryDirectory(prefix="cirrus-search-") as folder:
+            write_rows(folder, self._rows)
+            specs = [
+                GridWorkerSpec(
+                    worker=worker,
+                    owner=os.getpid(),
+                    folder=folder,
+                    dataset=plan.dataset_path,
+                    dataset_id=plan.dataset.id,
+                    text_copy=None if copy is None else (copy.uri, copy.path, copy.identity),
+                    model_size=plan.model_size,
+                    holdout_seed=plan.holdout.seed,
+                    holdout_fraction=plan.holdout.fraction,
+                    shared=replace(spec, n_threads=1, rungs=self._rungs(groups[worker::n])),
+                    groups=groups[worker::n],
+                )
+                for worker in range(n)
+            ]
+            for done, answer in run_elsewhere(plan.options.executor, specs):
+                times, lanes = times_of(answer), lanes_of(answer, done)
+                lanes.sort(key=lambda lane: lane.spec.number)
+                self.worker_reads += sum(times.reads_by_epoch, Reads())
+                outcomes = [self._outcome(times, lane) for lane in lanes]
+                self._tell(PassState.ended(lanes, plan.n_train), outcomes)
 
     def _rungs(self, groups: list[tuple[Family, list[LaneSpec]]]) -> tuple[Rung, ...]:
         """A sixteenth of the rows for all, a quarter for the best quarter, all for the best
@@ -248,12 +313,11 @@ class SharedRun:
                 rungs.append(Rung(rows, keep))
         return tuple(rungs)
 
-    def _outcome(self, made: GridPass, lane: Lane) -> Outcome:
+    def _outcome(self, times: PassTimes, lane: Lane) -> Outcome:
         plan, number = self._plans[lane.spec.number], lane.spec.number
         if lane.reason == "failed":
             return Outcome(number, None, lane.error)
-        options, times = plan.options, made.times
-        auc = lane.auc
+        options, auc = plan.options, lane.auc
         history = list(lane.history)
         if lane.best_loss is not None:
             at = next(i for i, one in enumerate(history) if one.test_loss == lane.best_loss)
@@ -278,7 +342,7 @@ class SharedRun:
             "checkpoint_error": None,
             "exchanges": {},
             "params": plan.params,
-            "reads": plan.reads,
+            "reads": self.reads,
             "reads_by_epoch": list(times.reads_by_epoch),
         }
         if lane.weights is None:

@@ -7,8 +7,8 @@ import sys
 import time
 from types import TracebackType
 
+from cirrus_fast.backend.grid_run import PassState
 from cirrus_fast.data.trials import Trial
-from cirrus_fast.runtime.grid_pass import GridPass
 
 
 class SearchProgress:
@@ -43,16 +43,15 @@ class SearchProgress:
         if self._shown and self._in_place:
             self._say(f"best {self._best:.4f}")
 
-    def evaluated(self, made: GridPass) -> None:
+    def evaluated(self, state: PassState) -> None:
         """The models of a pass were measured."""
+        self._best = min(self._best, state.best)
         if not self._shown:
             return
-        running = made.running
-        best = min([self._best, *(lane.loss for lane in made.lanes)])
         seconds = time.perf_counter() - self._began
-        left = seconds / made.rows * (made.total_rows - made.rows) if made.rows else math.inf
-        text = f"{len(running)} models at {made.rows:,} rows, best {best:.4f}"
-        if running and math.isfinite(left):
+        text = f"{state.running} models at {state.rows:,} rows, best {self._best:.4f}"
+        if state.running and state.rows:
+            left = seconds / state.rows * (state.total_rows - state.rows)
             text += f", at most {left:.0f} s left"
         self._say(text)
 

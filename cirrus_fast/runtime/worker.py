@@ -109,7 +109,13 @@ class WorkerReport:
 
 
 def run_worker(spec_json: str) -> str:
-    """Trains on the spec's blocks until its epochs are done or the store says stop."""
+    """Trains on the spec's blocks until its epochs are done or the store says stop; or, in a
+    search, several models at once."""
+    raw = json.loads(spec_json)
+    if "grid" in raw:
+        from cirrus_fast.runtime.grid_worker import run_grid
+
+        return json.dumps(run_grid(raw))
     spec = WorkerSpec.from_json(spec_json)
     try:
         return json.dumps(asdict(_kind(spec)(spec).run()))

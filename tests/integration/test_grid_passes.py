@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from scipy.stats import loguniform
 from cirrus_fast import GridSearch, LogisticRegression, load_csr, load_libsvm, make_clicks
 from cirrus_fast.backend import grid_run
 from cirrus_fast.backend.grid_run import Model, passes
+from cirrus_fast.backend.processes import ProcessExecutor
 from cirrus_fast.data.storage import open_storage
-from cirrus_fast.errors import CirrusFastError, ModelError, OptionError
+from cirrus_fast.errors import CirrusFastError, ModelError, OptionError, TrainingError
 from cirrus_fast.options import parse_options
 from cirrus_fast.runtime import grid_pass
 
@@ -148,9 +150,58 @@ def test_what_differs_in_data_or_seed_is_another_pass():
 
 
 def test_what_cannot_share_is_run_alone(caplog):
-    results = search(["learning_rate"], [[0.1, 0.2]], executor="processes", n_workers=1).run()
-    assert "executor=processes: models are trained one after another" in caplog.text
-    assert all(trial.result.executor == "processes" for trial in results)
+    results = search(["learning_rate"], [[0.1, 0.2]], consistency="ssp", n_workers=1).run()
+    assert 'consistency="ssp": models are trained one after another' in caplog.text
+    assert len(results) == 2
+
+
+def in_processes(executor):
+    names = ["learning_rate", "minibatch_size", "l2", "optimizer"]
+    values = [np.geomspace(0.01, 1, 12).tolist(), [1, 30], [0, 1e-3], ["adagrad", "ftrl"]]
+    found = [
+        search(names, values, executor=one, n_workers=2).run(keep_models=5)
+        for one in ("local", executor)
+    ]
+    assert len(found[1]) == 96
+    assert [t.params for t in found[0]] == [t.params for t in found[1]]
+    assert [t.loss for t in found[0]] == [t.loss for t in found[1]]
+    assert [t.result.auc for t in found[0]] == [t.result.auc for t in found[1]]
+    for one, other in zip(found[0][:5], found[1][:5], strict=True):
+        assert one.result.model.weights.tobytes() == other.result.model.weights.tobytes()
+        assert one.result.model.intercept == other.result.model.intercept
+
+
+def test_processes_give_the_same_answers():
+    in_processes("processes")
+
+
+def test_an_executor_of_the_users_gives_the_same_answers():
+    with ThreadPoolExecutor(2) as executor:
+        in_processes(executor)
+
+
+def test_a_worker_that_dies_is_replaced(monkeypatch, caplog):
+    real, killed = ProcessExecutor.submit, []
+
+    def submit(self, *given):
+        future = real(self, *given)
+        if not killed:
+            killed.append(future)
+            self.kill(future)
+        return future
+
+    monkeypatch.setattr(ProcessExecutor, "submit", submit)
+    results = search(["learning_rate"], [[0.1, 0.2]], executor="processes").run()
+    assert "another takes its place" in caplog.text
+    check_alone(results[0], executor="processes")
+
+
+def test_an_executor_that_is_shut_down_is_told():
+    executor = ThreadPoolExecutor(1)
+    executor.shutdown()
+    results = search(["learning_rate"], [[0.1, 0.2]], executor=executor)
+    with pytest.raises(TrainingError, match="takes no worker"):
+        results.run()
 
 
 def test_without_test_rows_the_last_models_are_kept():
