@@ -80,10 +80,56 @@ class GridSearch:
         _check_mode(mode, n_trials, timeout, max_cost)
         names, values = _check_spread(hyper_vars, hyper_params, drawn=n_trials is not None)
         base = dict(param_base or {})
+        points = _points(names, values, n_trials, base.get("seed", 0))
+        self._begin(task, base, points, mode, timeout, name)
+
+    @classmethod
+    def of_points(
+        cls,
+        points: Iterable[Mapping[str, Any]],
+        param_base: Mapping[str, Any] | None = None,
+        *,
+        task: type[LogisticRegression] = LogisticRegression,
+        mode: str = "grid",
+        timeout: float | None = None,
+        name: str | None = None,
+    ) -> GridSearch:
+        """A search of these models instead of all combinations.
+
+        points : of each model the options that it has for itself; all have the same
+        """
+        if not (isinstance(task, type) and issubclass(task, LogisticRegression)):
+            raise OptionError(f"task={task!r}: must be LogisticRegression")
+        if mode == "random":
+            raise OptionError('mode="random": points are given, not drawn')
+        _check_mode(mode, None, timeout, None)
+        if isinstance(points, str | Mapping) or not isinstance(points, Iterable):
+            raise OptionError("points: must be a list of options by name")
+        given = list(points)
+        if not given or not all(isinstance(point, Mapping) for point in given):
+            raise OptionError("points: must be a list of options by name, of at least one model")
+        names = list(given[0])
+        if not names or any(set(point) != set(names) for point in given):
+            raise OptionError(f"points: all must have the same options; the first has {names}")
+        _check_spread(names, [[given[0][one]] for one in names], drawn=False)
+        search = cls.__new__(cls)
+        ordered = [{one: point[one] for one in names} for point in given]
+        search._begin(task, dict(param_base or {}), ordered, mode, timeout, name)
+        return search
+
+    def _begin(
+        self,
+        task: type[LogisticRegression],
+        base: Mapping[str, Any],
+        points: Sequence[Mapping[str, Any]],
+        mode: str,
+        timeout: float | None,
+        name: str | None,
+    ) -> None:
         self.mode, self.timeout, self.name = mode, timeout, name
         if name is not None:
             check_name(name)
-        points = _points(names, values, n_trials, base.get("seed", 0))
+        names = list(points[0])
         # All are checked before the first is trained.
         self._tasks = [task({**base, **point}) for point in points]
         # As the options have them: plain numbers, where a range gave NumPy's.
@@ -237,7 +283,8 @@ class _Course:
         cut = reason == "interrupted" or (reason == "timeout" and self._deadline is not None)
         if self._file is not None and anew and not cut:
             self._file.add(outcome)
-        trial = Trial(self._points[outcome.number], outcome.result, outcome.error)
+        number = outcome.number
+        trial = Trial(self._points[number], outcome.result, outcome.error, number)
         bisect.insort(results, trial, key=lambda one: one.loss)
         if len(results) > self._keep:
             results[self._keep] = without_model(results[self._keep])
@@ -251,9 +298,8 @@ class _Course:
         for i, trial in enumerate(self._results[: self._keep]):
             if trial.result is None or has_model(trial) or self._halving:
                 continue
-            number = next(k for k, point in enumerate(self._points) if point is trial.params)
-            again = replace(self._tasks[number].options, n_workers=1)
-            self._results[i] = Trial(trial.params, Supervisor(again).run())
+            again = replace(self._tasks[trial.number].options, n_workers=1)
+            self._results[i] = replace(trial, result=Supervisor(again).run())
 
 
 def _check_mode(mode: Any, n_trials: Any, timeout: float | None, max_cost: float | None) -> None:

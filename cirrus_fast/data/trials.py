@@ -41,11 +41,13 @@ class Trial:
     result : TrainResult, or None if the run failed; only the best trials of a search keep its
         model (see `GridSearch.run`), asking another for it is a ModelError
     error : why it failed, or None
+    number : of the model in the search, from 0 on in the order that combinations are given in
     """
 
     params: Mapping[str, Any]
     result: TrainResult | None
     error: str | None = None
+    number: int = 0
 
     @property
     def loss(self) -> float:

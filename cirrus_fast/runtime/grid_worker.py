@@ -88,8 +88,8 @@ def run_grid(raw: dict[str, Any]) -> dict[str, Any]:
         arrays = dict(found)
     test = None
     if "test-labels" in arrays:
-        *columns, weights = (arrays.get(f"test-{name}") for name in _CSR)
-        test = CSR(*columns, len(arrays["ids"]), weights)  # type: ignore[misc, arg-type, call-arg]
+        parts = {name: arrays.get(f"test-{name}") for name in _CSR}
+        test = CSR(n_features=len(arrays["ids"]), **parts)  # type: ignore[arg-type]
     rows = PassRows(
         dataset,
         HoldOut.plan(dataset.blocks, spec.holdout_fraction, spec.holdout_seed),

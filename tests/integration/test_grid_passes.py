@@ -226,6 +226,24 @@ def test_drawn_models_are_different_and_repeatable():
     assert len(search(names, values, mode="random", n_trials=500)) == 150  # that is all
 
 
+def test_models_may_be_given_one_by_one():
+    points = [{"learning_rate": rate, "l2": rate / 1e3} for rate in (0.3, 0.01, 0.1)]
+    results = GridSearch.of_points(points, BASE).run()
+    assert sorted(trial.number for trial in results) == [0, 1, 2]
+    for trial in results:
+        assert trial.params == points[trial.number]
+        check_alone(trial)
+    for wrong, says in (
+        ([], "at least one model"),
+        ({"l2": 1}, "list of options"),
+        ([{"l2": 1}, {"l1": 1}], "the same options"),
+        ([{"l3": 1}], "unknown option"),
+        ([{"l2": -1}], "at least 0"),
+    ):
+        with pytest.raises(OptionError, match=says):
+            GridSearch.of_points(wrong, BASE)
+
+
 def test_distributions_are_drawn_from():
     made = search(
         ["learning_rate", "l2"], [loguniform(1e-3, 1), [0, 1e-3]], mode="random", n_trials=30

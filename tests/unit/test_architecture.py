@@ -23,7 +23,7 @@ LAYERS = [
     ("data", "plots", "_reference"),
     ("runtime",),
     ("backend",),
-    ("preprocessing", "export", "logistic_regression", "grid_search"),
+    ("preprocessing", "export", "logistic_regression", "grid_search", "sklearn"),
     ("cli", "demo", "__main__"),
 ]
 
