@@ -178,7 +178,7 @@ class _Course:
         self._results = GridResults()
         self._started = time.perf_counter()
         self._halving = FACTOR if search.mode == "halving" else None
-        self._name = search.name
+        self._name, self._mode = search.name, search.mode
         self._file: SearchFile | None = None
         self._deadline = None
         if search.timeout is not None:
@@ -189,7 +189,7 @@ class _Course:
         results = self._results
         if self._name is not None:
             options = [task.options for task in self._tasks]
-            self._file = SearchFile(self._name, options, self._keep)
+            self._file = SearchFile(self._name, self._mode, options, self._keep)
         with SearchProgress(self._tasks[0].options.progress, len(self._tasks)) as shown:
             self._shown = shown
             try:

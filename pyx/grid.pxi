@@ -171,6 +171,7 @@ cdef class GridModel:
               and l2.shape[0] == CF_GRID_LANES and class_weight.shape[0] == 2
               and class_weight.shape[1] == CF_GRID_LANES,
               f"every lane of {CF_GRID_LANES} must have its options")
+        _f32(learning_rate), _f32(l1), _f32(l2), _f32_pairs(class_weight)
         self.kind, self.state, self.penalties = kind, state, penalties
         self._c.kind = _KINDS[kind]
         self._c.initial = <float>initial
@@ -241,6 +242,7 @@ cdef class GridModel:
         _csr(&rows, labels, indptr, indices, data, weights)
         _need(losses.shape[0] == CF_GRID_LANES, "losses must have a place for every lane")
         memory.n = 0
+        _writes(&memory, _aligned(&losses[0], 8), 8 * CF_GRID_LANES)
         self._uses_state(&memory, True)
         if batches is not None:
             _need(scratch is not None, "mini-batches of several rows need scratch")
@@ -288,6 +290,7 @@ cdef class GridModel:
         if rows.n_rows:
             out = <float *>_aligned(&margins[0, 0], 4)
         memory.n = 0
+        _writes(&memory, _aligned(&losses[0], 8), 8 * CF_GRID_LANES)
         _writes(&memory, out, 4 * CF_GRID_LANES * rows.n_rows)
         self._uses_state(&memory, False)
         _reads_rows(&memory, &rows)

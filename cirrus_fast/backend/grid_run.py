@@ -7,7 +7,6 @@ its rows. Whatever else differs is another pass, and what cannot be in a pass is
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -278,7 +277,6 @@ class SharedRun:
             specs = [
                 GridWorkerSpec(
                     worker=worker,
-                    owner=os.getpid(),
                     folder=folder,
                     dataset=plan.dataset_path,
                     dataset_id=plan.dataset.id,

@@ -26,6 +26,8 @@ from cirrus_fast.options import Options
 _FOLDER, _FILE = "searches", "search.json"
 # What is lost by a crash, at most; and what a long search may spend on writing.
 _LEAST_S = 2.0
+# Options that may be others when the search goes on.
+_FREE = ("progress", "n_workers", "executor", "timeout")
 
 
 class SearchFile:
@@ -36,11 +38,11 @@ class SearchFile:
     outcomes : by number, of the models that had ended when the search was opened
     """
 
-    def __init__(self, name: str, all_options: Sequence[Options], keep: int) -> None:
+    def __init__(self, name: str, mode: str, all_options: Sequence[Options], keep: int) -> None:
         self.name, self._keep = name, keep
         root = storage_root().rstrip("/")
         self._storage = open_storage(resolve(f"{root}/{_FOLDER}/{name}"))
-        self._identity = _identity(all_options)
+        self._identity = _identity(mode, all_options)
         self.outcomes: dict[int, Outcome] = {}
         self._kept: dict[int, str] = {}  # models' files
         self._all: dict[int, dict[str, Any]] = {}
@@ -116,14 +118,14 @@ def check_name(name: Any) -> None:
         raise OptionError(f"name={name!r}: must be letters, digits, dots and dashes")
 
 
-def _identity(all_options: Sequence[Options]) -> str:
+def _identity(mode: str, all_options: Sequence[Options]) -> str:
     """Of what is searched: the models, in order, and the data."""
     names = {o.dataset for o in all_options}
     names |= {o.test_dataset for o in all_options if o.test_dataset is not None}
     data = {name: str(identity_of(name)) for name in sorted(names)}
     models = [
-        {name: value for name, value in one.to_json().items() if name != "progress"}
+        {name: value for name, value in one.to_json().items() if name not in _FREE}
         for one in all_options
     ]
-    whole = json.dumps([models, data], sort_keys=True, default=str)
+    whole = json.dumps([mode, models, data], sort_keys=True, default=str)
     return hashlib.sha256(whole.encode()).hexdigest()

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 # Chunks that are renumbered at once: some tens of thousands of rows, so that threads seldom wait
 # for each other and the rows stay near.
 _CHUNKS = 4
+# Rows learnt from before it is looked whether the pass shall end.
+_LONGEST = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,11 +235,20 @@ class GridPass:
         done = 0
         while done < len(order) and self.running and not self._look():
             due = self._due()
-            n = min(len(order) - done, due - self.rows)
+            n = min(len(order) - done, due - self.rows, self._most())
             self._learn(rows, order[done : done + n])
             done += n
             if self.rows >= due:
                 self._evaluate()
+
+    def _most(self) -> int:
+        """Rows after which it is looked whether the pass shall end: where mini-batches end in all
+        groups. sgd's rate depends on where rows are cut, which is then left as it is."""
+        families = {group.family for group in self._groups}
+        together = math.lcm(*(family.minibatch_size for family in families))
+        if together > _LONGEST or any(family.optimizer == "sgd" for family in families):
+            return self.spec.eval_rows
+        return _LONGEST // together * together
 
     def _learn(self, rows: CSR, order: UInt32Array) -> None:
         """From the rows in order, all groups, cut as each one's own run would cut them."""

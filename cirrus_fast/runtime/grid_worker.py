@@ -6,7 +6,6 @@ scale and the rows to measure on, `models-N.npz` the weights of the best of work
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,7 @@ class GridWorkerSpec:
     """All that a worker is told."""
 
     worker: int
-    owner: int  # process id of who wants the answer
-    folder: str
+    folder: str  # which is there as long as somebody wants the answer
     dataset: str
     dataset_id: str
     text_copy: tuple[str, str, str] | None
@@ -99,12 +97,13 @@ def run_grid(raw: dict[str, Any]) -> dict[str, Any]:
     )
 
     def stopping() -> str | None:
-        gone = spec.owner != os.getpid() and not Path(spec.folder).exists()
-        return "stopped" if gone else None
+        return None if Path(spec.folder).exists() else "stopped"
 
     made = GridPass(spec.shared, spec.groups, rows, stopping=stopping)
     lanes = made.run()
     kept = {str(lane.spec.number): lane.weights for lane in lanes if lane.weights is not None}
+    if stopping():
+        raise TrainingError("the search has ended without this worker")
     np.savez(models_file(spec.folder, spec.worker), **kept)  # type: ignore[arg-type]
     return {
         "lanes": [
