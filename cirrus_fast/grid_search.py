@@ -8,6 +8,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -38,7 +39,7 @@ class GridSearch:
     """Models that differ in some options: all combinations of their values, or some of them.
 
     Models that can share it are trained together, from one reading of the data (docs/grid.md); each
-    is the one that its own run with n_workers=1 would make.
+    of these is the one that its own run with n_workers=1 would make.
 
     Parameters
     ----------
@@ -207,7 +208,7 @@ class _Course:
             finally:
                 if self._file is not None:
                     self._file.write()
-        if not self._interrupted:
+        if not self._over:
             self._restore()
         results.seconds = time.perf_counter() - self._started
         return results
@@ -226,11 +227,16 @@ class _Course:
     def _parts(self) -> Iterator[list[Model] | Model]:
         """Models that share a pass, and others, in the order that they were given in."""
         done = self._file.outcomes if self._file is not None else {}
-        models = [Model(i, task.options) for i, task in enumerate(self._tasks) if i not in done]
+        models = [Model(i, task.options) for i, task in enumerate(self._tasks)]
         reasons = {model.number: why_alone(model.options) for model in models}
         shared = passes([model for model in models if not reasons[model.number]])
-        begins = {part[0].number: part for part in shared if len(part) > 1 or self._halving}
-        inside = {model.number for part in begins.values() for model in part}
+        # Whether a model is alone is decided by all of the search, or it would be another one when
+        # the search goes on.
+        together = [part for part in shared if len(part) > 1 or self._halving]
+        inside = {model.number for part in together for model in part}
+        models = [model for model in models if model.number not in done]
+        left = [[model for model in part if model.number not in done] for part in together]
+        begins = {part[0].number: part for part in left if part}
         for model in models:
             if model.number in begins:
                 yield begins[model.number]
@@ -299,7 +305,8 @@ class _Course:
             if trial.result is None or has_model(trial) or self._halving:
                 continue
             again = replace(self._tasks[trial.number].options, n_workers=1)
-            self._results[i] = replace(trial, result=Supervisor(again).run())
+            with suppress(TrainingError):
+                self._results[i] = replace(trial, result=Supervisor(again).run())
 
 
 def _check_mode(mode: Any, n_trials: Any, timeout: float | None, max_cost: float | None) -> None:

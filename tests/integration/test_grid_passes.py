@@ -392,6 +392,38 @@ def test_pictures(tmp_path):
         results.plot(by=("l2", "seed"))
 
 
+def test_the_last_model_of_a_search_that_goes_on_is_not_trained_otherwise(monkeypatch):
+    monkeypatch.setattr("cirrus_fast.backend.search_file._LEAST_S", 0)
+    whole = search(["learning_rate", "epochs"], [[0.1], [1, 2]], n_workers=3).run()
+
+    def crash(_trial):
+        raise ZeroDivisionError
+
+    def made():
+        return search(["learning_rate", "epochs"], [[0.1], [1, 2]], n_workers=3, name="two")
+
+    with pytest.raises(ZeroDivisionError):
+        made().run(crash)
+    monkeypatch.setattr("cirrus_fast.grid_search.Supervisor", None)
+    assert [trial.loss for trial in made().run()] == [trial.loss for trial in whole]
+
+
+def test_a_model_that_was_let_go_for_one_that_failed_is_made_again(monkeypatch):
+    real = grid_pass.GridPass._evaluate
+
+    def evaluate(self, ending=None):
+        real(self, ending)
+        for lane in self.running:
+            if lane.spec.number == 1 and len(lane.history) == 8:
+                self._fail(lane, "it grew wild")
+
+    monkeypatch.setattr(grid_pass.GridPass, "_evaluate", evaluate)
+    results = search(["learning_rate"], [[0.05, 0.1]]).run(keep_models=1)
+    assert [trial.number for trial in results] == [0, 1]
+    assert results[1].error == "it grew wild"
+    assert results.best_model_.nnz > 0
+
+
 def test_asking_for_a_model_that_was_let_go_says_so():
     results = search(["learning_rate"], [[0.01, 0.1]]).run(keep_models=1)
     with pytest.raises(ModelError, match="not kept"):
