@@ -87,7 +87,7 @@ cdef class GridBatches:
         cdef const uint32_t *chosen = _u32(order)
         _csr(&rows, None, indptr, indices, data, None)
         _need(minibatch_size > 1, "mini-batches must be of more than one row")
-        _need((n_order + minibatch_size - 1) // minibatch_size <= self._most,
+        _need(n_order // minibatch_size + (n_order % minibatch_size != 0) <= self._most,
               "n_distinct must have a place for every mini-batch")
         memory.n = 0
         _writes(&memory, self._table, 4 * self._n_ids)

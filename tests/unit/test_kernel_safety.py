@@ -741,7 +741,6 @@ WRITES = {
     "TrainScratch": SCRATCH,
     "GridScratch": ("weights", "gradient", "touches"),
     "GridModel.train adagrad 1": ("losses",),
-    "GridModel.measure": ("losses",),
     "bitfield_pack": ("out",),
     "Replica": ("state", "held", "sent", "residual", "count"),
     "Replica.touch": ("ids", "counts"),
