@@ -58,6 +58,17 @@ def kernels(scratch: Path) -> tuple[str, dict[str, Callable[[], object]]]:
             ("sgd", 1, ""),
         )
     }
+    passes |= {
+        f"16 models, {optimizer} pass{by}": ours.GridTrainer(
+            rows, optimizer, minibatch_size=size
+        ).one_pass
+        for optimizer, size, by in (
+            ("adagrad", 1, ""),
+            ("adagrad", 200, ", mini-batches of 200"),
+            ("ftrl", 1, ""),
+            ("sgd", 1, ""),
+        )
+    }
     scaling = ours.MaxAbs(rows)
     weights = np.random.default_rng(3).normal(0, 0.01, rows.n_features).astype(np.float32)
     margins = ours.score(rows, weights, 0.1)

@@ -30,6 +30,7 @@ from cirrus_fast.data.result import TrainResult
 from cirrus_fast.data.text import TextParser
 from cirrus_fast.runtime import minibatches as minibatches_module
 from cirrus_fast.runtime.bsp import make_scratch
+from cirrus_fast.runtime.grid_groups import LANES, Batches, Family, Group, LaneSpec, Scratch
 
 # Text a streaming parser is given at a time.
 CHUNK_BYTES = 1 << 20
@@ -166,6 +167,7 @@ class Trainer:
             "ftrl": 0.15,
             "sgd": 0.7 / entries_a_row,
         }[optimizer]
+        self.rate = rate
         self._optimizer = _kernels.Optimizer(optimizer, rate)
         self._state = np.empty((rows.n_features + 1) * self._optimizer.width, np.float32)
         self._model = _kernels.TrainModel(self._optimizer, self._state, None)
@@ -173,11 +175,11 @@ class Trainer:
         self._size = minibatch_size
         self._room = int(np.diff(rows.indptr).max()) * minibatch_size
         base = float((rows.labels > 0).mean())
-        self._intercept = math.log(base / (1 - base))
+        self.intercept = math.log(base / (1 - base))
 
     def one_pass(self, n_threads: int = 1) -> None:
         """From nothing, every row once."""
-        self._optimizer.clear(self._state, self._intercept)
+        self._optimizer.clear(self._state, self.intercept)
         if n_threads == 1:
             self._train(self._order)
             return
@@ -201,6 +203,35 @@ class Trainer:
         weights = np.empty(self._rows.n_features, np.float32)
         intercept = self._optimizer.weights(self._state, None, 0.0, weights)
         return logloss(weights / self._divisor, intercept, test)
+
+
+class GridTrainer:
+    """Sixteen models on rows in memory, one pass side by side."""
+
+    def __init__(self, rows: CSR, optimizer: str = "adagrad", *, minibatch_size: int = 1) -> None:
+        alone = Trainer(rows, optimizer, minibatch_size=minibatch_size)
+        self._rows, self._order, self._size = alone._rows, alone._order, minibatch_size
+        self._n_ids = rows.n_features
+        rate = alone.rate
+        family = Family(optimizer, minibatch_size, True, 1.0, False)
+        lanes = [
+            LaneSpec(
+                i, rate * 1.2 ** (i - 8), 0.0, 0.0, (1.0, 1.0), alone.intercept, 1, 0.0, 1, None
+            )
+            for i in range(LANES)
+        ]
+        self._group = Group(family, lanes, rows.n_features, None)
+        self._batches, self._scratch = Batches(rows.n_features), Scratch()
+
+    def one_pass(self) -> None:
+        """From where it stands, every row once."""
+        batches = self._batches if self._size > 1 else None
+        step = max(1, 16_384 // self._size) * self._size
+        for first in range(0, len(self._order), step):
+            order = self._order[first : first + step]
+            if batches is not None:
+                batches.localize(self._rows, order, self._size)
+            self._group.train(self._rows, order, batches, self._scratch, first, 1.0)
 
 
 def logloss(weights: Float32Array, intercept: float, test: CSR) -> float:

@@ -10,6 +10,7 @@ from cirrus_fast.errors import CriteoParseError, LibsvmParseError
 
 _Bytes = bytes | bytearray | memoryview | mmap | npt.NDArray[np.uint8]
 _F32 = npt.NDArray[np.float32]
+_F64 = npt.NDArray[np.float64]
 _I32 = npt.NDArray[np.int32]
 _I64 = npt.NDArray[np.int64]
 _U8 = npt.NDArray[np.uint8]
@@ -255,6 +256,78 @@ class TrainModel:
         rows_seen: float = 0.0,
         rate: float = 1.0,
     ) -> None: ...
+
+# grid.pxi
+
+GRID_LANES: int
+
+class GridBatches:
+    table: _U32
+    local: _U32
+    distinct: _U32
+    n_distinct: _U32
+    def __init__(self, table: _U32, local: _U32, distinct: _U32, n_distinct: _U32) -> None: ...
+    def localize(
+        self, indptr: _I64, indices: _U32, data: _F32, order: _U32, minibatch_size: int
+    ) -> int: ...
+
+class GridScratch:
+    weights: _F32
+    gradient: _F32
+    touches: _F32
+    def __init__(self, weights: _F32, gradient: _F32, touches: _F32) -> None: ...
+    @property
+    def room(self) -> int: ...
+
+class GridModel:
+    kind: str
+    state: _F32
+    penalties: _F32 | None
+    active: int
+    def __init__(
+        self,
+        kind: str,
+        state: _F32,
+        penalties: _F32 | None,
+        learning_rate: _F32,
+        l1: _F32,
+        l2: _F32,
+        class_weight: _F32,
+        *,
+        initial: float = 1.0,
+        fit_intercept: bool = True,
+        intercept_rate: float = 1.0,
+    ) -> None: ...
+    def clear(self, intercept: _F32) -> None: ...
+    def train(
+        self,
+        labels: _F32,
+        indptr: _I64,
+        indices: _U32,
+        data: _F32,
+        weights: _F32 | None,
+        order: _U32,
+        batches: GridBatches | None,
+        scratch: GridScratch | None,
+        losses: _F64,
+        *,
+        rows_seen: float = 0.0,
+        rate: float = 1.0,
+    ) -> tuple[int, int, float]: ...
+    def measure(
+        self,
+        labels: _F32,
+        indptr: _I64,
+        indices: _U32,
+        data: _F32,
+        weights: _F32 | None,
+        margins: _F32,
+        losses: _F64,
+        *,
+        rows_seen: float = 0.0,
+    ) -> float: ...
+    def weights(self, lane: int, out: _F32, *, rows_seen: float = 0.0) -> float: ...
+    def move(self, lane: int, to: GridModel, to_lane: int) -> None: ...
 
 # step.pxi
 

@@ -3,122 +3,64 @@
 from __future__ import annotations
 
 import bisect
+import difflib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
-from cirrus_fast.data.model import LinearModel
-from cirrus_fast.data.result import TrainResult
-from cirrus_fast.errors import ModelError, OptionError, TrainingError
+import numpy as np
+
+from cirrus_fast.backend.grid_run import Model, Outcome, PassState, SharedRun, passes, why_alone
+from cirrus_fast.backend.search_file import SearchFile, check_name
+from cirrus_fast.backend.search_progress import SearchProgress
+from cirrus_fast.backend.supervisor import Supervisor
+from cirrus_fast.data.trials import GridResults, Trial, has_model, without_model
+from cirrus_fast.errors import OptionError, TrainingError
 from cirrus_fast.logistic_regression import LogisticRegression
+from cirrus_fast.notices import notice_once
+from cirrus_fast.options import Options, table
+
+__all__ = ["GridResults", "GridSearch", "Trial"]
 
 # A model takes 4 bytes a weight: all of a large search would not fit memory.
 KEPT_MODELS = 10
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Trial:
-    """One model of a search.
-
-    Attributes
-    ----------
-    params : the options that were varied, with this model's values
-    result : TrainResult, or None if the run failed; only the best trials of a search keep its
-        model (see `GridSearch.run`), asking another for it is a ModelError
-    error : why it failed, or None
-    """
-
-    params: Mapping[str, Any]
-    result: TrainResult | None
-    error: str | None = None
-
-    @property
-    def loss(self) -> float:
-        """What trials are sorted by: the test loss, else the last training loss; inf if failed."""
-        if self.result is None:
-            return math.inf
-        loss = self.result.test_loss
-        if loss is None:
-            loss = self.result.history[-1].train_loss
-        return loss if math.isfinite(loss) else math.inf
-
-
-class _WithoutModel(TrainResult):
-    """A result whose model was let go."""
-
-    __slots__ = ()
-
-    @property
-    def model(self) -> LinearModel:
-        raise ModelError(
-            "the model of this trial was not kept: a search keeps the best few, and more of them "
-            "with run(keep_models=...); or train it again with the trial's params"
-        )
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> _WithoutModel:
-        """values : the other attributes"""
-        bare = object.__new__(cls)
-        for name, value in values.items():
-            object.__setattr__(bare, name, value)
-        return bare
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _WithoutModel.of, (_but_model(self),)
-
-    def __repr__(self) -> str:
-        named = (f"{name}={value!r}" for name, value in _but_model(self).items())
-        return f"TrainResult(model=<not kept>, {', '.join(named)})"
-
-
-def _but_model(result: TrainResult) -> dict[str, Any]:
-    return {name: getattr(result, name) for name in TrainResult.__slots__ if name != "model"}
-
-
-def _without_model(trial: Trial) -> Trial:
-    result = trial.result
-    if result is None or isinstance(result, _WithoutModel):
-        return trial
-    return replace(trial, result=_WithoutModel.of(_but_model(result)))
-
-
-class GridResults(list[Trial]):
-    """Trials, best first."""
-
-    @property
-    def best(self) -> Trial:
-        """The trial with the lowest loss; an error if every run failed."""
-        if not self or self[0].result is None:
-            raise TrainingError("every run of the search failed")
-        return self[0]
-
-    @property
-    def best_params_(self) -> Mapping[str, Any]:
-        return self.best.params
-
-    @property
-    def best_model_(self) -> LinearModel:
-        result = self.best.result
-        assert result is not None
-        return result.model
+# More models than anybody means to train.
+MOST_MODELS = 100_000
+MODES = ("grid", "random", "halving")
+# Of halving: a quarter of the models goes on to four times the rows.
+FACTOR = 4
 
 
 class GridSearch:
-    """Every combination of some options' values.
+    """Models that differ in some options: all combinations of their values, or some of them.
+
+    Models that can share it are trained together, from one reading of the data (docs/grid.md); each
+    of these is the one that its own run with n_workers=1 would make.
 
     Parameters
     ----------
     task : LogisticRegression
     param_base : options that all models share
     hyper_vars : names of the options that vary
-    hyper_params : for each of them, its values
+    hyper_params : for each of them, its values; with n_trials also a distribution of scipy.stats
+    mode : "grid", every combination; "random", n_trials of them, drawn by the seed; "halving": all
+        or n_trials of them start, and after a sixteenth and a quarter of the rows only the best
+        quarter goes on
+    n_trials : how many models are drawn
+    timeout : seconds after which the search ends with what there is
+    max_cost : dollars
+    name : keeps the search in the storage root, searches/NAME: run again after a crash or an
+        interrupt, it goes on with the models that had not ended; another search of this name is
+        refused
 
     Raises
     ------
-    OptionError : at once, for unknown or repeated names, lengths that differ, no values, or a
-        value that its option refuses
+    OptionError : at once, for unknown or repeated names, lengths that differ, no values, too many
+        models, or a value that its option refuses
     """
 
     def __init__(
@@ -127,27 +69,74 @@ class GridSearch:
         param_base: Mapping[str, Any] | None = None,
         hyper_vars: Sequence[str] = (),
         hyper_params: Sequence[Iterable[Any]] = (),
+        *,
+        mode: str = "grid",
+        n_trials: int | None = None,
+        timeout: float | None = None,
+        max_cost: float | None = None,
+        name: str | None = None,
     ) -> None:
         if not (isinstance(task, type) and issubclass(task, LogisticRegression)):
             raise OptionError(f"task={task!r}: must be LogisticRegression")
-        names, values = list(hyper_vars), [list(choices) for choices in hyper_params]
-        if isinstance(hyper_vars, str) or not names:
-            raise OptionError("hyper_vars: must be a list of option names")
-        if len(names) != len(values):
-            raise OptionError(
-                f"hyper_vars names {len(names)} options but hyper_params has values for "
-                f"{len(values)}"
-            )
-        for name, choices in zip(names, values, strict=True):
-            if not choices:
-                raise OptionError(f"hyper_params: no values for {name}")
-            if names.count(name) > 1:
-                raise OptionError(f"hyper_vars: {name} is named twice")
-        points = [dict(zip(names, point, strict=True)) for point in itertools.product(*values)]
+        _check_mode(mode, n_trials, timeout, max_cost)
+        names, values = _check_spread(hyper_vars, hyper_params, drawn=n_trials is not None)
+        base = dict(param_base or {})
+        points = _points(names, values, n_trials, base.get("seed", 0))
+        self._begin(task, base, points, mode, timeout, name)
+
+    @classmethod
+    def of_points(
+        cls,
+        points: Iterable[Mapping[str, Any]],
+        param_base: Mapping[str, Any] | None = None,
+        *,
+        task: type[LogisticRegression] = LogisticRegression,
+        mode: str = "grid",
+        timeout: float | None = None,
+        name: str | None = None,
+    ) -> GridSearch:
+        """A search of these models instead of all combinations.
+
+        points : of each model the options that it has for itself; all have the same
+        """
+        if not (isinstance(task, type) and issubclass(task, LogisticRegression)):
+            raise OptionError(f"task={task!r}: must be LogisticRegression")
+        if mode == "random":
+            raise OptionError('mode="random": points are given, not drawn')
+        _check_mode(mode, None, timeout, None)
+        if isinstance(points, str | Mapping) or not isinstance(points, Iterable):
+            raise OptionError("points: must be a list of options by name")
+        given = list(points)
+        if not given or not all(isinstance(point, Mapping) for point in given):
+            raise OptionError("points: must be a list of options by name, of at least one model")
+        names = list(given[0])
+        if not names or any(set(point) != set(names) for point in given):
+            raise OptionError(f"points: all must have the same options; the first has {names}")
+        _check_spread(names, [[given[0][one]] for one in names], drawn=False)
+        search = cls.__new__(cls)
+        ordered = [{one: point[one] for one in names} for point in given]
+        search._begin(task, dict(param_base or {}), ordered, mode, timeout, name)
+        return search
+
+    def _begin(
+        self,
+        task: type[LogisticRegression],
+        base: Mapping[str, Any],
+        points: Sequence[Mapping[str, Any]],
+        mode: str,
+        timeout: float | None,
+        name: str | None,
+    ) -> None:
+        self.mode, self.timeout, self.name = mode, timeout, name
+        if name is not None:
+            check_name(name)
+        names = list(points[0])
         # All are checked before the first is trained.
-        self._tasks = [task({**(param_base or {}), **point}) for point in points]
+        self._tasks = [task({**base, **point}) for point in points]
         # As the options have them: plain numbers, where a range gave NumPy's.
         self._points = [{n: getattr(one.options, n) for n in names} for one in self._tasks]
+        if mode == "halving":
+            _check_halving([one.options for one in self._tasks])
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -158,39 +147,276 @@ class GridSearch:
         *,
         keep_models: int = KEPT_MODELS,
     ) -> GridResults:
-        """Trains one model after another; returns the trials, best first.
+        """Trains the models; returns the trials, best first.
 
         A run whose loss is no longer finite counts as failed and does not end the search. Ctrl-C
         ends it with what there is.
 
         Parameters
         ----------
-        on_trial : called with each trial, whose model it may use, when that is trained
+        on_trial : called with each trial, whose model it may use if it is among the best so far,
+            when that is trained
         keep_models : at least 1; of how many trials, the best, the models stay in memory
         """
         if isinstance(keep_models, bool) or not isinstance(keep_models, int) or keep_models < 1:
             raise OptionError(f"keep_models={keep_models!r}: must be a whole number from 1 on")
-        results = GridResults()
-        for point, task in zip(self._points, self._tasks, strict=True):
+        return _Course(self._tasks, self._points, self, on_trial, keep_models).follow()
+
+
+class _Course:
+    """One search from its first model to its results."""
+
+    def __init__(
+        self,
+        tasks: Sequence[LogisticRegression],
+        points: Sequence[Mapping[str, Any]],
+        search: GridSearch,
+        on_trial: Callable[[Trial], object] | None,
+        keep: int,
+    ) -> None:
+        self._tasks, self._points = tasks, points
+        self._on_trial, self._keep = on_trial, keep
+        self._results = GridResults()
+        self._started = time.perf_counter()
+        self._halving = FACTOR if search.mode == "halving" else None
+        self._name, self._mode = search.name, search.mode
+        self._file: SearchFile | None = None
+        self._deadline = None
+        if search.timeout is not None:
+            self._deadline = self._started + search.timeout
+        self._interrupted = False
+
+    def follow(self) -> GridResults:
+        results = self._results
+        if self._name is not None:
+            options = [task.options for task in self._tasks]
+            self._file = SearchFile(self._name, self._mode, options, self._keep)
+        with SearchProgress(self._tasks[0].options.progress, len(self._tasks)) as shown:
+            self._shown = shown
             try:
-                trial = _trial(point, task)
-                bisect.insort(results, trial, key=lambda one: one.loss)
-                if len(results) > keep_models:
-                    results[keep_models] = _without_model(results[keep_models])
-                if on_trial is not None:
-                    on_trial(trial)
+                self._go_on()
+                for models in self._parts():
+                    if self._over:
+                        break
+                    if isinstance(models, list):
+                        self._together(models)
+                    else:
+                        self._alone(models)
             except KeyboardInterrupt:
                 if not results:
                     raise
-                break
-            if trial.result is not None and trial.result.stop_reason == "interrupted":
-                break
-            del trial  # its model too, if it is not kept, before the next is trained
+            finally:
+                if self._file is not None:
+                    self._file.write()
+        if not self._over:
+            self._restore()
+        results.seconds = time.perf_counter() - self._started
         return results
 
+    @property
+    def _over(self) -> bool:
+        late = self._deadline is not None and time.perf_counter() >= self._deadline
+        return self._interrupted or late
 
-def _trial(point: Mapping[str, Any], task: LogisticRegression) -> Trial:
-    try:
-        return Trial(point, task.run())
-    except TrainingError as error:
-        return Trial(point, None, str(error))
+    def _go_on(self) -> None:
+        """Takes what had ended when the search was kept."""
+        if self._file is not None:
+            for outcome in list(self._file.outcomes.values()):
+                self._take(outcome, anew=False)
+
+    def _parts(self) -> Iterator[list[Model] | Model]:
+        """Models that share a pass, and others, in the order that they were given in."""
+        done = self._file.outcomes if self._file is not None else {}
+        models = [Model(i, task.options) for i, task in enumerate(self._tasks)]
+        reasons = {model.number: why_alone(model.options) for model in models}
+        shared = passes([model for model in models if not reasons[model.number]])
+        # Whether a model is alone is decided by all of the search, or it would be another one when
+        # the search goes on.
+        together = [part for part in shared if len(part) > 1 or self._halving]
+        inside = {model.number for part in together for model in part}
+        models = [model for model in models if model.number not in done]
+        left = [[model for model in part if model.number not in done] for part in together]
+        begins = {part[0].number: part for part in left if part}
+        for model in models:
+            if model.number in begins:
+                yield begins[model.number]
+            elif model.number not in inside:
+                if reasons[model.number] and len(models) > 1:
+                    notice_once(
+                        f"{reasons[model.number]}: models are trained one after another, each "
+                        "reading the data anew"
+                    )
+                yield model
+
+    def _together(self, models: list[Model]) -> None:
+        ended: list[Outcome] = []
+
+        def tell(state: PassState, outcomes: list[Outcome]) -> None:
+            self._shown.evaluated(state)
+            if self._halving:  # which is done when all of them are
+                ended.extend(outcomes)
+                return
+            for outcome in outcomes:
+                self._take(outcome)
+
+        run = SharedRun(
+            models, keep=self._keep, deadline=self._deadline, halving=self._halving, tell=tell
+        )
+        try:
+            run.run()
+        finally:
+            self._results.reads += run.reads
+        for outcome in sorted(ended, key=lambda one: one.number):
+            self._take(outcome)
+
+    def _alone(self, model: Model) -> None:
+        options = model.options
+        if self._deadline is not None:
+            left = max(1e-3, self._deadline - time.perf_counter())
+            options = replace(options, timeout=min(left, options.timeout or math.inf))
+        try:
+            result = Supervisor(options).run()
+        except TrainingError as error:
+            self._take(Outcome(model.number, None, str(error)))
+            return
+        self._results.reads += result.reads
+        self._take(Outcome(model.number, result))
+
+    def _take(self, outcome: Outcome, *, anew: bool = True) -> None:
+        results = self._results
+        reason = "" if outcome.result is None else outcome.result.stop_reason
+        self._interrupted |= reason == "interrupted"
+        cut = reason == "interrupted" or (reason == "timeout" and self._deadline is not None)
+        if self._file is not None and anew and not cut:
+            self._file.add(outcome)
+        number = outcome.number
+        trial = Trial(self._points[number], outcome.result, outcome.error, number)
+        bisect.insort(results, trial, key=lambda one: one.loss)
+        if len(results) > self._keep:
+            results[self._keep] = without_model(results[self._keep])
+        self._shown.ended(trial)
+        if self._on_trial is not None:
+            self._on_trial(trial)
+
+    def _restore(self) -> None:
+        """Trains anew the few of the best whose models were let go, in the place of others that
+        were better until they diverged."""
+        for i, trial in enumerate(self._results[: self._keep]):
+            if trial.result is None or has_model(trial) or self._halving:
+                continue
+            again = replace(self._tasks[trial.number].options, n_workers=1)
+            with suppress(TrainingError):
+                self._results[i] = replace(trial, result=Supervisor(again).run())
+
+
+def _check_mode(mode: Any, n_trials: Any, timeout: float | None, max_cost: float | None) -> None:
+    if mode not in MODES:
+        near = difflib.get_close_matches(str(mode), MODES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(MODES)}"
+        raise OptionError(f"mode={mode!r} is not known: {hint}")
+    if n_trials is not None:
+        if isinstance(n_trials, bool) or not isinstance(n_trials, int) or n_trials < 1:
+            raise OptionError(f"n_trials={n_trials!r}: must be a whole number from 1 on")
+        if mode == "grid":
+            raise OptionError('n_trials: means nothing with mode="grid", which trains them all')
+    elif mode == "random":
+        raise OptionError('n_trials: mode="random" needs to know how many models to draw')
+    if timeout is not None and not (isinstance(timeout, int | float) and 0 < timeout < math.inf):
+        raise OptionError(f"timeout={timeout!r}: must be a number of seconds above 0")
+    if max_cost is not None:
+        why = next(row.metadata["absent"] for row in table() if row.name == "max_cost")
+        why = why or "a search does not know yet what its models will have cost"
+        raise OptionError(f"max_cost: not in this version: {why}")
+
+
+def _check_spread(
+    hyper_vars: Any, hyper_params: Any, *, drawn: bool
+) -> tuple[list[str], list[Any]]:
+    if isinstance(hyper_vars, str) or not isinstance(hyper_vars, Iterable):
+        raise OptionError("hyper_vars: must be a list of option names")
+    names = list(hyper_vars)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise OptionError("hyper_vars: must be a list of option names")
+    if isinstance(hyper_params, str | Mapping) or not isinstance(hyper_params, Iterable):
+        raise OptionError("hyper_params: must be a list that has a list of values for each option")
+    given = list(hyper_params)
+    if len(names) != len(given):
+        raise OptionError(
+            f"hyper_vars names {len(names)} options but hyper_params has values for {len(given)}"
+        )
+    known = [row.name for row in table()]
+    values: list[Any] = []
+    for name, choices in zip(names, given, strict=True):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f": did you mean {near[0]}?" if near else f"; options are {', '.join(known)}"
+            raise OptionError(f"hyper_vars: {name}: unknown option{hint}")
+        if names.count(name) > 1:
+            raise OptionError(f"hyper_vars: {name} is named twice")
+        if hasattr(choices, "rvs"):
+            if not drawn:
+                raise OptionError(
+                    f'hyper_params: {name} has a distribution, which needs mode="random" or '
+                    '"halving", and n_trials'
+                )
+            values.append(choices)
+            continue
+        if isinstance(choices, str | Mapping) or not isinstance(choices, Iterable):
+            raise OptionError(f"hyper_params: {name}={choices!r}: must be a list of values")
+        values.append(list(choices))
+        if not values[-1]:
+            raise OptionError(f"hyper_params: no values for {name}")
+    return names, values
+
+
+def _points(
+    names: Sequence[str], values: Sequence[Any], n_trials: int | None, seed: Any
+) -> list[dict[str, Any]]:
+    lists = [one for one in values if isinstance(one, list)]
+    count = math.prod(map(len, lists))
+    if n_trials is None or (n_trials >= count and len(lists) == len(values)):
+        if count > MOST_MODELS:
+            raise OptionError(
+                f"hyper_params: {count:,} models; for so many take "
+                'mode="random" or "halving", and n_trials'
+            )
+        return [dict(zip(names, point, strict=True)) for point in itertools.product(*values)]
+    if n_trials > MOST_MODELS:
+        raise OptionError(f"n_trials={n_trials:,}: at most {MOST_MODELS:,}")
+    draw = np.random.default_rng([seed if isinstance(seed, int) else 0, 6])
+    drawn: list[list[Any]] = []
+    if len(lists) == len(values):  # different ones
+        chosen: set[int] = set()
+        while len(chosen) < n_trials:
+            chosen |= set(draw.integers(count, size=n_trials - len(chosen)).tolist())
+        for number in sorted(chosen):
+            point = []
+            for choices in reversed(values):
+                number, i = divmod(number, len(choices))
+                point.append(choices[i])
+            drawn.append(point[::-1])
+    else:
+        columns = [
+            [one[i] for i in draw.integers(len(one), size=n_trials)]
+            if isinstance(one, list)
+            else [_plain(value) for value in one.rvs(size=n_trials, random_state=draw)]
+            for one in values
+        ]
+        drawn = [list(point) for point in zip(*columns, strict=True)]
+    return [dict(zip(names, point, strict=True)) for point in drawn]
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _check_halving(all_options: Sequence[Options]) -> None:
+    for options in all_options:
+        why = why_alone(options)
+        if why:
+            raise OptionError(f'{why}: mode="halving" is for models that are trained together')
+        if not (options.epsilon > 0 or options.test_dataset or options.test_fraction):
+            raise OptionError(
+                'mode="halving": needs test rows; give test_dataset or test_fraction, or '
+                "epsilon > 0"
+            )

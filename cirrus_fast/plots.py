@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from cirrus_fast.data.result import Record, TrainResult
+    from cirrus_fast.data.trials import GridResults, Trial
 
 # The height of the picture is that of the main curves without this first share of their points,
 # times what may be added above and below for everything else.
@@ -86,6 +87,88 @@ def plot_history(
     if path is not None:
         figure.savefig(local_path(os.fspath(path)), dpi=150)
     return figure
+
+
+def plot_trials(trials: Sequence[Trial], path: str | os.PathLike[str] | None = None) -> Figure:
+    """The test losses of a search's trials, or their training losses, over the rows learnt from."""
+    require_matplotlib()
+    if path is not None:
+        check_picture(path)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axes = figure.subplots()
+    curves: list[list[float]] = []
+    for i, trial in enumerate(trials):
+        if trial.result is None:
+            continue
+        history = trial.result.history
+        tested = trial.result.test_loss is not None
+        losses = [r.test_loss for r in history if r.test_loss is not None]
+        losses = losses if tested else smoothed(history)
+        rows = [r.rows for r in history if r.test_loss is not None or not tested]
+        label = ", ".join(f"{name} {_short(value)}" for name, value in trial.params.items())
+        axes.plot(rows, losses, color=f"C{i % 10}", marker=".", label=label)
+        curves.append([loss for loss in losses if math.isfinite(loss)])
+    if not any(curves):
+        raise CirrusFastError("there is nothing to plot: every run of the search failed")
+    axes.set_ylim(*_limits([curve for curve in curves if curve], []))
+    axes.set_xlabel("rows learnt from")
+    axes.set_ylabel("log-loss, nats per row (lower is better)")
+    axes.set_title(f"The best {len(curves)} models", loc="left", fontsize=12, fontweight="bold")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=8)
+    if path is not None:
+        figure.savefig(local_path(os.fspath(path)), dpi=150)
+    return figure
+
+
+def plot_map(
+    trials: GridResults, by: Sequence[str], path: str | os.PathLike[str] | None = None
+) -> Figure:
+    """The best loss at each pair of values of two options that were varied."""
+    require_matplotlib()
+    if path is not None:
+        check_picture(path)
+    varied = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    names = list(by)
+    if isinstance(by, str) or len(names) != 2 or not set(names) <= set(varied):
+        raise CirrusFastError(f"by={by!r}: must name two of what was varied: {', '.join(varied)}")
+    from matplotlib.figure import Figure
+
+    values = [sorted({trial.params[name] for trial in trials}, key=_order) for name in names]
+    cells = [[math.nan] * len(values[1]) for _ in values[0]]
+    for trial in reversed(trials):  # the best last
+        if math.isfinite(trial.loss):
+            i, j = (v.index(trial.params[n]) for v, n in zip(values, names, strict=True))
+            cells[i][j] = trial.loss
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axes = figure.subplots()
+    known = sorted(cell for row in cells for cell in row if not math.isnan(cell))
+    if not known:
+        raise CirrusFastError("there is nothing to plot: every run of the search failed")
+    # Losses far up, where learning fails, would leave no colours for the rest.
+    top = min(known[-1], known[0] + _ROOM_ABOVE * (known[len(known) // 2] - known[0] or 1.0))
+    picture = axes.imshow(cells, aspect="auto", cmap="viridis_r", vmin=known[0], vmax=top)
+    for axis, name, given in ((axes.yaxis, names[0], values[0]), (axes.xaxis, names[1], values[1])):
+        step = max(1, len(given) // 20)
+        axis.set_ticks(range(0, len(given), step), [_short(v) for v in given[::step]])
+        axis.set_label_text(name)
+    figure.colorbar(picture, label="log-loss, nats per row (darker is better)")
+    if path is not None:
+        figure.savefig(local_path(os.fspath(path)), dpi=150)
+    return figure
+
+
+def _order(value: Any) -> tuple[str, Any]:
+    """Numbers by size, None and text beside them."""
+    number = isinstance(value, int | float)
+    return ("", value) if number else (type(value).__name__, str(value))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _draw_test(

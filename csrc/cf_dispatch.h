@@ -27,6 +27,7 @@ struct cf_libsvm_rows;
 struct cf_train_walk;     /* cf_train_rows.h */
 struct cf_pulled_scratch; /* cf_pulled.h */
 struct cf_block_kernels;  /* cf_block_streams.h */
+struct cf_grid_kernels;   /* cf_grid_walk.h */
 
 typedef struct {
     const char *name; /* "scalar", "avx2", "avx512", "neon" */
@@ -50,6 +51,7 @@ typedef struct {
                        size_t n);
 
     const struct cf_block_kernels *block;
+    const struct cf_grid_kernels *grid;
 } cf_kernels;
 
 unsigned cf_cpu_features(void);

@@ -1,6 +1,7 @@
 /* The tables themselves: which piece serves which instruction set. */
 #include "cf_block_streams.h"
 #include "cf_crc32c.h"
+#include "cf_grid_walk.h"
 #include "cf_pulled.h"
 #include "cf_train_rows.h"
 #include "cf_variants.h"
@@ -13,6 +14,7 @@ const cf_kernels cf_kernels_scalar = {
     .crc32c = cf_crc32c_scalar,
     .train_rows = cf_train_rows_scalar,
     .rank_ids = cf_rank_ids_scalar,
+    .grid = &cf_grid_scalar,
     .block = &cf_block_scalar,
 };
 
@@ -25,6 +27,7 @@ const cf_kernels cf_kernels_avx2 = {
     .crc32c = cf_crc32c_sse42,
     .train_rows = cf_train_rows_avx2,
     .rank_ids = cf_rank_ids_avx2,
+    .grid = &cf_grid_avx2,
     .block = &cf_block_avx2,
 };
 
@@ -36,6 +39,7 @@ const cf_kernels cf_kernels_avx512 = {
     .crc32c = cf_crc32c_sse42,
     .train_rows = cf_train_rows_avx2,
     .rank_ids = cf_rank_ids_avx2,
+    .grid = &cf_grid_avx2,
     .block = &cf_block_avx2,
 };
 #elif defined(__aarch64__)
@@ -47,6 +51,7 @@ const cf_kernels cf_kernels_neon = {
     .crc32c = cf_crc32c_armv8,
     .train_rows = cf_train_rows_neon,
     .rank_ids = cf_rank_ids_scalar,
+    .grid = &cf_grid_scalar, /* vectors of four, as NEON's are */
     .block = &cf_block_neon,
 };
 #endif

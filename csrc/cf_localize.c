@@ -28,3 +28,21 @@ cf_status cf_localize(const uint32_t *ids, size_t nnz, uint32_t *table, size_t n
     *n_distinct = n;
     return cf_ok();
 }
+
+cf_status cf_localize_rows(const cf_csr *rows, const uint32_t *order, size_t n, uint32_t *table,
+                           size_t n_ids, uint32_t *local, size_t room, uint32_t *distinct,
+                           size_t *n_distinct) {
+    size_t filled = 0; /* ids are gathered, then renumbered in place */
+    for (size_t i = 0; i < n; i++) {
+        size_t begin, end;
+        if (order[i] >= rows->n_rows)
+            return cf_fail(CF_E_ROW, i);
+        if (!cf_csr_row(rows, order[i], &begin, &end))
+            return cf_fail(CF_E_INDPTR, i);
+        if (end - begin > room - filled)
+            return cf_fail(CF_E_ROOM, i);
+        for (size_t k = begin; k < end; k++)
+            local[filled++] = rows->indices[k];
+    }
+    return cf_localize(local, filled, table, n_ids, local, distinct, n_distinct);
+}

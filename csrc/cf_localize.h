@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cf_csr.h"
 #include "cf_status.h"
 
 /* Writes to `distinct` the different ids of `ids` in order of first sight, and to local[i] the
@@ -18,5 +19,12 @@
  */
 cf_status cf_localize(const uint32_t *ids, size_t nnz, uint32_t *table, size_t n_ids,
                       uint32_t *local, uint32_t *distinct, size_t *n_distinct);
+
+/* The same for the entries of rows order[n], one row after another. `local` has room for `room`
+ * entries; `distinct` for as many, or n_ids if that is less, and one more. A row that is wrong is
+ * reported by its place in `order`. */
+cf_status cf_localize_rows(const cf_csr *rows, const uint32_t *order, size_t n, uint32_t *table,
+                           size_t n_ids, uint32_t *local, size_t room, uint32_t *distinct,
+                           size_t *n_distinct);
 
 #endif

@@ -49,20 +49,8 @@ static cf_status train_rows(const cf_kernels *kernels, const cf_train_model *mod
 static cf_status localize_batch(const cf_train_model *model, const cf_csr *rows,
                                 const uint32_t *order, size_t n, const cf_train_scratch *scratch,
                                 size_t *n_distinct) {
-    uint32_t *const ids = scratch->local; /* gathered, then renumbered in place */
-    size_t filled = 0;
-    for (size_t i = 0; i < n; i++) {
-        size_t begin, end;
-        const cf_code code = cf_find_row(rows, order[i], &begin, &end);
-        if (code != CF_OK)
-            return cf_fail(code, i);
-        if (end - begin > scratch->room - filled)
-            return cf_fail(CF_E_ROOM, i);
-        for (size_t k = begin; k < end; k++)
-            ids[filled++] = rows->indices[k];
-    }
-    return cf_localize(ids, filled, scratch->table, model->n_ids, scratch->local, scratch->distinct,
-                       n_distinct);
+    return cf_localize_rows(rows, order, n, scratch->table, model->n_ids, scratch->local,
+                            scratch->room, scratch->distinct, n_distinct);
 }
 
 /* Pulls the weights of a localised mini-batch and sums its gradient; returns the intercept's. */

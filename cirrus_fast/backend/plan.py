@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -263,7 +263,7 @@ class Plan:
         return 1
 
     @property
-    def _step_rows(self) -> int:
+    def step_rows(self) -> int:
         """Rows that a default rate must suit in one step; a rate given is taken as it is."""
         options = self.options
         if options.learning_rate is not None:
@@ -272,9 +272,9 @@ class Plan:
         return min(options.minibatch_size * together, self.n_train)
 
     @property
-    def _intercept_rate(self) -> float:
+    def intercept_rate(self) -> float:
         """The intercept is a column that all rows have."""
-        return float(crowd_rate(self._step_rows)) if self.options.optimizer == "sgd" else 1.0
+        return float(crowd_rate(self.step_rows)) if self.options.optimizer == "sgd" else 1.0
 
     @property
     def exchange_rows(self) -> int:
@@ -292,14 +292,40 @@ class Plan:
             return 0
         return len(self.dataset.blocks)
 
-    def create_store(self, task: str) -> LocalStore | RedisRun:
-        options, manifest = self.options, self.dataset.manifest
+    def with_options(self, options: Options) -> Plan:
+        """The plan of a run on the same rows that differs in how it learns from them."""
+        manifest, test = self.dataset.manifest, self.test
+        if isinstance(self.dataset, TextDataset):
+            _check_for_text(options)
+        held = test is not None and not options.test_dataset
+        positive = manifest.n_positive - (float(test.positives.sum()) if test and held else 0.0)
+        rate = options.learning_rate or _default_rate(options.optimizer, self.dataset)
+        weight = _class_weight(options, self.n_train, positive, self.dataset.name)
+        return replace(self, options=options, learning_rate=rate, class_weight=weight)
+
+    @property
+    def _masses(self) -> tuple[float, float]:
+        """Of the rows' weights times class weights: (all, positive)"""
+        manifest = self.dataset.manifest
         negative, positive = self.class_weight
         positive_mass = positive * manifest.positive_weight
         mass = positive_mass + negative * (manifest.weight - manifest.positive_weight)
-        intercept = 0.0
-        if options.fit_intercept and 0 < positive_mass < mass:  # start at the base rate
-            intercept = math.log(positive_mass / (mass - positive_mass))
+        return mass, positive_mass
+
+    @property
+    def mean_weight(self) -> float:
+        return self._masses[0] / self.dataset.n_rows
+
+    @property
+    def start_intercept(self) -> float:
+        """The base rate's, if one is learnt."""
+        mass, positive = self._masses
+        if self.options.fit_intercept and 0 < positive < mass:
+            return math.log(positive / (mass - positive))
+        return 0.0
+
+    def create_store(self, task: str) -> LocalStore | RedisRun:
+        options, intercept = self.options, self.start_intercept
         exchange = 0
         if options.consistency == "bsp" and self.n_workers > 1:
             size = options.minibatch_size
@@ -312,9 +338,9 @@ class Plan:
                 optimizer=options.optimizer,
                 l1=options.l1,
                 l2=options.l2,
-                mean_weight=mass / self.dataset.n_rows,
+                mean_weight=self.mean_weight,
                 n_features=self.model_size if isinstance(self.dataset, TextDataset) else None,
-                step_rows=self._step_rows,
+                step_rows=self.step_rows,
             )
             if self.store == "module":
                 return ModuleRun(
@@ -329,7 +355,7 @@ class Plan:
                     task=task,
                     consistency=options.consistency,
                     staleness=self.staleness if options.consistency == "ssp" else 0,
-                    intercept_rate=self._intercept_rate if options.fit_intercept else 0.0,
+                    intercept_rate=self.intercept_rate if options.fit_intercept else 0.0,
                 )
             if self.store == "bitfield":
                 return RedisRun(
@@ -381,7 +407,7 @@ class Plan:
             holdout_fraction=self.holdout.fraction,
             param_store=param_store,
             fit_intercept=options.fit_intercept,
-            intercept_rate=self._intercept_rate,
+            intercept_rate=self.intercept_rate,
             class_weight=self.class_weight,
             minibatch_size=options.minibatch_size,
             epochs=options.epochs,
@@ -433,7 +459,7 @@ def _check_in_s3(dataset: Dataset | TextDataset) -> None:
 
 
 def _rows(options: Options) -> Dataset | TextDataset:
-    """What to train on; for text, that the options ask for nothing that only a data set knows."""
+    """What to train on."""
     if is_s3(resolve(options.dataset)):
         try:
             return Dataset(options.dataset)
@@ -447,6 +473,14 @@ def _rows(options: Options) -> Dataset | TextDataset:
             refuse_compressed(options.dataset)
     elif not is_text_file(options.dataset):
         return Dataset(options.dataset)
+    _check_for_text(options)
+    assert options.model_size is not None
+    opened = fetch_text if is_s3(options.dataset) else open_text
+    return opened(options.dataset, options.model_size)
+
+
+def _check_for_text(options: Options) -> None:
+    """That the options ask for nothing that only a data set knows."""
     instead = "or make a data set of it with load_libsvm"
     if options.model_size is None:
         raise OptionError(
@@ -463,8 +497,6 @@ def _rows(options: Options) -> Dataset | TextDataset:
             f"l1, l2: nobody has counted the columns of {options.dataset}, which is text, and "
             f'{options.optimizer} needs that; take optimizer="ftrl", {instead}'
         )
-    opened = fetch_text if is_s3(options.dataset) else open_text
-    return opened(options.dataset, options.model_size)
 
 
 def _model_size(options: Options, dataset: Dataset | TextDataset) -> int:

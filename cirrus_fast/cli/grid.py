@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import math
 from pathlib import Path
@@ -17,7 +15,7 @@ from cirrus_fast.cli.output import command
 from cirrus_fast.errors import TrainingError
 
 if TYPE_CHECKING:
-    from cirrus_fast.grid_search import Trial
+    from cirrus_fast.data.trials import GridResults, Trial
 
 _FORMATS = (".json", ".csv")
 
@@ -32,6 +30,33 @@ _FORMATS = (".json", ".csv")
     metavar="NAME=VALUES",
     help="An option and its values: learning_rate=0.05,0.1 or a range start:stop:step, without "
     "the stop, as numpy.arange has it. Give it once for each option that varies.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["grid", "random", "halving"]),
+    default="grid",
+    help="grid: every combination; random: --n-trials of them; halving: of all, or --n-trials, the "
+    "best quarter goes on after a sixteenth and after a quarter of the rows.",
+)
+@click.option("--n-trials", type=click.IntRange(1), help="How many combinations are drawn.")
+@click.option(
+    "--search-timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="End the search after this long with what there is.",
+)
+@click.option(
+    "--name",
+    "search_name",
+    help="Keep the search under this name in the storage root: run again, it goes on where it was "
+    "ended.",
+)
+@click.option(
+    "--plot",
+    "plot_file",
+    type=click.Path(dir_okay=False),
+    metavar="PICTURE",
+    help='Draw the test losses of the best ten models here. Needs the extra "plot".',
 )
 @click.option(
     "-o",
@@ -52,32 +77,49 @@ _FORMATS = (".json", ".csv")
 def grid_command(
     dataset: str,
     varied: tuple[str, ...],
+    mode: str,
+    n_trials: int | None,
+    search_timeout: float | None,
+    search_name: str | None,
+    plot_file: str | None,
     table_file: str | None,
     best_file: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train a model for every combination of some options' values.
+    """Train models for combinations of some options' values.
 
-    The other options are the same for all. Prints the models, best first. Ctrl-C ends the search
-    with what there is.
+    The other options are the same for all. Models that can share it are trained together, from one
+    reading of the data. Prints them, best first. Ctrl-C ends the search with what there is.
     """
     from cirrus_fast.grid_search import GridSearch
 
     fixed = given(options)
-    spread = _spread(varied, fixed)
+    spread = _spread(varied, fixed, drawn=n_trials is not None)
     if table_file is not None and Path(table_file).suffix.lower() not in _FORMATS:
         raise click.BadParameter(f"{table_file}: must end in .json or .csv", param_hint="--output")
     output.check_folder(table_file)
     output.check_folder(best_file)
+    if plot_file is not None:
+        from cirrus_fast.plots import check_picture
+
+        output.check_folder(plot_file)
+        check_picture(plot_file)
     base = {"progress": False} | fixed | {"dataset": dataset}
     search = GridSearch(
-        param_base=base, hyper_vars=list(spread), hyper_params=list(spread.values())
+        param_base=base,
+        hyper_vars=list(spread),
+        hyper_params=list(spread.values()),
+        mode=mode,
+        n_trials=n_trials,
+        timeout=search_timeout,
+        name=search_name,
     )
     with output.progress("searching", len(search), "models") as tell:
         done = itertools.count(1)
         trials = search.run(lambda _: tell(next(done)), keep_models=1)
-    interrupted = len(trials) < len(search) or any(
+    late = search_timeout is not None and trials.seconds >= search_timeout
+    interrupted = (len(trials) < len(search) and not late) or any(
         t.result is not None and t.result.stop_reason == "interrupted" for t in trials
     )
     if trials:
@@ -85,6 +127,8 @@ def grid_command(
         _write(table_file, dataset, trials)
         if best is not None and best_file is not None:
             best.save(best_file)
+        if best is not None and plot_file is not None:
+            trials.plot(plot_file)
         if as_json:
             output.show_json(
                 grid_json(dataset, trials) | {"output": table_file, "best_model": best_file}
@@ -97,7 +141,7 @@ def grid_command(
         raise Interrupted
 
 
-def _spread(varied: tuple[str, ...], fixed: dict[str, Any]) -> dict[str, list[Any]]:
+def _spread(varied: tuple[str, ...], fixed: dict[str, Any], *, drawn: bool) -> dict[str, list[Any]]:
     """The values of each option that varies."""
     spread: dict[str, list[Any]] = {}
     for text in varied:
@@ -108,8 +152,11 @@ def _spread(varied: tuple[str, ...], fixed: dict[str, Any]) -> dict[str, list[An
             raise click.UsageError(f"{flag_of(name)} is given, but --vary {name} varies it")
         spread[name] = values
     n_models = math.prod(map(len, spread.values()))
-    if n_models > MOST_VALUES:
-        raise click.UsageError(f"{n_models:,} models; at most {MOST_VALUES:,}")
+    if n_models > MOST_VALUES and not drawn:
+        raise click.UsageError(
+            f"{n_models:,} models; at most {MOST_VALUES:,}: take --mode random or halving, and "
+            "--n-trials"
+        )
     return spread
 
 
@@ -119,17 +166,7 @@ def grid_json(dataset: str, trials: list[Trial]) -> dict[str, Any]:
 
 
 def _trial_json(trial: Trial) -> dict[str, Any]:
-    result = trial.result
-    return {
-        "params": dict(trial.params),
-        "loss": trial.loss,
-        "test_loss": None if result is None else result.test_loss,
-        "auc": None if result is None else result.auc,
-        "seconds": None if result is None else result.seconds,
-        "rows_processed": None if result is None else result.rows_processed,
-        "stop_reason": None if result is None else result.stop_reason,
-        "error": trial.error,
-    }
+    return {"params": dict(trial.params)} | trial.facts
 
 
 def grid_text(trials: list[Trial]) -> str:
@@ -163,26 +200,12 @@ def _value_text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _write(path: str | None, dataset: str, trials: list[Trial]) -> None:
+def _write(path: str | None, dataset: str, trials: GridResults) -> None:
     from cirrus_fast.data.storage import write_file
 
     if path is None:
         return
-    text = f"{output.json_text(grid_json(dataset, trials))}\n"
     if Path(path).suffix.lower() == ".csv":
-        text = csv_text(trials)
-    write_file(path, text.encode())
-
-
-def csv_text(trials: list[Trial]) -> str:
-    """A line for each model under a heading; values with all their digits."""
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    names = list(trials[0].params)
-    facts = [name for name in _trial_json(trials[0]) if name != "params"]
-    writer.writerow(names + facts)
-    for trial in trials:
-        row = _trial_json(trial)
-        params = [_value_text(v) if isinstance(v, tuple) else v for v in trial.params.values()]
-        writer.writerow(params + [row[name] for name in facts])
-    return lines.getvalue()
+        trials.to_csv(path)
+    else:
+        write_file(path, f"{output.json_text(grid_json(dataset, trials))}\n".encode())

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from cirrus_fast.data.columns import load_npz
 from cirrus_fast.data.model import LinearModel, npz_bytes, read_npz
 from cirrus_fast.data.storage import write_file
 from cirrus_fast.data.traffic import Reads
-from cirrus_fast.errors import ModelError
+from cirrus_fast.errors import DatasetError, ModelError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +62,8 @@ class TrainResult:
     rows_repeated : rows that may have been learnt from once more, after workers that died or a
         checkpoint that was taken while workers went on
     stop_reason : "epochs", "converged", "timeout", "max_cost", "threshold_loss", "callback",
-        "stopped" or "interrupted"
+        "stopped" or "interrupted"; in a search by halving also "halved", of a model that others
+        were better than
     reads : Reads, what reading data from a server (S3) has cost, by the workers that ended and
         before them (manifests, held-out rows, a test data set); 0 for data on disk
     reads_by_epoch : list of Reads, the workers' own; what `reads` has more was read before
@@ -96,31 +98,56 @@ class TrainResult:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes one .npz file, whole or not at all; `LinearModel.load` reads it too."""
-        summary = {
-            name: getattr(self, name) for name in self.__slots__ if name not in ("model", "history")
-        }
-        summary["history"] = [asdict(record) for record in self.history]
-        summary["reads"] = asdict(self.reads)
-        summary["reads_by_epoch"] = [asdict(reads) for reads in self.reads_by_epoch]
-        arrays = self.model.to_arrays() | {"result": json.dumps(summary)}
-        write_file(path, npz_bytes(arrays))
+        write_file(path, self.to_bytes())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TrainResult:
-        arrays, where = read_npz(path), os.fspath(path)
+        return cls._from_arrays(read_npz(path), os.fspath(path))
+
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
+        return npz_bytes(self.model.to_arrays() | {"result": json.dumps(self.summary())})
+
+    @classmethod
+    def from_bytes(cls, raw: bytes, where: str) -> TrainResult:
+        """`where` they are from, for errors"""
+        try:
+            return cls._from_arrays(load_npz(raw, where), where)
+        except DatasetError as error:
+            raise ModelError(f"{error}; is it a saved model?") from error
+
+    @classmethod
+    def _from_arrays(cls, arrays: Mapping[str, Any], where: str) -> TrainResult:
         if "result" not in arrays:
             raise ModelError(f"{where}: holds a model but no result; use LinearModel.load")
         try:
-            summary = json.loads(str(arrays["result"]))
-            history = [Record(**_known(Record, record)) for record in summary.pop("history")]
-            summary["reads"] = _reads(summary.get("reads", {}))
-            summary["reads_by_epoch"] = [_reads(one) for one in summary.get("reads_by_epoch", [])]
-            model = LinearModel.from_arrays(arrays, where)
-            return cls(model=model, history=history, **_known(cls, summary))
+            values = cls.values_of(json.loads(str(arrays["result"])))
+            return cls(model=LinearModel.from_arrays(arrays, where), **values)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             if isinstance(error, ModelError):
                 raise
             raise ModelError(f"{where}: damaged result ({error})") from error
+
+    def summary(self) -> dict[str, Any]:
+        """All but the model, for JSON."""
+        summary = {
+            name: getattr(self, name)
+            for name in TrainResult.__slots__
+            if name not in ("model", "history")
+        }
+        summary["history"] = [asdict(record) for record in self.history]
+        summary["reads"] = asdict(self.reads)
+        summary["reads_by_epoch"] = [asdict(reads) for reads in self.reads_by_epoch]
+        return summary
+
+    @staticmethod
+    def values_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+        """The attributes but the model, out of a summary."""
+        values = _known(TrainResult, summary)
+        values["history"] = [Record(**_known(Record, record)) for record in summary["history"]]
+        values["reads"] = _reads(summary.get("reads", {}))
+        values["reads_by_epoch"] = [_reads(one) for one in summary.get("reads_by_epoch", [])]
+        return values
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """The loss over time; saved to `path` if given. Needs the extra "plot"."""

@@ -16,8 +16,6 @@ import time
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cirrus_fast import _kernels
 from cirrus_fast.data.csr import CSR, UInt32Array
 from cirrus_fast.data.dataset import Dataset
@@ -27,6 +25,7 @@ from cirrus_fast.errors import CirrusFastError, KernelError, ParseError, Trainin
 from cirrus_fast.runtime.assignment import shares
 from cirrus_fast.runtime.bsp import Rounds, make_scratch
 from cirrus_fast.runtime.claims import Claims
+from cirrus_fast.runtime.divergence import blame
 from cirrus_fast.runtime.memory import Memory
 from cirrus_fast.runtime.minibatches import MiniBatches, decoded_bytes
 from cirrus_fast.runtime.params.local import Port, connect
@@ -115,7 +114,13 @@ class WorkerReport:
 
 def run_worker(spec_json: str, deadline: float = math.inf) -> str:
     """Trains on the spec's blocks until its epochs are done, the store says stop, or its time is
-    up: the monotonic clock is at `deadline`, and the model is in servers."""
+    up: the monotonic clock is at `deadline`, and the model is in servers. In a search, several
+    models at once."""
+    raw = json.loads(spec_json)
+    if "grid" in raw:
+        from cirrus_fast.runtime.grid_worker import run_grid
+
+        return json.dumps(run_grid(raw))
     spec = WorkerSpec.from_json(spec_json)
     try:
         return json.dumps(asdict(_kind(spec)(spec, deadline).run()))
@@ -347,19 +352,8 @@ class Worker:
         return 1 / math.sqrt(1 + rows_seen / self._spec.rows_per_epoch)
 
     def _blame(self, rows: CSR) -> str:
-        """Why the loss is no number: the column with the wildest values, and what to do."""
-        size, scale = np.abs(rows.data), self._store.scale
-        column, value = "no feature", 0.0
-        if rows.nnz:
-            worst = int(np.argmax(np.where(np.isnan(size), np.inf, size)))
-            place = rows.indices[worst]
-            column = f"feature {scale.ids[place]} (0-based)"
-            value = float(rows.data[worst] * scale.divisor[place])
-        return (
-            f"the loss is no longer a finite number after {self._store.rows} rows; the likely "
-            f"cause is {column}, with a value of {value:g}: lower learning_rate "
-            f"(now {self._store.layout.learning_rate:g}), or normalize the data set"
-        )
+        store = self._store
+        return blame(rows, store.scale, store.rows, store.layout.learning_rate)
 
 
 def main() -> int:

@@ -413,7 +413,25 @@ def test_grid_refuses_what_it_cannot_vary(run: Run, vary: str, said: str) -> Non
     assert said in run("grid", "train", "--vary", vary, status=2).stderr
 
 
+def test_grid_draws_and_halves_and_goes_on(run: Run) -> None:
+    vary = ("--vary", "learning_rate=0.01:1:0.01", "--epochs", 1, "--seed", 2)
+    drawn = ("--mode", "random", "--n-trials", 7, "--name", "drawn", "--json")
+    found = json.loads(run("grid", "scaled", *vary, *drawn, "--plot", "p.png").stdout)
+    assert len(found["models"]) == 7
+    assert Path("p.png").stat().st_size > 1000
+    again = run("grid", "scaled", *vary, *drawn)
+    assert "goes on after 7 of its models" in again.stderr
+    assert json.loads(again.stdout)["models"] == found["models"]
+    halved = ("--mode", "halving", "--n-trials", 32, "--search-timeout", 60, "--json")
+    models = json.loads(run("grid", "scaled", *vary, *halved).stdout)["models"]
+    reasons = [model["stop_reason"] for model in models]
+    assert (len(reasons), reasons.count("halved")) == (32, 30)
+
+
 def test_grid_refuses_contradictions(run: Run) -> None:
+    many = ("--vary", "l1=0:1:0.001", "--vary", "l2=0:1:0.001")
+    assert "1,000,000 models" in run("grid", "train", *many, status=2).stderr
+    assert "n_trials" in error_line(run("grid", "train", *many[:2], "--mode", "random", status=1))
     twice = ("--vary", "l2=0,1", "--vary", "l2=2")
     assert "varied twice" in run("grid", "train", *twice, status=2).stderr
     assert "--l2 is given" in run("grid", "train", "--vary", "l2=0,1", "--l2", 1, status=2).stderr

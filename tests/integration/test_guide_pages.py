@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -57,6 +58,21 @@ def test_the_quickstart_runs_as_it_stands(repository: Path, tmp_path: Path) -> N
         "train.svm", "test.svm", "cirrus_data", "model.npz", "result.npz", "best.npz", "cli.npz",
         "scores.txt", "grid.csv", "grid.npz",
     }  # fmt: skip
+
+
+def test_the_page_about_searching_runs_as_it_stands(repository: Path, tmp_path: Path) -> None:
+    """Its lines for Optuna as well, where that is installed."""
+    page = repository / "docs" / "grid.md"
+    parts = blocks(page, "python")
+    if importlib.util.find_spec("optuna"):
+        parts += blocks(page, "python optuna")
+    done = run_in(tmp_path, sys.executable, "-c", "\n".join(parts))
+    assert done.returncode == 0, done.stderr
+    assert "learning_rate" in done.stdout
+    for command in "".join(blocks(page, "sh")).splitlines():
+        name, *arguments = command.split()
+        done = run_in(tmp_path, sys.executable, "-P", "-m", name.replace("-", "_"), *arguments)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
 
 
 @pytest.mark.usefixtures("storage_root")

@@ -284,3 +284,18 @@ def test_credentials_that_have_expired_are_looked_for_anew(s3, monkeypatch, tmp_
     with pytest.raises(StorageError, match="s3://bucket/some/a: the credentials have expired"):
         reader.read("some/a")
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+
+
+@pytest.mark.parametrize("executor", ["local", "processes"])
+def test_a_search_reads_what_one_model_does(far, executor):
+    """Each worker of it."""
+    base = {"dataset": far.uri, "epochs": 1, "epsilon": 0, "executor": executor, "n_workers": 1}
+    one = _run(**base)
+    search = cirrus_fast.GridSearch(
+        param_base=base,
+        hyper_vars=["learning_rate", "minibatch_size"],
+        hyper_params=[np.geomspace(0.01, 1, 40), [1, 100]],
+    )
+    results = search.run()
+    assert len(results) == 80
+    assert 0 < results.reads.bytes <= one.reads.bytes

@@ -23,7 +23,7 @@ LAYERS = [
     ("data", "plots", "_reference"),
     ("runtime",),
     ("backend",),
-    ("preprocessing", "export", "logistic_regression", "grid_search", "configuration"),
+    ("preprocessing", "export", "logistic_regression", "grid_search", "sklearn", "configuration"),
     ("cli", "demo", "__main__", "local_lambda"),
 ]
 

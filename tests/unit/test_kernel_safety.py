@@ -96,6 +96,93 @@ def model(kind: str = "adagrad", hot: bool = False) -> _kernels.TrainModel:
     return _kernels.TrainModel(optimizer, state, np.ones((N_IDS, 2), F32), hot=copies)
 
 
+LANES = _kernels.GRID_LANES
+
+
+def grid_model(kind: str = "adagrad") -> _kernels.GridModel:
+    width = _kernels.Optimizer(kind, 0.1).width
+    return _kernels.GridModel(kind, np.ones((N_IDS + 1) * width * LANES, F32), **grid_options())
+
+
+def grid_options() -> dict[str, Array]:
+    one = np.ones(LANES, F32)
+    options = {name: one.copy() for name in ("learning_rate", "l1", "l2")}
+    pairs = {"penalties": np.ones((N_IDS, 2), F32), "class_weight": np.ones((2, LANES), F32)}
+    return options | pairs
+
+
+def grid_batches() -> _kernels.GridBatches:
+    return _kernels.GridBatches(*(np.zeros(n, U32) for n in (N_IDS, NNZ, NNZ + 1, N_ROWS)))
+
+
+def localized(size: int) -> _kernels.GridBatches | None:
+    if size == 1:
+        return None
+    batches = grid_batches()
+    batches.localize(
+        **only("indptr indices data", order=np.array([2, 0, 1], U32)), minibatch_size=2
+    )
+    return batches
+
+
+def grid_scratch() -> _kernels.GridScratch:
+    return _kernels.GridScratch(*(np.zeros(n, F32) for n in (ROOM * LANES, ROOM * LANES, ROOM)))
+
+
+def grid_calls() -> dict[str, Call]:
+    order = np.array([2, 0, 1], U32)
+    return {
+        "GridBatches": (
+            _kernels.GridBatches,
+            {
+                name: np.zeros(n, U32)
+                for name, n in zip(
+                    ("table", "local", "distinct", "n_distinct"),
+                    (N_IDS, NNZ, NNZ + 1, N_ROWS),
+                    strict=True,
+                )
+            },
+        ),
+        "GridBatches.localize": (
+            grid_batches().localize,
+            {**only("indptr indices data", order=order), "minibatch_size": 2},
+        ),
+        "GridScratch": (
+            _kernels.GridScratch,
+            {
+                "weights": np.zeros(ROOM * LANES, F32),
+                "gradient": np.zeros(ROOM * LANES, F32),
+                "touches": np.zeros(ROOM, F32),
+            },
+        ),
+        "GridModel": (
+            lambda **more: _kernels.GridModel("adagrad", **more),
+            {"state": np.ones((N_IDS + 1) * 2 * LANES, F32), **grid_options()},
+        ),
+        "GridModel.clear": (grid_model().clear, {"intercept": np.ones(LANES, F32)}),
+        **{
+            f"GridModel.train {kind} {size}": (
+                grid_model(kind).train,
+                {
+                    **rows(),
+                    "order": order,
+                    "batches": localized(size),
+                    "scratch": None if size == 1 else grid_scratch(),
+                    "losses": np.empty(LANES),
+                },
+            )
+            for kind in ("sgd", "adagrad", "ftrl")
+            for size in (1, 2)
+        },
+        "GridModel.measure": (
+            grid_model().measure,
+            {**rows(), "margins": np.empty((N_ROWS, LANES), F32), "losses": np.empty(LANES)},
+        ),
+        "GridModel.weights": (grid_model().weights, {"lane": 3, "out": np.empty(N_IDS, F32)}),
+        "GridModel.move": (grid_model().move, {"lane": 3, "to": grid_model(), "to_lane": 4}),
+    }
+
+
 def replica_arrays() -> dict[str, Array]:
     return {
         "state": np.ones(2 * (N_IDS + 1), F32),
@@ -510,6 +597,7 @@ def calls() -> dict[str, Call]:
                 "scratch": scratch(),
             },
         ),
+        **grid_calls(),
         **replica_calls(),
         **bitfield_calls(),
         **step_calls(),
@@ -662,6 +750,8 @@ WRITES = {
     "libsvm_fill hashed": ("labels", "row_ends", "indices", "data", "weights", "scratch"),
     "criteo_fill": ("labels", "row_ends", "indices", "data"),
     "TrainScratch": SCRATCH,
+    "GridScratch": ("weights", "gradient", "touches"),
+    "GridModel.train adagrad 1": ("losses",),
     "bitfield_pack": ("out",),
     "Replica": ("state", "held", "sent", "residual", "count"),
     "Replica.touch": ("ids", "counts"),
@@ -756,7 +846,11 @@ def test_scratch_serves_one_thread_at_a_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["Optimizer", "TrainScratch", "HotCopies", "TrainModel", "ParsedDictionary"]
+    "kind",
+    [
+        *("Optimizer", "TrainScratch", "HotCopies", "TrainModel", "ParsedDictionary"),
+        *("GridBatches", "GridScratch", "GridModel"),
+    ],
 )
 def test_objects_cannot_be_half_made(kind: str) -> None:
     made = getattr(_kernels, kind)
