@@ -332,9 +332,9 @@ class DatasetWriter:
         self._manifest = manifest.to_json()
         self.storage.write(MANIFEST, self._manifest)
         self._finished = True
-        if self._is_headed:
-            self.storage.delete(UNFINISHED)
         sweep(self.storage, keep=written)
+        if self._is_headed:  # last: it tells the next load that there is something to remove
+            self.storage.delete(UNFINISHED)
 
     def write_scaling(self, scaling: Scaling) -> str:
         """Once, before the end where others need it."""
@@ -373,14 +373,13 @@ def _records(storage: Storage, token: str) -> dict[int, Unit]:
 def clear_unfinished(storage: Storage, name: str) -> None:
     """Removes what an unfinished load left beside the data set, if there is one. The lock must be
     held."""
-    storage.delete(UNFINISHED)
     try:
-        keep = list(read_manifest(storage, name).checksums)
+        sweep(storage, list(read_manifest(storage, name).checksums))
     except DatasetError:
-        if storage.exists(MANIFEST):  # damaged: what is of it is not known before it is replaced
-            return
-        keep = []
-    sweep(storage, keep)
+        # Of one that is damaged it is not known what is of it before it is replaced.
+        if not storage.exists(MANIFEST):
+            sweep(storage, ())
+    storage.delete(UNFINISHED)
 
 
 def tidy(dataset: Dataset) -> None:

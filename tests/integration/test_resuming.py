@@ -248,7 +248,9 @@ def test_a_data_set_that_was_to_be_replaced_is_tidied_when_it_is_used_again(
     load(source, f"{place}/m")
     before = objects(f"{place}/m")
     other = put(f"{place}/other", text(seed=7))
-    monkeypatch.setattr(dataset_writer.DatasetWriter, "_remove_all", lambda _self: None)
+    monkeypatch.setattr(
+        dataset_writer.DatasetWriter, "_remove_all", lambda self: self._writer.remove()
+    )
     with losing_storage(monkeypatch, 9):  # as if it were killed
         load(other, f"{place}/m", overwrite=True)
     folder = open_storage(f"{place}/m")
