@@ -204,6 +204,11 @@ class Checkpoint:
             )
         if found.shape != wanted.shape or found.dtype != wanted.dtype:
             raise ModelError(f"{path}: damaged, or of another version (its slots do not fit)")
+        if bool(len(self.positions.claims)) != bool(len(positions.claims)):
+            raise OptionError(
+                f"resume_from={path}: several workers with a model in memory take blocks from each "
+                "other, those of a Redis do not: give the same kind of param_store"
+            )
         for ours, theirs in (
             (self.positions.claims, positions.claims),
             (self.positions.helped, positions.helped),

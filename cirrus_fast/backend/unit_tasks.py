@@ -17,7 +17,7 @@ from cirrus_fast.data.loading import Total
 from cirrus_fast.data.parallel import thread_count
 from cirrus_fast.data.storage import absolute
 from cirrus_fast.data.units import Damaged, MergedColumns
-from cirrus_fast.errors import DatasetError, OptionError, WorkerDiedError
+from cirrus_fast.errors import DatasetError, OptionError, StorageError, WorkerDiedError
 from cirrus_fast.notices import notice
 from cirrus_fast.runtime.tasks import run_task
 
@@ -94,12 +94,14 @@ class UnitTasks:
                     except WorkerDiedError as error:
                         deaths += 1
                         if deaths > _MOST_DEATHS:
-                            raise
+                            raise StorageError(
+                                f"given up after {deaths} deaths: {error}"
+                            ) from error
                         notice(f"{error}; another does its part")
                         todo.append(number)
                         continue
                     except BrokenExecutor as error:
-                        raise OSError(f"the executor broke: {error}") from error
+                        raise StorageError(f"the executor broke: {error}") from error
                     if "damaged" in answer:
                         raise Damaged(answer["damaged"])
                     done += self._note(writer, number)
@@ -164,4 +166,4 @@ def _ask(executor: Executor, spec: str) -> Future[str]:
     try:
         return executor.submit(run_task, spec)
     except BrokenExecutor as error:
-        raise OSError(f"the executor broke: {error}") from error
+        raise StorageError(f"the executor broke: {error}") from error

@@ -138,7 +138,11 @@ class DatasetWriter:
             self.dictionary = records.read_dictionary(self.storage, header)
             same = bool(self.left) and self.dictionary is not None
         if header is None or not same:
-            why = "as overwrite=True asks" if self._overwrite else "it was of something else"
+            why = "it was of something else"
+            if self._overwrite:
+                why = "as overwrite=True asks"
+            elif header is not None and header.lineage == self._lineage:
+                why = "nothing of it is whole"
             notice(f"{self._name}: what an unfinished load left is removed, {why}")
             self.left, self.dictionary = {}, None
             clear_unfinished(self.storage, self._name)
@@ -177,9 +181,11 @@ class DatasetWriter:
             self._lock.release()
 
     def _may_go_on(self, error: BaseException | None) -> bool:
-        """Whether another try might come further: not where the rows themselves are at fault."""
+        """Whether another try might come further: not where the rows themselves are at fault, nor
+        where it would begin anew."""
         at_fault = isinstance(error, CirrusFastError) and not isinstance(error, StorageError)
-        return bool(self._recorded) and error is not None and not at_fault
+        there = bool(self._recorded) and not self._overwrite
+        return there and error is not None and not at_fault
 
     def _keep(self) -> None:
         """What has a record; the storage may be out of reach."""
@@ -326,9 +332,9 @@ class DatasetWriter:
         self._manifest = manifest.to_json()
         self.storage.write(MANIFEST, self._manifest)
         self._finished = True
-        if self._is_headed:
-            self.storage.delete(UNFINISHED)
         sweep(self.storage, keep=written)
+        if self._is_headed:  # last: it tells the next load that there is something to remove
+            self.storage.delete(UNFINISHED)
 
     def write_scaling(self, scaling: Scaling) -> str:
         """Once, before the end where others need it."""
@@ -367,14 +373,13 @@ def _records(storage: Storage, token: str) -> dict[int, Unit]:
 def clear_unfinished(storage: Storage, name: str) -> None:
     """Removes what an unfinished load left beside the data set, if there is one. The lock must be
     held."""
-    storage.delete(UNFINISHED)
     try:
-        keep = list(read_manifest(storage, name).checksums)
+        sweep(storage, list(read_manifest(storage, name).checksums))
     except DatasetError:
-        if storage.exists(MANIFEST):  # damaged: what is of it is not known before it is replaced
-            return
-        keep = []
-    sweep(storage, keep)
+        # Of one that is damaged it is not known what is of it before it is replaced.
+        if not storage.exists(MANIFEST):
+            sweep(storage, ())
+    storage.delete(UNFINISHED)
 
 
 def tidy(dataset: Dataset) -> None:

@@ -142,6 +142,15 @@ class _Dying(ThreadPoolExecutor):
         return super().submit(run)
 
 
+class _Refusing(_Dying):
+    """After some units there are no more workers."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if json.loads(args[0]).get("number") == 6:
+            raise OSError("no more workers")
+        return super().submit(fn, *args, **kwargs)
+
+
 def test_a_dead_workers_part_is_done_by_another(
     place: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -159,14 +168,7 @@ def test_what_workers_have_made_is_used_again(
 ) -> None:
     source = put(place, text())
     load_libsvm(source, f"{place}/here", **OPTIONS)
-
-    class Broken(_Dying):
-        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-            if json.loads(args[0]).get("number") == 6:
-                raise OSError("no more workers")
-            return super().submit(fn, *args, **kwargs)
-
-    with Broken([]) as executor, pytest.raises(OSError, match="no more workers"):
+    with _Refusing([]) as executor, pytest.raises(OSError, match="no more workers"):
         load_libsvm(source, f"{place}/there", executor=executor, n_threads=2, **OPTIONS)
     assert "rows are kept, and the same load goes on" in caplog.text
     assert open_storage(f"{place}/there").exists(UNFINISHED)
@@ -184,14 +186,7 @@ def test_what_workers_have_made_is_used_again(
 def test_a_damaged_part_begins_anew(place: str, caplog: pytest.LogCaptureFixture) -> None:
     source = put(place, text())
     load_libsvm(source, f"{place}/here", **OPTIONS)
-
-    class Broken(_Dying):
-        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-            if json.loads(args[0]).get("number") == 6:
-                raise OSError("no more workers")
-            return super().submit(fn, *args, **kwargs)
-
-    with Broken([]) as executor, pytest.raises(OSError, match="no more workers"):
+    with _Refusing([]) as executor, pytest.raises(OSError, match="no more workers"):
         load_libsvm(source, f"{place}/there", executor=executor, n_threads=2, **OPTIONS)
     folder = open_storage(f"{place}/there")
     shard = next(name for name in folder.names() if name.startswith("shard-"))

@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -92,25 +93,32 @@ def test_a_normalize_that_is_killed_goes_on(place: str) -> None:
     assert objects(f"{place}/killed") == objects(f"{place}/min_max")
 
 
+@contextmanager
+def losing_storage(monkeypatch: pytest.MonkeyPatch, after: int) -> Iterator[None]:
+    """What is done here is done with a storage that is gone after so many shards."""
+    left = after
+    real = dataset_writer.UnitWriter.close
+
+    def close(self: dataset_writer.UnitWriter) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise StorageError("it is gone")
+        real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset_writer.UnitWriter, "close", close)
+        with pytest.raises(StorageError, match="it is gone"):
+            yield
+
+
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     """broken(source, target): a load that lost its storage half-way."""
 
-    def lose(source: str, target: str, after: int = 25) -> None:
-        left = after
-        real = dataset_writer.UnitWriter.close
-
-        def close(self: dataset_writer.UnitWriter) -> None:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                raise StorageError("it is gone")
-            real(self)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(dataset_writer.UnitWriter, "close", close)
-            with pytest.raises(StorageError, match="it is gone"):
-                load(source, target)
+    def lose(source: str, target: str) -> None:
+        with losing_storage(monkeypatch, 25):
+            load(source, target)
 
     return lose
 
@@ -240,19 +248,11 @@ def test_a_data_set_that_was_to_be_replaced_is_tidied_when_it_is_used_again(
     load(source, f"{place}/m")
     before = objects(f"{place}/m")
     other = put(f"{place}/other", text(seed=7))
-    real, left = dataset_writer.UnitWriter.close, 9
-
-    def close(self: dataset_writer.UnitWriter) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise StorageError("it is gone")
-        real(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(dataset_writer.UnitWriter, "close", close)
-        with pytest.raises(StorageError):
-            load(other, f"{place}/m", overwrite=True)
+    monkeypatch.setattr(
+        dataset_writer.DatasetWriter, "_remove_all", lambda self: self._writer.remove()
+    )
+    with losing_storage(monkeypatch, 9):  # as if it were killed
+        load(other, f"{place}/m", overwrite=True)
     folder = open_storage(f"{place}/m")
     assert folder.exists(UNFINISHED)
     load(source, f"{place}/m")
@@ -330,19 +330,8 @@ def test_arrays_are_never_taken_for_those_of_before(
     monkeypatch.setattr("cirrus_fast.preprocessing._UNIT_ENTRIES", 50)
     X = np.random.default_rng(1).random((300, 4))
     y = np.arange(300) % 2
-    real, left = dataset_writer.UnitWriter.close, 9
-
-    def close(self: dataset_writer.UnitWriter) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise StorageError("it is gone")
-        real(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(dataset_writer.UnitWriter, "close", close)
-        with pytest.raises(StorageError):
-            load_csr(X, y, f"{place}/m")
+    with losing_storage(monkeypatch, 9):
+        load_csr(X, y, f"{place}/m")
     assert open_storage(f"{place}/m").names() == []
 
 

@@ -65,7 +65,8 @@ LASTING = {
     "403 ExpiredToken": "the credentials have expired .403 ExpiredToken.; renew them",
     "403 AccessDenied": "403 AccessDenied; may these credentials read it",
     "deleted": "no such object .404 NoSuchKey.",
-    "replaced": "was replaced while it was being read",
+    # Who comes to it only then finds a block that is not what was written.
+    "replaced": "was replaced while it was being read|checksum mismatch: the block is damaged",
 }
 GAVE_UP = r"(the server said|connection lost|the answer ended|no answer within).*\(attempt \d+\)"
 

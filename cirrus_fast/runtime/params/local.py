@@ -315,8 +315,9 @@ class LocalStore:
         return found
 
     def _claims_now(self) -> tuple[Int64Array, Int64Array]:
-        claims = np.empty(0, np.int64) if self.claims is None else self.claims.copy()
-        return claims, self.helped.copy()
+        if self.claims is None:
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        return self.claims.copy(), self.helped.copy()
 
     def restore(self, state: Float32Array, positions: Positions, rounds: int) -> None:
         """The model and the workers' places of a run that went before; before they are started."""
