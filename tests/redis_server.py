@@ -154,7 +154,9 @@ class Cluster:
     """
 
     def __init__(self, folder: Path, *, replicas: bool = False) -> None:
-        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+        # A machine that is busy is not to be taken for servers that are gone.
+        patience_ms = "4000" if replicas else "2000"
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", patience_ms)
         binary = str(find_server())
         every = [
             RedisServer(folder / str(i), *options, "--appendonly", "no", binary=binary)

@@ -386,7 +386,9 @@ def test_connections_that_are_cut_in_the_middle_of_commands_are_made_again(
     assert way.connections > (8 if sync_rows == SINGLY else 5)
     assert result.stop_reason == "epochs"
     assert result.rows_processed == train(clicks, "memory", sync_rows=None, epochs=3).rows_processed
-    assert result.exchanges["doubtful"] == result.exchanges["lost"] == 0  # each was done once
+    assert result.exchanges["lost"] == 0
+    # What was cut off behind a command may be carried out after it was sent again.
+    assert result.exchanges["doubtful"] <= (3 if sync_rows == SINGLY else 0)
     sound(result, clicks)
 
 
