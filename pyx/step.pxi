@@ -9,7 +9,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 cdef extern from "cf_step.h" nogil:
-    size_t CF_STEP_HEAD, CF_FRAME_ROOM
+    size_t CF_FRAME_ROOM
     ctypedef struct cf_step_head:
         bint pushes
         bint pulls
@@ -233,25 +233,6 @@ cdef class Stepper:
                       <const float *>values.at, <float *>part.at)
         return <const float *>part.at
 
-    @property
-    def gradient(self):
-        """Of the batch last learnt from: (its intercept's, float32[n] by id, float32[n] entries of
-        each id or None), copies."""
-        _need(self._learnt is not None, "nothing was learnt")
-        cdef float *touches = <float *>self._touches.at if self._counts else NULL
-        return (
-            self._total.intercept,
-            _floats(<const float *>self._gradient.at, self._learnt.n),
-            _floats(touches, self._learnt.n) if self._counts else None,
-        )
-
-
-cdef object _floats(const float *at, size_t n):
-    cdef object out = bytearray(4 * n)
-    if n:
-        memcpy(<char *><bytearray>out, at, 4 * n)
-    return memoryview(out).cast("f")
-
 
 cdef class StepBatch:
     """A mini-batch, from the search for its ids to the request that pushes what was learnt.
@@ -397,7 +378,7 @@ cdef class StepBatch:
 cdef class StepMessage:
     """A command of a worker to a shard, and the memory that it is written into."""
 
-    cdef bytes _head, _push, _pull
+    cdef bytes _step, _push, _pull
     cdef bytearray _bytes
     cdef size_t _begin, _end, _request
     cdef cf_step_head _c
@@ -406,7 +387,7 @@ cdef class StepMessage:
     def __cinit__(self, bytes key not None, uint32_t shard=0, *, uint32_t worker=0,
                   uint32_t generation=0):
         tail = b"\r\n$%d\r\n%s\r\n$" % (len(key), key)
-        self._head = b"*3\r\n$11\r\nCIRRUS.STEP" + tail
+        self._step = b"*3\r\n$11\r\nCIRRUS.STEP" + tail
         self._push = b"*3\r\n$11\r\nCIRRUS.PUSH" + tail
         self._pull = b"*3\r\n$11\r\nCIRRUS.PULL" + tail
         self._bytes = bytearray()
@@ -456,7 +437,7 @@ cdef class StepMessage:
                 touches = stepper._of_shard(pushed, shard, &stepper._touches,
                                             &stepper._part_touches)
         cdef bytes name = self._pull if pushed is None else (
-            self._push if pulled is None else self._head)
+            self._push if pulled is None else self._step)
         cdef size_t n_head = <size_t>len(name)
         cdef size_t front = n_head + CF_FRAME_ROOM
         cdef size_t most = front + 2 + cf_step_bound(head, stepper._counts,

@@ -1,7 +1,7 @@
 /* Workers whose pull must wait for others: blocked clients, by key.
  *
  * None waits longer than LONGEST_WAIT_MS: it is then told to ask again, which is also when workers
- * that were silent for too long are found out (module.c). */
+ * that were silent for too long are found out (steps.c). */
 #include <string.h>
 
 #include "module.h"

@@ -115,7 +115,7 @@ static void merge_if_complete(string *s, server_model *model) {
         CHECK(!get_worker(model, worker).held);
 }
 
-/* As the commands do (module.c). */
+/* As the commands do (steps.c). */
 static void request_arrives(string *s, server_model *model, const uint8_t *bytes, size_t n) {
     uint8_t *const request = copy_exactly(bytes, n);
     cf_step step;

@@ -95,6 +95,15 @@ def test_steps_under_way_together_lose_no_row(server, clicks):
     assert np.abs(held.model.weights - train(clicks).model.weights).max() < 0.2
 
 
+def test_how_many_steps_are_under_way_follows_from_the_workers(server, clicks):
+    assert train(clicks, url_of(server), epochs=1).params["pipeline_depth"] == 1
+    several = {"epochs": 1, "n_workers": 2, "minibatch_size": 25}
+    # A hundredth of the rows, of both workers.
+    assert train(clicks, url_of(server), **several).params["pipeline_depth"] == 4
+    ssp = several | {"consistency": "ssp", "staleness": 2}
+    assert train(clicks, url_of(server), **ssp).params["pipeline_depth"] == 1
+
+
 def test_bsp_is_that_of_the_store_in_memory(server, clicks):
     more = {"consistency": "bsp", "n_workers": min(3, len(clicks.blocks))}
     held = train(clicks, url_of(server), **more)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +13,8 @@ from step_messages import encode_ids, read_command, step_reply
 from cirrus_fast import _kernels
 from cirrus_fast._kernels import StepBatch, StepMessage, Stepper, StepRows
 from cirrus_fast.errors import KernelError
+from cirrus_fast.runtime.params.resp import Connection, Lost
+from cirrus_fast.store_url import StoreUrl
 
 KEY = b"{run}:model"
 
@@ -256,6 +260,41 @@ def test_an_answer_of_another_length_is_refused():
     assert _kernels.step_answer(answer, out)[0] == 0
     with pytest.raises(KernelError, match="malformed"):
         _kernels.step_answer(answer[:-1], out)
+
+
+def test_an_answer_may_be_longer_than_what_is_received_at_once():
+    n = 100_000
+    row = np.zeros(1, np.float32), np.array([0, n]), np.arange(n, dtype=np.uint32), np.ones(n, "f4")
+    stepper = Stepper(n)
+    batches = [StepBatch(stepper) for _ in range(2)]
+    for batch in batches:
+        stepper.locate(batch, step_rows(row), 0, 1)
+    replies = step_reply(np.ones(n), intercept=0.5) + step_reply(np.ones(n), intercept=0.25)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = StoreUrl.parse(f"redis://127.0.0.1:{listener.getsockname()[1]}")
+        connection = Connection(url)
+        server, _ = listener.accept()
+        sender = threading.Thread(target=server.sendall, args=(replies,))
+        sender.start()
+        for batch in batches:
+            connection.read_step(batch, 0)
+        sender.join()
+        server.close()
+        assert [batch.intercept for batch in batches] == [0.5, 0.25]
+        assert not connection.has_more
+        batches[0].clear()
+        with pytest.raises(Lost, match="closed the connection"):
+            connection.read_step(batches[0], 0)
+        connection.close()
+
+
+def test_a_server_that_is_silent_is_lost_in_time():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"redis://127.0.0.1:{listener.getsockname()[1]}?timeout=0.05"
+        connection = Connection(StoreUrl.parse(url))
+        with pytest.raises(Lost, match="no answer in time"):
+            connection.read()
+        connection.close()
 
 
 def test_shards_answer_in_turn():

@@ -312,7 +312,7 @@ class Connection:
 
 def _wait_in_kernel(opened: socket.socket, timeout: float) -> None:
     """The same timeout, without Python's own way to it: a system call more for each call."""
-    spec = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
+    spec = struct.pack("ll", *divmod(max(1, round(1e6 * timeout)), 1_000_000))  # 0 is for ever
     opened.settimeout(None)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, spec)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, spec)
