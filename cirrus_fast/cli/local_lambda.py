@@ -78,8 +78,8 @@ def local_lambda_command(
     """Serve a function as AWS Lambda does, on this machine.
 
     Its URL is printed when it is ready: give it as AWS_ENDPOINT_URL_LAMBDA. Ctrl-C ends it. Each
-    sandbox is a process of AWS's own runtime client, with nothing on its path but the layer. What functions log
-    is shown on standard error.
+    sandbox is a process of AWS's own runtime client, with nothing on its path but the layer. What
+    functions log is shown on standard error.
     """
     import signal
     import tempfile
