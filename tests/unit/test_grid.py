@@ -301,3 +301,14 @@ print(found.hexdigest())
         impl: run_python(code, CIRRUS_FAST_FORCE_IMPL=impl) for impl in _kernels.implementations()
     }
     assert len(set(found.values())) == 1, found
+
+
+def test_the_count_of_mini_batches_does_not_wrap():
+    rows = example()
+    room = np.empty(2000, np.uint32), np.empty(2001, np.uint32), np.empty(0, np.uint32)
+    batches = _kernels.GridBatches(np.zeros(N_IDS, np.uint32), *room)
+    for size in (2**64 - 1, 2**63, N_ROWS):
+        with pytest.raises(ValueError, match="a place for every mini-batch"):
+            batches.localize(
+                rows.indptr, rows.indices, rows.data, np.arange(10, dtype=np.uint32), size
+            )
