@@ -37,7 +37,7 @@ static void check_block(const cf_csr *rows, const cf_dictionary *dictionary) {
     const cf_dictionary_index *index = make_fuzz_index(dictionary, &memory);
     uint64_t *scratch = exactly(8 * cf_block_encode_scratch(index, rows->n_rows, nnz));
     cf_block_header h, read;
-    const cf_code code = cf_block_measure(&input, index, scratch, &h).code;
+    const cf_code code = cf_block_measure(scalar_kernels(), &input, index, scratch, &h).code;
     CHECK(code == judge(rows, UINT32_MAX));
     if (code == CF_OK) {
         uint8_t *block = exactly(h.n_bytes);
