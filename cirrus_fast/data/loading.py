@@ -14,6 +14,7 @@ from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from cirrus_fast.data import dataset as datasets
 from cirrus_fast.data.blocks import Dictionary, encode_block
@@ -126,12 +127,10 @@ class _Encoded:
         self.label_weights.update(label_weights)
         lengths = np.diff(rows.indptr)
         self.longest_row = max(self.longest_row, int(lengths.max(initial=0)))
-        there = lengths > 0
-        if there.any():  # ids increase within a row, or it cannot be encoded
-            lowest = rows.indices[rows.indptr[:-1][there]].min()
-            highest = rows.indices[rows.indptr[1:][there] - 1].max()
-            self.min_index = _least(self.min_index, int(lowest))
-            self.max_index = _most(self.max_index, int(highest))
+        ids = part.ids or _ends_of(rows, lengths > 0)
+        if ids is not None:
+            self.min_index = _least(self.min_index, ids[0])
+            self.max_index = _most(self.max_index, ids[1])
         self.has_weights |= rows.weights is not None
         self.n_skipped += part.n_skipped
         self.first_skipped = self.first_skipped or part.first_skipped
@@ -143,6 +142,17 @@ class _Encoded:
                 piece.labels, piece.indptr, piece.indices, piece.data, piece.weights, dictionary
             )
             self.blocks.append((raw, piece.n_rows, int(piece.indptr[-1] - piece.indptr[0])))
+
+
+def _ends_of(rows: CSR, there: npt.NDArray[np.bool_]) -> tuple[int, int] | None:
+    """The smallest and the largest id; there : which rows have any.
+
+    Ids increase within a row, or it cannot be encoded."""
+    if not there.any():
+        return None
+    lowest = rows.indices[rows.indptr[:-1][there]].min()
+    highest = rows.indices[rows.indptr[1:][there] - 1].max()
+    return int(lowest), int(highest)
 
 
 def _least(a: int | None, b: int | None) -> int | None:
