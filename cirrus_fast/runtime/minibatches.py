@@ -97,7 +97,7 @@ class MiniBatches:
         self._source = source_of(dataset, numbers, memory, keep=keep, first=first)
         if self._source.first is not None:  # on its way while the rest is made ready
             self._source.expect([self._source.first])
-        self._scale, self._places = scale, scale.table()
+        self._scale, self._divisors = scale, scale.short_divisors()
         self._held: CSR | None = None
         self._behind = ThreadPoolExecutor(1, thread_name_prefix="cirrus-decode")
         self._ready: Future[tuple[CSR, int, float]] | None = None
@@ -233,8 +233,9 @@ class MiniBatches:
             rows.data,
             rows.weights,
             order,
-            self._places,
+            self._scale.place,
             len(self._scale.divisor),
+            self._divisors,
             entry,
             into.labels[row:last],
             into.indptr[row : last + 1],
