@@ -3,7 +3,9 @@
 #include "cf_block_sort.h"
 #include "cf_block_values.h"
 
-enum { PLAIN_EVERY = 16 /* one row of so many is looked at for what it takes without dictionary */ };
+enum {
+    PLAIN_EVERY = 16 /* one row of so many is looked at for what it takes without dictionary */
+};
 
 /* The streams as they grow, of [nnz] each; the first of them are in `sorted`. */
 typedef struct {
@@ -335,8 +337,8 @@ static int is_valued(const cf_dictionary_index *index, uint32_t id) {
     return cf_dictionary_place(index, id) >> CF_KIND_SHIFT <= CF_KIND_WIDE;
 }
 
-/* The values without a table, in the order of the tiers: which entries those are, and which they are
- * in the block. Both arrays have room for all entries. */
+/* The values without a table, in the order of the tiers: which entries those are, and which they
+ * are in the block. Both arrays have room for all entries. */
 static uint32_t list_plain(const cf_block_input *rows, const cf_dictionary_index *index,
                            uint32_t *entries, uint32_t *places_in_block) {
     const int64_t first = rows->indptr[0];

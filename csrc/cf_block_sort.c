@@ -29,9 +29,13 @@ int cf_block_sort_scalar(const cf_block_input *rows, size_t row, size_t n_rows,
     if (cf_count_falls(rows, row, n_rows) != 0)
         return 0;
     uint32_t *const *work = sorted->work;
-    uint32_t *const lists[CF_KINDS] = {
-        sorted->tables[0], sorted->tables[1], work[0], work[1], work[2], work[3],
-        sorted->outside + sorted->n[CF_OUTSIDE]};
+    uint32_t *const lists[CF_KINDS] = {sorted->tables[0],
+                                       sorted->tables[1],
+                                       work[0],
+                                       work[1],
+                                       work[2],
+                                       work[3],
+                                       sorted->outside + sorted->n[CF_OUTSIDE]};
     uint32_t *const values[CF_KINDS] = {sorted->values[0], sorted->values[1], work[4], work[4],
                                         work[4],           work[4],           work[4]};
     uint32_t n[CF_KINDS] = {0};

@@ -115,13 +115,12 @@ TARGET int cf_block_sort_avx2(const cf_block_input *rows, size_t row, size_t n_r
             put_half(sixteen, halves, index->pair_order[mask]);
             sixteen += _mm_popcnt_u32(mask);
             /* Others are shifted out. */
-            const __m256i members = _mm256_or_si256(
-                numbers, _mm256_cmpgt_epi32(kinds, _mm256_set1_epi32(CF_KIND_BIT)));
+            const __m256i members =
+                _mm256_or_si256(numbers, _mm256_cmpgt_epi32(kinds, _mm256_set1_epi32(CF_KIND_BIT)));
             low = _mm256_or_si256(low, _mm256_sllv_epi32(one, members));
             if (n_bytes > 4)
                 high = _mm256_or_si256(
-                    high,
-                    _mm256_sllv_epi32(one, _mm256_sub_epi32(members, _mm256_set1_epi32(32))));
+                    high, _mm256_sllv_epi32(one, _mm256_sub_epi32(members, _mm256_set1_epi32(32))));
             mask = lanes_of(kinds, CF_KIND_OUTSIDE);
             put_wide(outside,
                      _mm256_maskload_epi32((const int *)(const void *)(rows->indices + e), there),

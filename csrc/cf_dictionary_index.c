@@ -109,8 +109,8 @@ cf_status cf_dictionary_index_make(const cf_dictionary *d, uint64_t *memory) {
     memset(index, 0, sizeof *index);
     memory += words_of(sizeof *index);
     index->dictionary = d;
-    index->pair_order = (const uint8_t(*)[16])(const void *)memory;
-    fill_pair_order(d, (uint8_t(*)[16])(void *)memory);
+    index->pair_order = (const uint8_t (*)[16])(const void *)memory;
+    fill_pair_order(d, (uint8_t (*)[16])(void *)memory);
     memory += words_of(256 * 16);
     index->n_direct = direct_length(d);
     cf_status status = cf_ok();

@@ -34,9 +34,9 @@ typedef struct {
     const cf_dictionary *dictionary;
     const uint32_t *direct; /* [n_direct + 1] place by id; the last is outside. NULL: use slots */
     uint32_t n_direct;
-    const uint64_t *id_slots;    /* hash: place << 32 | id, or UINT64_MAX */
+    const uint64_t *id_slots; /* hash: place << 32 | id, or UINT64_MAX */
     unsigned id_slot_bits;
-    cf_value_hash values[2];        /* of narrow tables, which are few, and of wide ones */
+    cf_value_hash values[2];         /* of narrow tables, which are few, and of wide ones */
     const uint8_t (*pair_order)[16]; /* [256] as the dictionary's `spread`, of lanes of two bytes */
 } cf_dictionary_index;
 

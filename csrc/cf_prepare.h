@@ -14,7 +14,8 @@
  * Divisors stand apart, by place, and end where all that follow are the same as the last: of click
  * data few columns have one of their own, and those are popular. */
 typedef struct {
-    const uint32_t *of; /* [n_ids] below n_places, or anything else for an id without a coordinate */
+    const uint32_t
+        *of; /* [n_ids] below n_places, or anything else for an id without a coordinate */
     const float *divisors; /* [n_divisors] */
     size_t n_ids, n_places;
     size_t n_divisors; /* from 1 to n_places, or 0 of no places */

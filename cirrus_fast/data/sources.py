@@ -203,8 +203,11 @@ class Source:
 
 
 def _cut(file: TextFile, source: str, chunk_bytes: int) -> Iterator[Chunk]:
-    begin = 0
-    for mark in range(chunk_bytes, file.n_bytes + chunk_bytes, chunk_bytes):
+    """The last chunks are shorter, so that threads end at about the same time."""
+    begin = mark = 0
+    while mark < file.n_bytes:
+        left = file.n_bytes - mark
+        mark += min(chunk_bytes, max(chunk_bytes // 8, left // 4)) if mark else chunk_bytes
         end = file.line_start(min(mark, file.n_bytes))
         if end > begin:
             yield Chunk(source, begin, end - begin, file)
