@@ -207,7 +207,7 @@ def _cut(file: TextFile, source: str, chunk_bytes: int) -> Iterator[Chunk]:
     begin = mark = 0
     while mark < file.n_bytes:
         left = file.n_bytes - mark
-        mark += min(chunk_bytes, max(chunk_bytes // 8, left // 4)) if mark else chunk_bytes
+        mark += min(chunk_bytes, max(chunk_bytes // 8, left // 4, 1)) if mark else chunk_bytes
         end = file.line_start(min(mark, file.n_bytes))
         if end > begin:
             yield Chunk(source, begin, end - begin, file)
