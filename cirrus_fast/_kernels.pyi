@@ -150,6 +150,7 @@ def prepare_rows(
     order: _U32,
     places: _U32,
     n_places: int,
+    divisors: _F32,
     first_entry: int,
     out_labels: _F32,
     out_indptr: _I64,

@@ -59,6 +59,8 @@ static inline void cf_store_f32(uint8_t *p, float v) { memcpy(p, &v, sizeof v); 
 
 static inline void cf_store_f64(uint8_t *p, double v) { memcpy(p, &v, sizeof v); }
 
+enum { CF_ONE_BITS = 0x3f800000 }; /* of 1.0f, which no other number equals */
+
 static inline uint32_t cf_float_bits(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);

@@ -139,8 +139,9 @@ typedef struct {
  * block's first). CF_E_ROOM: more than CF_BLOCK_MAX_ENTRIES rows or entries, or than 4 GiB. */
 enum { CF_BLOCK_MAX_ENTRIES = 1 << 27 };
 size_t cf_block_encode_scratch(const cf_dictionary_index *index, size_t n_rows, size_t nnz);
-cf_status cf_block_measure(const cf_block_input *rows, const cf_dictionary_index *index,
-                           uint64_t *scratch, cf_block_header *header);
+cf_status cf_block_measure(const cf_kernels *kernels, const cf_block_input *rows,
+                           const cf_dictionary_index *index, uint64_t *scratch,
+                           cf_block_header *header);
 void cf_block_fill(const cf_kernels *kernels, const cf_block_input *rows,
                    const cf_dictionary_index *index, uint64_t *scratch,
                    const cf_block_header *header, uint8_t *out);

@@ -215,5 +215,6 @@ const cf_block_kernels cf_block_avx2 = {
     .place_ids = place_ids,
     .place_values = place_values,
     .rebase = rebase,
+    .sort = cf_block_sort_avx2,
 };
 #endif

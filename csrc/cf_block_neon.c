@@ -250,5 +250,6 @@ const cf_block_kernels cf_block_neon = {
     .place_ids = place_ids,
     .place_values = place_values,
     .rebase = rebase,
+    .sort = cf_block_sort_scalar,
 };
 #endif

@@ -94,4 +94,5 @@ const cf_block_kernels cf_block_scalar = {
     .place_ids = cf_block_place_ids_scalar,
     .place_values = cf_block_place_values_scalar,
     .rebase = rebase,
+    .sort = cf_block_sort_scalar,
 };

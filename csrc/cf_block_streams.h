@@ -1,4 +1,5 @@
-/* cf_block_streams.h -- where the parts of a block lie, and the kernels that read them (internal).
+/* cf_block_streams.h -- where the parts of a block lie, and the kernels that read them (internal);
+ * the one that writes is described in cf_block_sort.h.
  *
  * The rows of a block are read in pieces. For each piece: survey (how long is everything, and does
  * the block have so much?), expand (the codes of each tier to ids or numbers, all rows at once),
@@ -9,6 +10,7 @@
 #define CF_BLOCK_STREAMS_H
 
 #include "cf_block.h"
+#include "cf_block_sort.h"
 
 typedef struct {
     const cf_block_header *header;
@@ -69,6 +71,8 @@ typedef struct cf_block_kernels {
                         int64_t first, const int64_t *ends, float *data, size_t room);
     /* Subtracts base from all, and returns the largest. */
     uint32_t (*rebase)(uint32_t *ids, size_t n, uint32_t base);
+    /* For encoding: cf_block_sort.h. */
+    cf_block_sort *sort;
 } cf_block_kernels;
 
 extern const cf_block_kernels cf_block_scalar;

@@ -8,8 +8,7 @@
 
 enum {
     CF_OWN_VALUES = 8192, /* most values looked at */
-    CF_OWN_SLOTS = 4 * CF_OWN_VALUES,
-    CF_ONE_BITS = 0x3f800000
+    CF_OWN_SLOTS = 4 * CF_OWN_VALUES
 };
 
 typedef struct {

@@ -5,7 +5,6 @@
 #include "cf_value_code.h"
 
 enum {
-    ONE_BITS = 0x3f800000,
     TYPICAL_BLOCK = 4096,  /* rows */
     PRICED = 1 << 15,      /* values looked at for what they take without table */
     RAREST_TABLE = 64,     /* an id in fewer than one row of so many gets no table */
@@ -203,7 +202,7 @@ static void price_values(const sample *s, prices *p) {
     size_t n = 0, n_others = 0;
     for (size_t e = 0; e < s->nnz; e += step) {
         p->ranked[n] = cf_float_bits(s->data[e]);
-        n_others += p->ranked[n++] != ONE_BITS;
+        n_others += p->ranked[n++] != CF_ONE_BITS;
     }
     cf_sort_u64(p->ranked, p->sort, n);
     p->n = rank_values(p->ranked, p->sort, p->counts, n);
@@ -250,10 +249,10 @@ typedef struct {
 static size_t list_values(const sample *s, const candidate *c, uint64_t *values) {
     const uint64_t *pairs = s->pairs + c->first;
     size_t n = 0, i = 0;
-    for (; i < c->n_pairs && (uint32_t)pairs[i] < ONE_BITS; i++)
+    for (; i < c->n_pairs && (uint32_t)pairs[i] < CF_ONE_BITS; i++)
         values[n++] = (uint32_t)pairs[i];
     for (size_t ones = c->n_pairs; ones < c->n_entries; ones++)
-        values[n++] = ONE_BITS;
+        values[n++] = CF_ONE_BITS;
     for (; i < c->n_pairs; i++)
         values[n++] = (uint32_t)pairs[i];
     return rank_values(values, s->sort, s->counts, n);
@@ -338,7 +337,7 @@ static size_t list_candidates(sample *s, candidate *candidates) {
         for (int64_t e = s->indptr[row] - s->indptr[0]; e < s->indptr[row + 1] - s->indptr[0];
              e++) {
             const uint32_t bits = cf_float_bits(s->data[e]);
-            if (bits == ONE_BITS)
+            if (bits == CF_ONE_BITS)
                 continue;
             while (c < n && candidates[c].id < s->indices[e])
                 c++;

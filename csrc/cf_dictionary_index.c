@@ -11,8 +11,7 @@ static const uint64_t NO_SLOTS[2] = {0, 0};
 const cf_dictionary_index cf_no_index = {
     .dictionary = &cf_no_dictionary,
     .direct = NO_PLACES,
-    .value_slots = NO_SLOTS,
-    .value_slot_bits = 1,
+    .values = {{NO_SLOTS, 1}, {NO_SLOTS, 1}},
 };
 
 static size_t words_of(size_t bytes) { return (bytes + 7) / 8; }
@@ -30,12 +29,17 @@ static uint32_t direct_length(const cf_dictionary *d) {
                                                                                      : 0;
 }
 
+/* How many values narrow tables have. */
+static uint32_t n_narrow_values(const cf_dictionary *d) {
+    return d->n_narrow == 0 ? 0 : d->tables[d->n_narrow - 1].begin + d->tables[d->n_narrow - 1].n;
+}
+
 size_t cf_dictionary_index_words(const cf_dictionary *d) {
-    const uint32_t n_direct = direct_length(d);
-    return words_of(sizeof(cf_dictionary_index)) +
+    const uint32_t n_direct = direct_length(d), n_narrow = n_narrow_values(d);
+    return words_of(sizeof(cf_dictionary_index)) + words_of(256 * 16) +
            (n_direct != 0 ? words_of(4 * ((size_t)n_direct + 1))
                           : (size_t)1 << slot_bits(d->n_ids)) +
-           ((size_t)1 << slot_bits(d->n_values));
+           ((size_t)1 << slot_bits(n_narrow)) + ((size_t)1 << slot_bits(d->n_values - n_narrow));
 }
 
 static uint32_t place_of_rank(const cf_dictionary *d, uint32_t rank) {
@@ -69,25 +73,35 @@ static cf_status fill_id_slots(const cf_dictionary *d, uint64_t *slots, unsigned
     return cf_ok();
 }
 
-/* The most frequent value of each table first, then the second of each, and so on. */
-static cf_status fill_value_slots(const cf_dictionary *d, uint64_t *slots, unsigned bits) {
+/* Tables [from, to), n values: the most frequent value of each first, then the second of each, and
+ * so on. */
+static cf_status fill_value_slots(const cf_dictionary *d, uint32_t from, uint32_t to, uint32_t n,
+                                  uint64_t *slots, unsigned bits) {
     const uint64_t mask = ((uint64_t)1 << bits) - 1;
-    uint64_t steps_left = most_steps(d->n_values);
+    uint64_t steps_left = most_steps(n);
     memset(slots, 0, (size_t)(mask + 1) * sizeof *slots);
-    uint32_t left = d->n_values;
-    for (uint32_t place = 0; left != 0; place++)
-        for (uint32_t t = 0; t < d->n_narrow + d->n_wide; t++) {
+    for (uint32_t place = 0; n != 0; place++)
+        for (uint32_t t = from; t < to; t++) {
             if (place >= d->tables[t].n)
                 continue;
-            left--;
+            n--;
             const uint64_t key = cf_value_key(t, d->values[d->tables[t].begin + place]);
             uint64_t s = cf_slot_of(key, bits);
             for (; slots[s] != 0; s = (s + 1) & mask)
                 if (steps_left-- == 0)
                     return cf_fail(CF_E_CORRUPT, 0);
-            slots[s] = key << 18 | (place + 1);
+            slots[s] = key + place + 1;
         }
     return cf_ok();
+}
+
+static void fill_pair_order(const cf_dictionary *d, uint8_t (*pairs)[16]) {
+    for (unsigned byte = 0; byte < 256; byte++)
+        for (unsigned lane = 0; lane < 8; lane++) {
+            const uint8_t from = (uint8_t)(d->spread[byte] >> 8 * lane);
+            pairs[byte][2 * lane] = (uint8_t)(2 * from);
+            pairs[byte][2 * lane + 1] = (uint8_t)(2 * from + 1);
+        }
 }
 
 cf_status cf_dictionary_index_make(const cf_dictionary *d, uint64_t *memory) {
@@ -95,6 +109,9 @@ cf_status cf_dictionary_index_make(const cf_dictionary *d, uint64_t *memory) {
     memset(index, 0, sizeof *index);
     memory += words_of(sizeof *index);
     index->dictionary = d;
+    index->pair_order = (const uint8_t (*)[16])(const void *)memory;
+    fill_pair_order(d, (uint8_t (*)[16])(void *)memory);
+    memory += words_of(256 * 16);
     index->n_direct = direct_length(d);
     cf_status status = cf_ok();
     if (index->n_direct != 0) {
@@ -112,9 +129,14 @@ cf_status cf_dictionary_index_make(const cf_dictionary *d, uint64_t *memory) {
         status =
             fill_id_slots(d, (uint64_t *)(void *)(uintptr_t)index->id_slots, index->id_slot_bits);
     }
-    index->value_slot_bits = slot_bits(d->n_values);
-    index->value_slots = memory;
-    if (status.code == CF_OK)
-        status = fill_value_slots(d, memory, index->value_slot_bits);
+    const uint32_t n_narrow = n_narrow_values(d), n_tables = d->n_narrow + d->n_wide;
+    const uint32_t n[2] = {n_narrow, d->n_values - n_narrow};
+    for (unsigned k = 0; k < 2 && status.code == CF_OK; k++) {
+        const unsigned bits = slot_bits(n[k]);
+        index->values[k] = (cf_value_hash){memory, bits};
+        status = fill_value_slots(d, k == 0 ? 0 : d->n_narrow, k == 0 ? d->n_narrow : n_tables,
+                                  n[k], memory, bits);
+        memory += (size_t)1 << bits;
+    }
     return status;
 }

@@ -24,13 +24,20 @@ enum {
 #define CF_PLACE_OUTSIDE ((uint32_t)CF_KIND_OUTSIDE << CF_KIND_SHIFT)
 #define CF_NO_VALUE      UINT32_MAX
 
+/* Values of tables: a hash of slots key + (place + 1), or 0. */
+typedef struct {
+    const uint64_t *slots;
+    unsigned slot_bits;
+} cf_value_hash;
+
 typedef struct {
     const cf_dictionary *dictionary;
     const uint32_t *direct; /* [n_direct + 1] place by id; the last is outside. NULL: use slots */
     uint32_t n_direct;
-    const uint64_t *id_slots;    /* hash: place << 32 | id, or UINT64_MAX */
-    const uint64_t *value_slots; /* hash: bits << 32 | table << 18 | (place + 1), or 0 */
-    unsigned id_slot_bits, value_slot_bits;
+    const uint64_t *id_slots; /* hash: place << 32 | id, or UINT64_MAX */
+    unsigned id_slot_bits;
+    cf_value_hash values[2];         /* of narrow tables, which are few, and of wide ones */
+    const uint8_t (*pair_order)[16]; /* [256] as the dictionary's `spread`, of lanes of two bytes */
 } cf_dictionary_index;
 
 /* How many words cf_dictionary_index_make needs: it starts with the cf_dictionary_index. */
@@ -65,28 +72,27 @@ static inline const void *cf_dictionary_line(const cf_dictionary_index *index, u
     return index->id_slots + cf_slot_of(id, index->id_slot_bits);
 }
 
+enum { CF_PLACE_BITS = 18 }; /* of a value's place in its table, from 1 */
+
 static inline uint64_t cf_value_key(uint32_t table, uint32_t bits) {
-    return (uint64_t)bits << 14 | table;
+    return (uint64_t)bits << 32 | (uint64_t)table << CF_PLACE_BITS;
 }
 
 /* A value's place in a table, or CF_NO_VALUE. */
-static inline uint32_t cf_dictionary_find_value(const cf_dictionary_index *index, uint32_t table,
-                                                uint32_t bits) {
-    const uint64_t key = cf_value_key(table, bits);
-    const uint64_t mask = ((uint64_t)1 << index->value_slot_bits) - 1;
-    for (uint64_t s = cf_slot_of(key, index->value_slot_bits);; s = (s + 1) & mask) {
-        const uint64_t slot = index->value_slots[s];
-        if (slot >> 18 == key && slot != 0)
-            return (uint32_t)(slot & 0x3ffff) - 1;
+static inline uint32_t cf_value_find(cf_value_hash hash, uint32_t table, uint32_t bits) {
+    const uint64_t key = cf_value_key(table, bits), mask = ((uint64_t)1 << hash.slot_bits) - 1;
+    for (uint64_t s = cf_slot_of(key, hash.slot_bits);; s = (s + 1) & mask) {
+        const uint64_t slot = hash.slots[s], place = (slot ^ key) - 1;
+        if (__builtin_expect(place < ((uint64_t)1 << CF_PLACE_BITS) - 1, 1))
+            return (uint32_t)place;
         if (slot == 0)
             return CF_NO_VALUE;
     }
 }
 
 /* Where that will look. */
-static inline const void *cf_dictionary_value_line(const cf_dictionary_index *index, uint32_t table,
-                                                   uint32_t bits) {
-    return index->value_slots + cf_slot_of(cf_value_key(table, bits), index->value_slot_bits);
+static inline const void *cf_value_line(cf_value_hash hash, uint32_t table, uint32_t bits) {
+    return hash.slots + cf_slot_of(cf_value_key(table, bits), hash.slot_bits);
 }
 
 /* The index of a block without dictionary. */

@@ -8,18 +8,17 @@
 
 #include "cf_csr.h"
 
-/* Where the model keeps an id's coordinate, and what its values are divided by: side by side, since
- * most of what a row costs here is waiting for them. */
+/* Where the model keeps an id's coordinate. Popular ids have the first places, so that what is
+ * touched all the time shares cache lines, and ids that no row has take no room.
+ *
+ * Divisors stand apart, by place, and end where all that follow are the same as the last: of click
+ * data few columns have one of their own, and those are popular. */
 typedef struct {
-    uint32_t place; /* below n_places, or anything else for an id without a coordinate */
-    float divisor;
-} cf_place;
-
-/* Popular ids have the first places, so that what is touched all the time shares cache lines, and
- * ids that no row has take no room. */
-typedef struct {
-    const cf_place *of; /* [n_ids] */
+    const uint32_t
+        *of; /* [n_ids] below n_places, or anything else for an id without a coordinate */
+    const float *divisors; /* [n_divisors] */
     size_t n_ids, n_places;
+    size_t n_divisors; /* from 1 to n_places, or 0 of no places */
 } cf_places;
 
 /* Copies the rows named by order[n_order] one after another. The outputs have room for n_order rows

@@ -87,8 +87,9 @@ cdef extern from "cf_block.h" nogil:
                                           size_t minibatch_size, cf_local_table *table,
                                           uint64_t *scratch, cf_block_minibatches *out)
     size_t cf_block_encode_scratch(const cf_dictionary_index *index, size_t n_rows, size_t nnz)
-    cf_status cf_block_measure(const cf_block_input *rows, const cf_dictionary_index *index,
-                               uint64_t *scratch, cf_block_header *header)
+    cf_status cf_block_measure(const cf_kernels *kernels, const cf_block_input *rows,
+                               const cf_dictionary_index *index, uint64_t *scratch,
+                               cf_block_header *header)
     void cf_block_fill(const cf_kernels *kernels, const cf_block_input *rows,
                        const cf_dictionary_index *index, uint64_t *scratch,
                        const cf_block_header *header, uint8_t *out)
@@ -449,7 +450,7 @@ def block_encode(
     _reads(&memory, rows.weights, 4 * rows.n_rows)
     _need_apart(&memory)
     with nogil:
-        status = cf_block_measure(&rows, shared, words, &header)
+        status = cf_block_measure(_kernels, &rows, shared, words, &header)
     if status.code != CF_OK:
         raise ValueError(f"{_reason(status)} (at {status.offset})")
     block = PyBytes_FromStringAndSize(NULL, header.n_bytes)

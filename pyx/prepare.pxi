@@ -1,12 +1,10 @@
 """cf_prepare.h: rows made ready for training."""
 
 cdef extern from "cf_prepare.h" nogil:
-    ctypedef struct cf_place:
-        uint32_t place
-        float divisor
     ctypedef struct cf_places:
-        const cf_place *of
-        size_t n_ids, n_places
+        const uint32_t *of
+        const float *divisors
+        size_t n_ids, n_places, n_divisors
     cf_status cf_prepare(const cf_csr *rows, const uint32_t *order, size_t n_order,
                          const cf_places *places, size_t first_entry, float *labels,
                          int64_t *indptr, uint32_t *indices, float *data, float *weights,
@@ -16,15 +14,16 @@ cdef extern from "cf_prepare.h" nogil:
 def prepare_rows(const float[::1] labels not None, const int64_t[::1] indptr not None,
                  const uint32_t[::1] indices not None, const float[::1] data not None,
                  const float[::1] weights, const uint32_t[::1] order not None,
-                 const uint32_t[::1] places not None, size_t n_places, size_t first_entry,
+                 const uint32_t[::1] places not None, size_t n_places,
+                 const float[::1] divisors not None, size_t first_entry,
                  float[::1] out_labels not None, int64_t[::1] out_indptr not None,
                  uint32_t[::1] out_indices not None, float[::1] out_data not None,
                  float[::1] out_weights):
     """Copies the rows named by `order`, ids replaced by places and values divided, into the
     outputs, whose indptr counts from first_entry on; returns where it ends.
 
-    places : uint32[2 * n_ids], of each id its place and the bits of its divisor, a float32
-    n_places : larger places, of ids that no row should have, are refused
+    places : uint32[n_ids]; those from n_places on, of ids that no row should have, are refused
+    divisors : float32, by place; the last is that of all later places, too
     """
     cdef cf_csr rows
     cdef cf_places where
@@ -39,10 +38,13 @@ def prepare_rows(const float[::1] labels not None, const int64_t[::1] indptr not
     if weights is not None:
         _need(out_weights is not None and <size_t>out_weights.shape[0] == n,
               "out_weights must be as long as order")
-    _need(places.shape[0] % 2 == 0, "places must hold pairs")
-    where.n_ids = <size_t>places.shape[0] // 2
+    where.n_ids = <size_t>places.shape[0]
     where.n_places = n_places
-    where.of = <const cf_place *>_u32(places)
+    where.n_divisors = <size_t>divisors.shape[0]
+    _need(where.n_divisors <= n_places and (where.n_divisors > 0 or n_places == 0),
+          "there must be a divisor, and no more than places")
+    where.of = _u32(places)
+    where.divisors = _f32(divisors)
     cdef const uint32_t *chosen = _u32(order)
     cdef float *to_labels = _f32_out(out_labels)
     cdef int64_t *to_indptr = _i64_out(out_indptr)
@@ -56,7 +58,8 @@ def prepare_rows(const float[::1] labels not None, const int64_t[::1] indptr not
     _writes(&memory, to_data, 4 * room)
     _writes(&memory, to_weights, 4 * n)
     _reads(&memory, chosen, 4 * n)
-    _reads(&memory, where.of, sizeof(cf_place) * where.n_ids)
+    _reads(&memory, where.of, 4 * where.n_ids)
+    _reads(&memory, where.divisors, 4 * where.n_divisors)
     _reads_rows(&memory, &rows)
     _need_apart(&memory)
     with nogil:

@@ -315,11 +315,11 @@ class _Room:
 
 
 _kept = threading.local()
-_KEPT_WORDS = 1 << 20
+_KEPT_WORDS = 1 << 21
 
 
 def _scratch(n_words: int) -> npt.NDArray[np.uint64]:
-    """At least so many words. Each thread keeps its own up to 8 MB: fresh pages for every block
+    """At least so many words. Each thread keeps its own up to 16 MB: fresh pages for every block
     would take a quarter of the time of encoding it."""
     words: npt.NDArray[np.uint64] | None = getattr(_kept, "words", None)
     if words is None or len(words) < n_words:

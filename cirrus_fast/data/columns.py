@@ -40,6 +40,8 @@ _FILLED_TABLE = 16
 _KEPT_TABLE = 1 << 21
 # Entries after which counters are emptied, before those of 32 bits can overflow.
 _COUNTED_AT_ONCE = (1 << 32) - 1
+# Counts from here on do not share the byte of the others.
+_MANY = 255
 # Up to this width distinct ids are found with a table of it, else by sorting.
 _LOCALIZED_WIDTH = 1 << 28
 
@@ -135,13 +137,15 @@ class ColumnStatistics:
 
     def to_bytes(self) -> bytes:
         """An .npz file. Most columns of hashed categories hold nothing but ones: for those the
-        count says it all, and only the others' extremes are kept."""
+        count says it all, and only the others' extremes are kept. Most counts fit a byte, and bytes
+        take a quarter of the time to compress, while whoever loads the data waits."""
         c = self.columns
         plain = (c["min"] == 1) & (c["max"] == 1) & (c["sum_squares"] == c["count"])
         other = np.flatnonzero(~plain)
         arrays = {
             "id_steps": _narrowed(np.diff(self.ids, prepend=np.uint32(0))),
-            "count": _narrowed(c["count"]),
+            "count": np.minimum(c["count"], _MANY).astype(np.uint8),
+            "many": _narrowed(c["count"][c["count"] >= _MANY]),
             "other": other.astype(np.uint32),
             "min": c["min"][other],
             "max": c["max"][other],
@@ -156,6 +160,7 @@ class ColumnStatistics:
             ids = np.cumsum(arrays["id_steps"], dtype=np.uint32)
             columns = np.zeros(len(ids), COLUMN)
             columns["count"] = arrays["count"]
+            columns["count"][arrays["count"] == _MANY] = arrays["many"]
             columns["min"] = columns["max"] = 1
             columns["sum_squares"] = columns["count"]
             for field in ("min", "max", "sum_squares"):

@@ -87,7 +87,7 @@ def count_labels(
     """How many rows each label has, and their sample weight (1 a row where there is none)."""
     if len(labels) and weights is None:
         low, high = labels.min(), labels.max()
-        n_low, n_high = int((labels == low).sum()), int((labels == high).sum())
+        n_low, n_high = (int(np.count_nonzero(labels == label)) for label in (low, high))
         if low != high and n_low + n_high == len(labels):  # the usual case, without sorting
             number = Counter({float(low): n_low, float(high): n_high})
             return number, Counter({label: float(n) for label, n in number.items()})

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from cirrus_fast.data import dataset as datasets
 from cirrus_fast.data.blocks import Dictionary, encode_block
@@ -108,12 +109,10 @@ class Encoded:
         sums.label_weights.update(label_weights)
         lengths = np.diff(rows.indptr)
         sums.longest_row = max(sums.longest_row, int(lengths.max(initial=0)))
-        there = lengths > 0
-        if there.any():  # ids increase within a row, or it cannot be encoded
-            lowest = rows.indices[rows.indptr[:-1][there]].min()
-            highest = rows.indices[rows.indptr[1:][there] - 1].max()
-            sums.min_index = least(sums.min_index, int(lowest))
-            sums.max_index = most(sums.max_index, int(highest))
+        ids = part.ids or _ends_of(rows, lengths > 0)
+        if ids is not None:
+            sums.min_index = least(sums.min_index, ids[0])
+            sums.max_index = most(sums.max_index, ids[1])
         sums.has_weights |= rows.weights is not None
         sums.n_skipped += part.n_skipped
         self.first_skipped = self.first_skipped or part.first_skipped
@@ -127,6 +126,17 @@ class Encoded:
             )
             self.blocks.append((raw, piece.n_rows, int(piece.indptr[-1] - piece.indptr[0])))
         self.parts.append(len(self.blocks) - before)
+
+
+def _ends_of(rows: CSR, there: npt.NDArray[np.bool_]) -> tuple[int, int] | None:
+    """The smallest and the largest id; there : which rows have any.
+
+    Ids increase within a row, or it cannot be encoded."""
+    if not there.any():
+        return None
+    lowest = rows.indices[rows.indptr[:-1][there]].min()
+    highest = rows.indices[rows.indptr[1:][there] - 1].max()
+    return int(lowest), int(highest)
 
 
 class Encoder:

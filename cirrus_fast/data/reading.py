@@ -24,9 +24,13 @@ from cirrus_fast.errors import ParseError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """Rows with their ids as they are to be stored, and what was left out on the way to them."""
+    """Rows with their ids as they are to be stored, and what was left out on the way to them.
+
+    ids : the smallest and the largest, where who read them knows; None as well where there are none
+    """
 
     rows: CSR
+    ids: tuple[int, int] | None = None
     n_skipped: int = 0
     first_skipped: Callable[[], ParseError] | None = None  # to count its line takes a while
 
@@ -85,7 +89,10 @@ class LibsvmReader:
             raise _placed(error, chunk, begin) from error
         width = 0 if parsed.max_index is None else parsed.max_index + 1
         rows = CSR(parsed.labels, parsed.indptr, parsed.indices, parsed.data, width, parsed.weights)
-        return _part(rows, parsed.n_skipped, parsed.first_skipped, chunk, begin)
+        part = _part(rows, parsed.n_skipped, parsed.first_skipped, chunk, begin)
+        if parsed.min_index is None or parsed.max_index is None:
+            return part
+        return replace(part, ids=(parsed.min_index, parsed.max_index))
 
     def refuse_largest(self, chunk: Chunk) -> None:
         """Raises the error of the first row with the index `max_index`, if there is one.
@@ -155,8 +162,8 @@ def _part(
     rows: CSR, n_skipped: int, first_skipped: ParseError | None, chunk: Chunk, begin: int = 0
 ) -> Part:
     if first_skipped is None:
-        return Part(rows, n_skipped)
-    return Part(rows, n_skipped, partial(_placed, first_skipped, chunk, begin))
+        return Part(rows, n_skipped=n_skipped)
+    return Part(rows, None, n_skipped, partial(_placed, first_skipped, chunk, begin))
 
 
 def _placed(error: ParseError, chunk: Chunk, begin: int = 0) -> ParseError:

@@ -13,8 +13,8 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import count, groupby
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
@@ -258,20 +258,24 @@ class _Marks:
     """Where a file is cut into chunks.
 
     before : bytes of text of the files before it
+    n_bytes : of this one, where that is known before it is read
     """
 
     before: int
     chunk_bytes: int
     wanted: Wanted | None
+    n_bytes: int | None = None
 
-    def spans(self, n_bytes: int | None = None) -> Iterator[tuple[int, int]]:
-        """The spans of bytes that chunks are of, of the first n_bytes or without an end."""
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """The spans of bytes that chunks are of. Where the end is known the last are shorter, so
+        that threads end at about the same time."""
         begin = 0
-        for end in count(self.chunk_bytes - self.before % self.chunk_bytes, self.chunk_bytes):
-            if n_bytes is not None and begin >= n_bytes:
-                return
-            yield begin, end
-            begin = end
+        while self.n_bytes is None or begin < self.n_bytes:
+            n = self.chunk_bytes - (self.before + begin) % self.chunk_bytes
+            if self.n_bytes is not None and begin:
+                n = min(n, max(self.chunk_bytes // 8, (self.n_bytes - begin) // 4, 1))
+            yield begin, begin + n
+            begin += n
 
     def unit(self, begin: int) -> int:
         return (self.before + begin) // UNIT_BYTES
@@ -279,13 +283,11 @@ class _Marks:
     def wants(self, begin: int) -> bool:
         return self.wanted is None or self.wanted(self.unit(begin))
 
-    def wanted_spans(self, n_bytes: int) -> list[tuple[int, int]]:
-        return [span for span in self.spans(n_bytes) if self.wants(span[0])]
-
 
 def _cut(file: TextFile, source: str, marks: _Marks) -> Chunks:
+    marks = replace(marks, n_bytes=file.n_bytes)
     known, at = 0, 0  # where the line begins that is the first from there on
-    for mark, end_mark in marks.wanted_spans(file.n_bytes):
+    for mark, end_mark in filter(lambda span: marks.wants(span[0]), marks.spans()):
         begin = at if mark == known else file.line_start(mark)
         end = file.line_start(min(end_mark, file.n_bytes))
         if end > begin:
@@ -299,7 +301,8 @@ def _ranges(path: str, marks: _Marks) -> Chunks:
     from cirrus_fast.data import s3_source
 
     n_bytes = int(s3_source.lineage(path)["bytes"])
-    for wants, spans in groupby(marks.spans(n_bytes), lambda span: marks.wants(span[0])):
+    marks = replace(marks, n_bytes=n_bytes)
+    for wants, spans in groupby(marks.spans(), lambda span: marks.wants(span[0])):
         if wants:
             together = list(spans)
             begin, end = together[0][0], min(together[-1][1], n_bytes)
@@ -341,9 +344,11 @@ def _stream(
 
     cut = line_start(begin)
     held, offset = held[cut:], offset + cut
-    for mark, end in marks.spans(last):
+    for mark, end in marks.spans():
         if mark < begin:
             continue
+        if last is not None and mark >= last:
+            break
         cut = line_start(end if last is None else min(end, last))
         if cut:
             if marks.wants(mark):

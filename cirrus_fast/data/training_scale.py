@@ -90,21 +90,19 @@ class TrainingScale:
         penalties[:, 1] = l2 * per_touch / divisor.astype(np.float64) ** 2
         return cls(ids, place, divisor, without_repeats(penalties))
 
-    def table(self) -> UInt32Array:
-        """uint32[2 * len(place)] for `_kernels.prepare_rows`: places, and the bits of divisors."""
-        table = np.zeros((len(self.place), 2), np.uint32)
-        table[:, 0] = self.place
-        table[self.ids, 1] = self.divisor.view(np.uint32)
-        return table.reshape(-1)
+    def short_divisors(self) -> Float32Array:
+        """Those up to the first of the ones at the end that are all the same: of click data a few
+        of hundreds of thousands."""
+        return without_repeats(self.divisor[:, None])[:, 0].copy()
 
 
-def without_repeats(penalties: Float32Array) -> Float32Array:
-    """The pairs up to the first of those at the end that are all the same: of click data a few of
-    hundreds of thousands, which training then never waits for."""
-    if len(penalties) == 0:
-        return penalties
-    other = np.flatnonzero((penalties != penalties[-1]).any(axis=1))
-    return penalties[: int(other[-1]) + 2 if len(other) else 1]
+def without_repeats(rows: Float32Array) -> Float32Array:
+    """The rows up to the first of those at the end that are all the same: of the penalties of click
+    data a few of hundreds of thousands, which training then never waits for."""
+    if len(rows) == 0:
+        return rows
+    other = np.flatnonzero((rows != rows[-1]).any(axis=1))
+    return rows[: int(other[-1]) + 2 if len(other) else 1]
 
 
 def crowd_rate(rows: npt.NDArray[np.float64] | float) -> npt.NDArray[np.float64]:

@@ -100,11 +100,8 @@ class MiniBatches:
         seed: int,
         worker: int,
         stopping: Callable[[], bool] = lambda: False,
-        places: UInt32Array | None = None,
     ) -> None:
-        """stopping : whether no more rows are wanted; epochs end where it is seen
-        places : the scale's table, where there is one already
-        """
+        """stopping : whether no more rows are wanted; epochs end where it is seen"""
         self.times = ReadTimes()
         self._dataset = dataset
         self._holdout = holdout
@@ -121,7 +118,7 @@ class MiniBatches:
         self._source = source_of(dataset, numbers, memory, keep=keep, first=first)
         if self._source.first is not None:  # on its way while the rest is made ready
             self._source.expect([self._source.first])
-        self._scale, self.places = scale, scale.table() if places is None else places
+        self._scale, self._divisors = scale, scale.short_divisors()
         self._held: CSR | None = None
         self._behind = ThreadPoolExecutor(1, thread_name_prefix="cirrus-decode")
         self._ready: Future[tuple[CSR, int, float]] | None = None
@@ -257,8 +254,9 @@ class MiniBatches:
             rows.data,
             rows.weights,
             order,
-            self.places,
+            self._scale.place,
             len(self._scale.divisor),
+            self._divisors,
             entry,
             into.labels[row:last],
             into.indptr[row : last + 1],

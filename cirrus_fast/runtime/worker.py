@@ -250,7 +250,7 @@ class Worker:
 
         def open_blocks(blocks: list[int]) -> MiniBatches:
             arguments = dataset, blocks, self._holdout, self._store.scale
-            more = {"epochs": 1, "memory": others, "places": stream.places}
+            more = {"epochs": 1, "memory": others}
             return MiniBatches(*arguments, **self._sources | more)
 
         blocks = dataset.blocks

@@ -153,15 +153,13 @@ static void check_prepare(byte_source *in, const cf_csr *rows, size_t n_ids, con
                           size_t n_order, size_t room) {
     const size_t n_places = n_ids / 2, first_entry = take_byte(in);
     uint32_t *place = take_ids(in, n_ids, n_places);
-    float *divisor = take_floats(in, n_places);
+    const size_t n_divisors = n_places ? 1 + take_byte(in) % n_places : 0;
+    float *divisors = take_floats(in, n_divisors);
     float *labels = exactly(4 * n_order), *weights = exactly(4 * n_order);
     int64_t *indptr = exactly(8 * (n_order + 1));
     uint32_t *indices = exactly(4 * room);
     float *data = exactly(4 * room);
-    cf_place *of = exactly(sizeof *of * n_ids);
-    for (size_t i = 0; i < n_ids; i++)
-        of[i] = (cf_place){place[i], n_places ? divisor[i % n_places] : 1.0f};
-    const cf_places places = {of, n_ids, n_places};
+    const cf_places places = {place, divisors, n_ids, n_places, n_divisors};
     const cf_status status = cf_prepare(rows, order, n_order, &places, first_entry, labels, indptr,
                                         indices, data, rows->weights ? weights : NULL, room);
     CHECK(status.code == CF_OK || status.code == CF_E_ROW || status.code == CF_E_INDPTR ||
@@ -171,13 +169,16 @@ static void check_prepare(byte_source *in, const cf_csr *rows, size_t n_ids, con
                      n = (size_t)(indptr[i + 1] - indptr[i]);
         CHECK(n == (size_t)rows->indptr[order[i] + 1] - begin);
         for (size_t k = 0; k < n; k++) {
-            const uint32_t id = indices[(size_t)indptr[i] - first_entry + k];
+            const size_t at = (size_t)indptr[i] - first_entry + k;
+            const uint32_t id = indices[at];
             CHECK(id < n_places && id == place[rows->indices[begin + k]]);
+            const float quotient =
+                rows->data[begin + k] / divisors[id < n_divisors ? id : n_divisors - 1];
+            CHECK(isnan(quotient) ? isnan(data[at]) : same_bytes(&quotient, data + at, 4));
         }
     }
-    free(of);
     free(place);
-    free(divisor);
+    free(divisors);
     free(labels);
     free(weights);
     free(indptr);

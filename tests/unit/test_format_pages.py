@@ -146,12 +146,15 @@ def test_numpy_alone_reads_column_statistics(repository: Path, data_dir: Path) -
         assert set(file.files) == keys(text, "Column statistics")
         ids = np.cumsum(file["id_steps"], dtype=np.uint32)
         low, high = np.ones(len(ids), np.float32), np.ones(len(ids), np.float32)
-        squares = file["count"].astype(np.float64)
+        count = file["count"].astype(np.uint64)
+        count[count == 255] = file["many"]
+        assert len(file["many"])
+        squares = count.astype(np.float64)
         low[file["other"]], high[file["other"]] = file["min"], file["max"]
         squares[file["other"]] = file["sum_squares"]
         statistics = Dataset("c").columns
         assert np.array_equal(ids, statistics.ids)
-        for name, found in (("count", file["count"]), ("min", low), ("max", high)):
+        for name, found in (("count", count), ("min", low), ("max", high)):
             assert np.array_equal(found, statistics.columns[name])
         assert np.array_equal(squares, statistics.columns["sum_squares"])
 

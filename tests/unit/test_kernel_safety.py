@@ -455,8 +455,9 @@ def calls() -> dict[str, Call]:
             {
                 **rows(),
                 "order": order,
-                "places": np.repeat(np.arange(N_IDS, dtype=U32), 2),
+                "places": np.arange(N_IDS, dtype=U32),
                 "n_places": N_IDS,
+                "divisors": np.ones(3, F32),
                 "first_entry": 5,
                 "out_labels": np.empty(N_ROWS, F32),
                 "out_indptr": np.empty(N_ROWS + 1, I64),
