@@ -224,14 +224,25 @@ static uint64_t gap_bits(const uint32_t *ids, int64_t n) {
     return bits;
 }
 
+/* The first entry of rows [row, end) that is not above the one before it, if there is one. */
+static cf_status find_fall(const cf_block_input *rows, size_t row, size_t end) {
+    for (; row < end; row++)
+        for (int64_t e = rows->indptr[row] + 1; e < rows->indptr[row + 1]; e++)
+            if (rows->indices[e] <= rows->indices[e - 1])
+                return cf_fail(CF_E_ORDER, (size_t)(e - rows->indptr[0]));
+    return cf_ok();
+}
+
 /* Looks at all rows' ends, and at what is told from them. */
 static cf_status survey_rows(measure *m) {
     const cf_block_input *rows = m->rows;
     const int64_t last = rows->indptr[rows->n_rows];
     for (size_t row = 0; row < rows->n_rows; row++) {
         const int64_t begin = rows->indptr[row], end = rows->indptr[row + 1];
-        if (end < begin || end > last)
-            return cf_fail(CF_E_INDPTR, row);
+        if (end < begin || end > last) { /* the first row that is wrong is told, whatever it has */
+            const cf_status before = find_fall(rows, 0, row);
+            return before.code != CF_OK ? before : cf_fail(CF_E_INDPTR, row);
+        }
         if (begin != end && rows->indices[end - 1] > m->largest)
             m->largest = rows->indices[end - 1];
         if (end - begin > m->h->max_row)
@@ -242,14 +253,6 @@ static cf_status survey_rows(measure *m) {
     return cf_ok();
 }
 
-/* The entry, of these rows, that is not above the one before it. */
-static cf_status fallen(const cf_block_input *rows, size_t row) {
-    for (;; row++)
-        for (int64_t e = rows->indptr[row] + 1; e < rows->indptr[row + 1]; e++)
-            if (rows->indices[e] <= rows->indices[e - 1])
-                return cf_fail(CF_E_ORDER, (size_t)(e - rows->indptr[0]));
-}
-
 static cf_status sort_rows(measure *m, cf_block_sort *sort) {
     const cf_block_input *rows = m->rows;
     const uint32_t bitmap_bytes = m->index->dictionary->bitmap_bytes;
@@ -258,7 +261,7 @@ static cf_status sort_rows(measure *m, cf_block_sort *sort) {
         const size_t left = rows->n_rows - row, n = left < CF_SORTED_ROWS ? left : CF_SORTED_ROWS;
         if (!sort(rows, row, n, m->index, &m->w->sorted, m->w->bitmaps + row * bitmap_bytes,
                   m->w->counts + row * CF_BLOCK_COUNTS))
-            return fallen(rows, row);
+            return find_fall(rows, row, row + n);
         const cf_block_sorted *sorted = &m->w->sorted;
         ask_for_values(m->index, sorted);
         for (unsigned k = CF_KIND_NARROW; k <= CF_KIND_WIDE; k++)
