@@ -217,7 +217,7 @@ class Source:
         before = 0
         for number, path in enumerate(self.paths):
             marks = _Marks(before, chunk_bytes, wanted)
-            if self.sizes is not None and not marks.wanted_spans(self.sizes[number]):
+            if self.sizes is not None and not marks.wants_any(self.sizes[number]):
                 before += self.sizes[number]
                 continue
             try:
@@ -283,11 +283,17 @@ class _Marks:
     def wants(self, begin: int) -> bool:
         return self.wanted is None or self.wanted(self.unit(begin))
 
+    def wants_any(self, n_bytes: int) -> bool:
+        """Of a file of so many."""
+        return any(self.wants(begin) for begin, _ in replace(self, n_bytes=n_bytes).spans())
+
 
 def _cut(file: TextFile, source: str, marks: _Marks) -> Chunks:
     marks = replace(marks, n_bytes=file.n_bytes)
     known, at = 0, 0  # where the line begins that is the first from there on
-    for mark, end_mark in filter(lambda span: marks.wants(span[0]), marks.spans()):
+    for mark, end_mark in marks.spans():
+        if not marks.wants(mark):
+            continue
         begin = at if mark == known else file.line_start(mark)
         end = file.line_start(min(end_mark, file.n_bytes))
         if end > begin:
