@@ -102,8 +102,9 @@ def load_libsvm(
     n_threads : threads that parse, by default one per core
     on_progress : called with the number of source bytes done
     executor : where text is read and shards are written: "local" (threads of this process, the
-        default), "processes", or a concurrent.futures.Executor, which must reach the source and
-        the data set under the same names; n_threads is then how many parts are under way at once
+        default), "processes", "lambda" (a function of AWS Lambda, from S3 to S3), or a
+        concurrent.futures.Executor, which must reach the source and the data set under the same
+        names; n_threads is then how many parts are under way at once
 
     Returns
     -------
@@ -433,8 +434,10 @@ def _text_tasks(
     """What makes the units of text on an executor; None without one."""
     if executor is None:
         return None
-    from cirrus_fast.backend.unit_tasks import UnitTasks, refuse_streams
+    from cirrus_fast.backend.unit_tasks import UnitTasks, check_reach, refuse_streams
     from cirrus_fast.runtime.tasks import text_spec
+
+    check_reach(executor, source.paths)
 
     if not source.is_cuttable:
         raise refuse_streams(source.paths[0])
@@ -468,7 +471,9 @@ def _scale_tasks(
     """The same of a data set that is scaled."""
     if executor is None:
         return None
-    from cirrus_fast.backend.unit_tasks import UnitTasks
+    from cirrus_fast.backend.unit_tasks import UnitTasks, check_reach
+
+    check_reach(executor, [source.uri])
 
     def more(writer: DatasetWriter) -> dict[str, Any]:
         return {

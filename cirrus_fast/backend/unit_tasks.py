@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
 from typing import Any, Literal
 
 from cirrus_fast._version import __version__
+from cirrus_fast.backend.aws_lambda import LambdaExecutor
 from cirrus_fast.backend.processes import ProcessExecutor
 from cirrus_fast.data import units
 from cirrus_fast.data.columns import ColumnStatistics
 from cirrus_fast.data.dataset_writer import DatasetWriter
 from cirrus_fast.data.loading import Total
 from cirrus_fast.data.parallel import thread_count
-from cirrus_fast.data.storage import absolute
+from cirrus_fast.data.storage import absolute, is_s3
 from cirrus_fast.data.units import Damaged, MergedColumns
 from cirrus_fast.errors import DatasetError, OptionError, StorageError, WorkerDiedError
 from cirrus_fast.notices import notice
 from cirrus_fast.runtime.tasks import run_task
 
+# Tasks handed to an executor that knows how many of them it runs at a time.
+_AT_ONCE = 1000
 # Tasks that are given to another when their process dies, until that is taken for the task's fault.
 _MOST_DEATHS = 5
 
-TaskExecutor = Literal["processes"] | Executor
+TaskExecutor = Literal["processes", "lambda"] | Executor
 
 
 class UnitTasks:
@@ -56,6 +59,7 @@ class UnitTasks:
         self._on_progress, self._scan = on_progress, scan
 
     def __call__(self, writer: DatasetWriter) -> tuple[Total, ColumnStatistics]:
+        check_reach(self._executor, [writer.storage.uri])
         with _opened(self._executor, self._n_at_once) as (executor, most):
             folder = {
                 "version": __version__,
@@ -138,7 +142,11 @@ class UnitTasks:
 def _opened(executor: TaskExecutor, n_at_once: int | None) -> Iterator[tuple[Executor, int]]:
     """(the executor, how many tasks it is given at once)"""
     if isinstance(executor, Executor):
-        yield executor, n_at_once or 1 << 30
+        yield executor, n_at_once or _AT_ONCE
+        return
+    if executor == "lambda":
+        with LambdaExecutor() as functions:
+            yield functions, n_at_once or _AT_ONCE
         return
     with ProcessExecutor() as processes:
         yield processes, thread_count(n_at_once)
@@ -148,11 +156,24 @@ def check_executor(executor: object) -> TaskExecutor | None:
     """Refuses what runs no tasks. None: this process does it."""
     if executor is None or executor == "local":
         return None
-    if executor == "processes" or isinstance(executor, Executor):
+    if executor in ("processes", "lambda") or isinstance(executor, Executor):
         return executor
     raise OptionError(
-        f'executor={executor!r}: give "local", "processes" or a concurrent.futures.Executor'
+        f'executor={executor!r}: give "local", "processes", "lambda" or a '
+        "concurrent.futures.Executor"
     )
+
+
+def check_reach(executor: TaskExecutor, uris: Iterable[str]) -> None:
+    """Refuses places that functions on AWS Lambda would look for on a disk of their own."""
+    if executor != "lambda" and not isinstance(executor, LambdaExecutor):
+        return
+    for uri in uris:
+        if not is_s3(uri):
+            raise OptionError(
+                f"{uri}: is on this machine, where executor=lambda cannot reach it: text and data "
+                "sets must be in S3, which configure(storage=...) says for names"
+            )
 
 
 def refuse_streams(name: str) -> DatasetError:

@@ -19,6 +19,7 @@ KINDS = {
     "train": "cirrus_fast.runtime.worker:run_worker",
     "evaluate": "cirrus_fast.runtime.scoring:evaluate",
     "predict": "cirrus_fast.runtime.scoring:predict",
+    "make": "cirrus_fast.runtime.tasks:run_task",
 }
 CALL = "call"
 # An event is copied into logs and traces, and an asynchronous one is limited by AWS.

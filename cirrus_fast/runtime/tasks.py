@@ -9,6 +9,7 @@ together. Done twice, it writes the same bytes under the same names.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
@@ -29,14 +30,17 @@ from cirrus_fast.data.units import Damaged, MergedColumns, Unit
 from cirrus_fast.errors import DatasetError, TrainingError
 
 
-def run_task(spec_json: str) -> str:
-    """Does what the spec's "kind" says; the answer."""
+def run_task(spec_json: str, deadline: float = math.inf) -> str:
+    """Does what the spec's "kind" says; the answer.
+
+    deadline : for training; a part of a data set is done anew by whoever gets it next
+    """
     spec = json.loads(spec_json)
     kind = spec.pop("kind", None)
     if kind == "train":
         from cirrus_fast.runtime.worker import run_worker
 
-        return run_worker(json.dumps(spec))
+        return run_worker(json.dumps(spec), deadline)
     if kind not in _KINDS:
         raise TrainingError(f"unknown kind of task {kind!r}: is the worker's version another?")
     version = spec.pop("version", None)

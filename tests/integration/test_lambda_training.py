@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from module_server import Server, server_programs
 from redis_server import keys_left
+from unfinished_loads import objects, put
 
 import cirrus_fast
 from cirrus_fast import Dataset, LogisticRegression
@@ -59,6 +60,33 @@ def test_a_run_on_functions_is_one_like_any_other(
     assert result.rows_repeated == 0
     assert result.test_loss == pytest.approx(here.test_loss, rel=0.002)
     assert local.counts["cold"] == 4
+
+
+def test_functions_make_data_sets_from_s3_to_s3(
+    clicks: Dataset, clicks_text: Path, local_lambda: Start
+) -> None:
+    local = local_lambda(memory_mb=512)
+    text = put("s3://bucket/text", clicks_text.read_bytes())
+    cirrus_fast.load_libsvm(text, "made", executor="lambda")
+    cirrus_fast.normalize("made", "scaled", "standard", executor="lambda")
+    cirrus_fast.normalize("clicks", "scaled here", "standard")
+    assert local.counts["cold"] >= 1
+    for made, here in (("made", "clicks"), ("scaled", "scaled here")):
+        ours, theirs = (objects(f"s3://bucket/data/{name}") for name in (made, here))
+        assert ours.keys() == theirs.keys()
+        assert {n for n in ours if ours[n] != theirs[n]} == {"manifest.json"}  # another source
+        Dataset(made).verify()
+
+
+def test_functions_are_not_asked_for_what_is_on_this_machine(
+    clicks: Dataset, clicks_text: Path, local_lambda: Start, tmp_path: Path
+) -> None:
+    local = local_lambda(memory_mb=512)
+    with pytest.raises(OptionError, match="is on this machine"):
+        cirrus_fast.load_libsvm(clicks_text, "made", executor="lambda")
+    with pytest.raises(OptionError, match="is on this machine"):
+        cirrus_fast.normalize("clicks", str(tmp_path / "scaled"), "standard", executor="lambda")
+    assert local.counts["cold"] == 0
 
 
 # Faults

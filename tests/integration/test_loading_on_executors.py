@@ -14,12 +14,17 @@ import pytest
 from unfinished_loads import SMALL, killed, objects, put, text
 
 from cirrus_fast import Dataset, load_criteo, load_libsvm, normalize
-from cirrus_fast.backend.processes import WorkerDiedError
 from cirrus_fast.data import dataset_writer, loading, sources
 from cirrus_fast.data.manifest import UNFINISHED
 from cirrus_fast.data.sources import Source
 from cirrus_fast.data.storage import open_storage
-from cirrus_fast.errors import DatasetError, LibsvmParseError, OptionError, TrainingError
+from cirrus_fast.errors import (
+    DatasetError,
+    LibsvmParseError,
+    OptionError,
+    TrainingError,
+    WorkerDiedError,
+)
 from cirrus_fast.runtime.tasks import run_task
 
 OPTIONS = {"label_weights": True, "skip_bad_rows": True}
