@@ -313,13 +313,13 @@ class RedisRun:
     @property
     def exchanges(self) -> dict[str, float]:
         """What the workers say of their exchanges with the model (docs/redis.md)."""
-        traffic = self._records["traffic"]
+        traffic, merging = self._records["traffic"], self._merging
         n = int(traffic["exchanges"].sum())
         return {
             "exchanges": n,
             "doubtful": int(traffic["doubtful"].sum()),
-            "lost": int(traffic["lost"].sum()) + (self._merging.lost if self._merging else 0),
-            "rollbacks": int(traffic["rollbacks"].sum()),
+            "lost": int(traffic["lost"].sum()) + (merging.lost if merging else 0),
+            "rollbacks": int(traffic["rollbacks"].sum()) + (merging.rollbacks if merging else 0),
             "staleness_mean": float(traffic["stale_sum"].sum()) / n if n else 0.0,
             "staleness_max": int(traffic["stale_max"].max()),
             "bytes_sent": int(traffic["bytes_sent"].sum()),
@@ -459,7 +459,7 @@ class Merging:
     def __init__(self, urls: Sequence[StoreUrl], header: RunHeader) -> None:
         self._over = Event()
         shards = bitfield.open_shards(urls, header, self._over.is_set)
-        self._links = [shard.link for shard in shards]
+        self._shards = shards
         self._bell = Bell(bitfield.open_shards(urls, header, self._over.is_set))
         # The answer comes after the wait.
         self._wait_s = min(_BELL_S, urls[0].timeout / 2)
@@ -503,12 +503,17 @@ class Merging:
         """Strings that a server lost."""
         return self._merger.lost
 
+    @property
+    def rollbacks(self) -> int:
+        """Times a server came back with an older model."""
+        return sum(shard.rollbacks for shard in self._shards)
+
     def end(self) -> None:
         self._over.set()
         if self._thread is not None:
             self._bell.link.interrupt()
             self._thread.join(_FAREWELL_S)
-        for link in (*self._links, self._bell.link):
+        for link in (*(shard.link for shard in self._shards), self._bell.link):
             link.close()
 
 

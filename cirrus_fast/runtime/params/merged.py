@@ -161,6 +161,10 @@ class MergedExchange(Exchanges):
         self._unmerged: dict[int, deque[tuple[int, UInt32Array, Int32Array]]] = {
             shard.number: deque() for shard in shards
         }
+        # The connection that the last of them went over, and its number.
+        self._pushed: dict[int, tuple[Connection | None, int]] = {
+            shard.number: (None, self._number) for shard in shards
+        }
         self._layouts = {shard.number: Layout(shard, n_workers) for shard in shards}
         self._room = {k: bytearray(4 * layout.size) for k, layout in self._layouts.items()}
         # Weights moved since all were read, by shard; the first time all are.
@@ -184,27 +188,40 @@ class MergedExchange(Exchanges):
                 if shard.n_shards > 1:
                     here = shard.mine(add)
                     places, moves = add[here] // np.uint32(shard.n_shards), amounts[here]
-                self._push(shard, places, moves)
                 self._unmerged[shard.number].append((self._number, places, moves))
                 self._moves[shard.number] += len(places)
+                shard.link.again(partial(self._push, shard))
         request.number = self._number
         self._under_way.append(request)
         return request
 
-    def _push(self, shard: Shard, places: UInt32Array, moves: Int32Array) -> None:
+    def _push(self, shard: Shard, connection: Connection) -> None:
+        """Hands over what is not on its way. A server that was connected anew may have come back
+        without what it had answered: it gets all again that the model does not have, in order."""
+        before, pushed = self._pushed[shard.number]
+        if connection is not before:
+            pushed = self._merged(shard, connection)
         inbox, bell = inbox_of(shard), bell_of(shard)
-        text = write_moves(self._worker, self._number, places, moves)
-        field = f"{self._worker}:{self._number}"
-        commands = [("HSET", inbox, field, text), ("EXPIRE", inbox, TTL_S)]
-        if shard.number == 0:  # the last one
-            commands += [("RPUSH", bell, self._worker), ("EXPIRE", bell, TTL_S)]
-        shard.link.ask_all(*commands)
+        commands: list[tuple[bytes | str | int, ...]] = []
+        for number, places, moves in self._unmerged[shard.number]:
+            if number > pushed:
+                text = write_moves(self._worker, number, places, moves)
+                commands.append(("HSET", inbox, f"{self._worker}:{number}", text))
+        if commands:
+            commands.append(("EXPIRE", inbox, TTL_S))
+            if shard.number == 0:  # the last one
+                commands += [("RPUSH", bell, self._worker), ("EXPIRE", bell, TTL_S)]
+            connection.ask_all(*commands)
+        self._pushed[shard.number] = connection, self._number
 
     def settle(self) -> Request:
         """Waits until what was pushed is in the model, and takes over what the store has."""
         request = self._under_way.popleft()
         for shard in self._shards:
-            while self._merged(shard) < request.number - self._lag and not self._stopping():
+            wanted = request.number - self._lag
+            while shard.link.again(partial(self._arrived, shard)) < wanted:
+                if self._stopping():
+                    break
                 time.sleep(_NAP_S)
             count = shard.link.again(partial(self._read, shard))
             if shard.number == 0:
@@ -212,12 +229,17 @@ class MergedExchange(Exchanges):
         request.settled = True
         return request
 
-    def _merged(self, shard: Shard) -> int:
-        """The number of this worker's last string that the model has."""
+    def _arrived(self, shard: Shard, connection: Connection) -> int:
+        """The number of this worker's last string that the model has, once it is asked for."""
         if self._number % _A_GENERATION == 0:
             return self._number
+        if connection is not self._pushed[shard.number][0]:
+            self._push(shard, connection)
+        return self._merged(shard, connection)
+
+    def _merged(self, shard: Shard, connection: Connection) -> int:
         at = 4 * (self._layouts[shard.number].merged + self._worker)
-        text = shard.link.ask("GETRANGE", shard.key, at, at + 3)
+        text = connection.ask("GETRANGE", shard.key, at, at + 3)
         if len(text) != 4:
             raise shard.lost()
         return int(struct.unpack(">i", text)[0])
@@ -269,6 +291,8 @@ class Merger:
         self._room = {k: bytearray(4 * layout.size) for k, layout in self._layouts.items()}
         # Weights moved since all were written.
         self._moves = dict.fromkeys(self._layouts, 0)
+        # The connection over which each was written last.
+        self._written: dict[int, Connection | None] = dict.fromkeys(self._layouts)
         self.lost = 0
 
     def begin(self, whole: Int32Array) -> None:
@@ -343,15 +367,24 @@ class Merger:
     def _write(
         self, shard: Shard, give_up_s: float | None = None, *, all_of_it: bool = False
     ) -> None:
+        shard.link.again(partial(self._put, shard, all_of_it), give_up_s=give_up_s)
+        shard.count = int(self._values[shard.number][self._layouts[shard.number].count])
+
+    def _put(self, shard: Shard, all_of_it: bool, connection: Connection) -> None:
+        """The popular weights and what is behind them, or all of it: on a new connection too, for
+        its server may have come back with an older model."""
         layout, values = self._layouts[shard.number], self._values[shard.number]
-        if all_of_it or self._moves[shard.number] >= layout.moves_until_all:
+        all_of_it |= self._moves[shard.number] >= layout.moves_until_all
+        all_of_it |= connection is not self._written[shard.number]
+        if all_of_it:
             values[layout.rest_merged :] = values[layout.merged : layout.rest_merged]
-            self._moves[shard.number] = first = 0
-        else:
-            first = layout.head
+        first = 0 if all_of_it else layout.head
         raw = memoryview(self._room[shard.number])[4 * first :]
         _kernels.bitfield_encode(values[first:], raw)
-        shard.link.again(partial(_put, shard, 4 * first, raw), give_up_s=give_up_s)
+        _set_range(shard, 4 * first, raw, connection)
+        self._written[shard.number] = connection
+        if all_of_it:
+            self._moves[shard.number] = 0
 
 
 class Bell:
@@ -366,7 +399,7 @@ class Bell:
         self.link.ask("BLPOP", bell_of(self._shard), seconds)
 
 
-def _put(shard: Shard, first: int, raw: memoryview, connection: Connection) -> None:
+def _set_range(shard: Shard, first: int, raw: memoryview, connection: Connection) -> None:
     """A piece of the string, which is sent as it lies there."""
     command = pack("SETRANGE", shard.key, first, b"")
     connection.send(command.removesuffix(b"$0\r\n\r\n") + b"$%d\r\n" % len(raw))
