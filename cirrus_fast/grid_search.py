@@ -324,9 +324,10 @@ def _check_mode(mode: Any, n_trials: Any, timeout: float | None, max_cost: float
     if timeout is not None and not (isinstance(timeout, int | float) and 0 < timeout < math.inf):
         raise OptionError(f"timeout={timeout!r}: must be a number of seconds above 0")
     if max_cost is not None:
-        why = next(row.metadata["absent"] for row in table() if row.name == "max_cost")
-        why = why or "a search does not know yet what its models will have cost"
-        raise OptionError(f"max_cost: not in this version: {why}")
+        raise OptionError(
+            "max_cost: a search has no price of its own: models that share a pass are trained on "
+            'this machine; in param_base it holds for each run with executor="lambda"'
+        )
 
 
 def _check_spread(

@@ -101,7 +101,9 @@ def objects(uri: str) -> dict[str, bytes]:
 
 
 def killed(*arguments: object) -> subprocess.CompletedProcess[str]:
+    # What is small here is so in its worker processes too (sitecustomize).
     package = str(Path(cirrus_fast.__file__).parents[1])
+    package = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     return subprocess.run(
         [sys.executable, "-c", KILLED, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": package},

@@ -331,6 +331,7 @@ class SharedRun:
             "breakdown": breakdown,
             "seconds": history[-1].seconds,
             "cost": 0.0,
+            "cost_parts": {},
             "rows_processed": history[-1].rows,
             "rows_repeated": 0,
             "stop_reason": lane.reason or "epochs",

@@ -51,7 +51,7 @@ _LEFT_OUT = re.compile(
     r"|^numpy/(conftest|matlib|lib/recfunctions|_core/cversions)\.py$"
     r"|^numpy/_core/(_simd|_\w+_tests)\.[^/]*\.so$"
     r"|^redis/(asyncio/)?multidb/|^redis/ocsp\.py$"
-    r"|^cirrus_fast/(cli/|_reference\.py|demo\.py|plots\.py|__main__\.py|cirrus\.so$)"
+    r"|^cirrus_fast/(cli/|local_lambda/|sklearn\.py|_reference\.py|demo\.py|plots\.py|__main__\.py|cirrus\.so$)"
     r"|^[^/]+\.dist-info/(RECORD|WHEEL|INSTALLER|entry_points\.txt|top_level\.txt|sboms/.*)$"
     r"|^[^/]+\.data/"
 )

@@ -77,6 +77,14 @@ def generate_command(
     click.echo(f"{path}: {rows:,} rows, {output.size(n_bytes)} in {output.span(seconds)}, {rate}")
 
 
+_executor = click.option(
+    "--executor",
+    type=click.Choice(["local", "processes", "lambda"]),
+    help="Where it is done: threads of this process (local, the default), processes, or a function "
+    "of AWS Lambda, from S3 to S3.",
+)
+
+
 @command("load")
 @click.argument("source", nargs=-1, required=True)
 @click.argument("dataset")
@@ -115,6 +123,7 @@ def generate_command(
 @click.option(
     "--n-threads", type=click.IntRange(1), help="Threads that parse; by default one per core."
 )
+@_executor
 def load_command(
     source: tuple[str, ...], dataset: str, zero_based: bool | None, as_json: bool, **options: Any
 ) -> None:
@@ -162,6 +171,7 @@ def load_command(
 @click.option(
     "--n-threads", type=click.IntRange(1), help="Threads that parse; by default one per core."
 )
+@_executor
 def load_criteo_command(
     source: tuple[str, ...], dataset: str, as_json: bool, **options: Any
 ) -> None:
@@ -217,6 +227,7 @@ def _show_load(
 @click.option(
     "--n-threads", type=click.IntRange(1), help="Threads that scale; by default one per core."
 )
+@_executor
 def normalize_command(
     src: str,
     dst: str,
@@ -224,6 +235,7 @@ def normalize_command(
     like: str | None,
     overwrite: bool,
     n_threads: int | None,
+    executor: str | None,
     as_json: bool,
 ) -> None:
     """Make a data set with scaled columns.
@@ -244,6 +256,7 @@ def normalize_command(
             like=like,
             overwrite=overwrite,
             n_threads=n_threads,
+            executor=executor,
             on_progress=tell,
         )
 

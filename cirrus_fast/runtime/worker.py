@@ -172,6 +172,11 @@ class Worker:
         if self._store.claims is None:
             self._stream = MiniBatches(*arguments, **more)
         else:
+            if len(self._store.claims) != len(dataset.blocks):
+                raise TrainingError(
+                    f"{spec.dataset}: has {len(dataset.blocks)} blocks for a worker, and "
+                    f"{len(self._store.claims)} for the supervisor: is their version the same?"
+                )
             self._claims = Claims(self._store.claims, spec.worker)
             self._stream = SharedMiniBatches(*arguments, claims=self._claims, **more)
             learns_from = list(range(len(dataset.blocks)))

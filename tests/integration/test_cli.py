@@ -133,7 +133,7 @@ def test_load_hands_every_option_on(run: Run, monkeypatch: pytest.MonkeyPatch) -
     result = run(
         "load", "rows.svm", "d", "--storage", "here", "--one-based", "--hash-bits", 5,
         "--label-weights", "--allow-nonfinite", "--skip-bad-rows", "--positive-labels", 1,
-        "--overwrite", "--n-threads", 1,
+        "--overwrite", "--n-threads", 1, "--executor", "processes",
     )  # fmt: skip
     assert "1 rows could not be read" in result.stderr
     assert set(given) == {*signature(real).parameters} - {"source", "dataset"}

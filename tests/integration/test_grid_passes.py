@@ -277,7 +277,7 @@ def test_halving_lets_most_models_go_early_and_finds_the_best(tmp_path):
         ({"mode": "random", "n_trials": 0}, "from 1 on"),
         ({"mode": "random", "n_trials": True}, "from 1 on"),
         ({"timeout": -1}, "seconds above 0"),
-        ({"max_cost": 3.0}, "max_cost: not in this version"),
+        ({"max_cost": 3.0}, "max_cost: a search has no price of its own"),
         ({"name": "../x"}, "letters, digits"),
     ],
 )

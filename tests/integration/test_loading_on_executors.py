@@ -242,7 +242,7 @@ def test_what_cannot_be_cut_is_refused(tmp_path: Path, threads: Executor) -> Non
     (tmp_path / "rows.svm.gz").write_bytes(gzip.compress(text()))
     with pytest.raises(DatasetError, match=r"rows\.svm\.gz: .*cannot be cut into parts"):
         load_libsvm(tmp_path / "rows.svm.gz", str(tmp_path / "m"), executor=threads)
-    with pytest.raises(OptionError, match='give "local", "processes" or'):
+    with pytest.raises(OptionError, match='give "local", "processes", "lambda" or'):
         load_libsvm(tmp_path / "rows.svm.gz", str(tmp_path / "m"), executor="threads")
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from cirrus_fast import CSR, Dataset, LogisticRegression, load_csr
 from cirrus_fast.errors import DatasetError, OptionError
+from cirrus_fast.notices import notice_once
 from cirrus_fast.options import table
 from cirrus_fast.runtime import minibatches, row_sources
 from cirrus_fast.runtime import worker as worker_module
@@ -258,6 +259,7 @@ def test_staleness(monkeypatch):
 
 
 def test_ssp_with_one_worker_is_noticed(caplog):
+    notice_once.cache_clear()  # other tests may have heard it
     assert train(consistency="ssp", staleness=3).n_workers == 1
     assert 'consistency="ssp" changes nothing' in caplog.text
 

@@ -28,8 +28,15 @@ def clicks(tmp_path_factory):
 
 
 @pytest.fixture
-def small_pieces(monkeypatch):
+def small_pieces(monkeypatch, tmp_path):
+    """Here and in worker processes."""
     monkeypatch.setattr(text_dataset, "PIECE_BYTES", 5000)
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "from cirrus_fast.data import text_dataset\ntext_dataset.PIECE_BYTES = 5000\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(site))
 
 
 def train(path: Path, **options):

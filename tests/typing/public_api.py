@@ -19,6 +19,7 @@ from cirrus_fast import (
     Dataset,
     Evaluation,
     GridSearch,
+    LambdaExecutor,
     LibsvmParseError,
     LinearModel,
     LogisticRegression,
@@ -99,6 +100,8 @@ def training(params: Mapping[str, Any]) -> None:
     assert_type(LRegression(params), LogisticRegression)
     with ThreadPoolExecutor(1) as pool:
         result = LogisticRegression(params, dataset="clicks", executor=pool).run()
+    with LambdaExecutor("worker", region="eu-central-1") as functions:
+        result = LogisticRegression(params, executor=functions).run()
     assert_type(result, TrainResult)
     assert_type(result.model, LinearModel)
     assert_type(result.history, list[Record])

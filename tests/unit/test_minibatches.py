@@ -193,7 +193,7 @@ def test_runs_are_all_rows_with_neighbours_together(n_rows, length):
 def test_an_id_that_the_statistics_do_not_know_is_refused(dataset, stream):
     """A data set whose parts contradict each other must not lead outside the model."""
     rows = stream(dataset)
-    rows.places[2 * 7] = 2**32 - 1
+    rows._scale.place[7] = 2**32 - 1
     with pytest.raises(KernelError, match="outside the model"):
         next(rows.epoch(0))
 

@@ -10,7 +10,6 @@ import pytest
 
 import cirrus_fast
 from cirrus_fast.cli.output import check_folder, refuse_existing
-from cirrus_fast.data.model import read_npz
 from cirrus_fast.data.storage import file_writer, write_file
 from cirrus_fast.demo import prepare_demo
 from cirrus_fast.errors import CirrusFastError, DatasetError, StorageError
@@ -53,7 +52,6 @@ def test_refuses_a_folder(tmp_path: Path) -> None:
     [
         lambda uri: write_file(uri, b"x"),
         check_folder,
-        read_npz,
         prepare_demo,
         lambda uri: cirrus_fast.make_clicks(uri, 10),
         lambda uri: cirrus_fast.export_libsvm("d", uri),
