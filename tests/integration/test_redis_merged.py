@@ -133,3 +133,42 @@ def test_popular_weights_and_the_intercept_are_one_piece_with_what_is_behind(
     there = np.empty_like(values)
     there[words] = values
     assert layout.by_place(there).tolist() == values.tolist()
+
+
+@pytest.mark.usefixtures("no_keys")
+def test_what_a_server_has_lost_is_pushed_and_written_again(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes back without strings that it had taken, and with an older model."""
+    monkeypatch.setattr(merged, "_LEAST_HEAD", 8)
+    n = 64
+    (theirs,) = shards_of(redis_server, n, 1)
+    merger = Merger([theirs], N_WORKERS)
+    merger.begin(np.zeros(n, np.int32))
+    worker = Worker(redis_server, 0, n, 1)
+    (own,) = worker.shards
+    ids, ones = np.arange(n, dtype=np.uint32), np.ones(n, np.int32)
+    with redis_server.client() as client:
+        older = client.get(own.key)
+        worker.push(ids, ones)
+        merger.merge()
+        worker.push(ids, ones)
+        worker.push(ids, ones)
+        client.delete(inbox_of(own))
+        client.set(own.key, older)
+    own.link.close()
+    theirs.link.close()
+    assert merger.merge() == 0  # but the model is written anew
+    worker.exchange.settle()
+    assert merger.merge() == 2
+    while worker.exchange.n_under_way:
+        worker.exchange.settle()
+    assert merger.lost == 0
+    assert merger.whole.tolist() == worker.held.tolist() == [3] * n
+    other = Worker(redis_server, 1, n, 1)
+    other.push(ids[:1], ones[:1])
+    merger.merge()
+    other.exchange.settle()
+    assert other.held.tolist() == [4] + [3] * (n - 1)
+    for shard in (theirs, own, *other.shards):
+        shard.link.close()
