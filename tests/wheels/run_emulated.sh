@@ -75,7 +75,7 @@ PYTHON
     fi
     for table in $expected; do
         echo "-- $table"
-        CIRRUS_FAST_FORCE_IMPL=$table "${there[@]}" -m pytest -p no:cacheprovider -q \
-            --hypothesis-profile=ci "${tests[@]}" "${arguments[@]}"
+        CIRRUS_FAST_FORCE_IMPL=$table EXPECTED_IMPLEMENTATIONS=$expected \
+            "${there[@]}" -m pytest -p no:cacheprovider -q --hypothesis-profile=ci "${tests[@]}" "${arguments[@]}"
     done
 done
