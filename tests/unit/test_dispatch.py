@@ -14,8 +14,8 @@ AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl", "avx512vbmi
 
 
 def expected_implementations():
-    """By what the kernel says of the CPU, which is not how cf_dispatch.c finds out. An emulator says
-    what it is of another one: tests/wheels/run_emulated.sh names those of the emulated."""
+    """By what the kernel says of the CPU, which is not how cf_dispatch.c finds out. Under an
+    emulator it says that of another one: tests/wheels/run_emulated.sh names those there are."""
     if named := os.environ.get("EXPECTED_IMPLEMENTATIONS"):
         return named.split()
     if platform.machine() == "aarch64":  # every ARM of 64 bits that Linux runs on has it
