@@ -3,6 +3,7 @@ speaks S3."""
 
 from __future__ import annotations
 
+import math
 import random
 import signal
 import subprocess
@@ -142,16 +143,23 @@ def short(local_lambda: Start, monkeypatch: pytest.MonkeyPatch) -> LocalLambda:
     return local_lambda(memory_mb=256, timeout_s=60, environment=variables)
 
 
+def epochs_beyond(options: dict[str, Any], seconds: float = 5.0) -> int:
+    """How many take workers longer than a function has, on this machine."""
+    tried = LogisticRegression(options | {"executor": "processes", "epochs": 3}).run()
+    return max(3, math.ceil(3 * seconds / tried.history[-1].seconds))
+
+
 def test_a_function_whose_time_runs_out_hands_over(
     clicks: Dataset, redis_server: Any, short: LocalLambda, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wanted = options(redis_server, n_workers=2, epochs=6, sync_rows=200)
-    result = LogisticRegression(wanted).run()
+    wanted = options(redis_server, n_workers=2, sync_rows=200)
+    epochs = epochs_beyond(wanted)
+    result = LogisticRegression(wanted | {"epochs": epochs}).run()
     handed_over = short.logged("worker", "train hands over")
     assert len(handed_over) >= 2
     assert (short.counts["timeout"], short.counts["Unhandled"]) == (0, 0)
     assert result.stop_reason == "epochs"
-    assert result.rows_processed == 6 * N_ROWS
+    assert result.rows_processed == epochs * N_ROWS
     assert result.rows_repeated == 0
     assert "another takes its place" not in caplog.text
 
@@ -305,20 +313,20 @@ def test_workers_of_a_server_with_our_module_hand_over_too(
     if not programs:
         pytest.skip("needs a redis-server")
     server = Server(programs[0], tmp_path)
-    epochs = {"async": 30, "ssp": 15, "bsp": 15}[consistency]  # longer than a function has
+    wanted: dict[str, Any] = {
+        "dataset": "clicks",
+        "executor": "lambda",
+        "param_store": f"redis://127.0.0.1:{server.port}",
+        "consistency": consistency,
+        "minibatch_size": 20 if consistency != "bsp" else 100,
+        "worker_size": 256,
+        "n_workers": 2,
+        "epsilon": 0,
+        "progress": False,
+    }
     try:
-        result = LogisticRegression(
-            dataset="clicks",
-            executor="lambda",
-            param_store=f"redis://127.0.0.1:{server.port}",
-            consistency=consistency,
-            minibatch_size=20 if consistency != "bsp" else 100,
-            worker_size=256,
-            n_workers=2,
-            epochs=epochs,
-            epsilon=0,
-            progress=False,
-        ).run()
+        epochs = epochs_beyond(wanted)
+        result = LogisticRegression(wanted | {"epochs": epochs}).run()
     finally:
         server.stop()
     assert "store=module" in result.param_store

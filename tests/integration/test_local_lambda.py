@@ -166,7 +166,7 @@ def test_events_that_are_not_ours_are_refused_and_no_error_of_the_function(start
         assert kind == "FunctionError"
         assert f"this function is cirrus-fast {version}'s, and the event is not of it" in message
     _, message, _ = invoke({"cirrus_fast": version, "kind": "bake"})["error"]
-    assert "kind 'bake': there are train, evaluate, predict and call" in message
+    assert "kind 'bake': there are train, evaluate, predict, make and call" in message
 
 
 def test_another_version_is_refused_with_both_named(
