@@ -16,7 +16,7 @@ import pytest
 HERE = Path(__file__).parent
 SANITIZERS = ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
 # Mutations by target, for about three seconds each.
-FEWER = {"libsvm": 8_000, "encode": 1_000, "block": 10_000}
+FEWER = {"libsvm": 4_000, "encode": 1_000, "block": 5_000, "train": 10_000, "grid": 5_000}
 USUAL = 30_000
 
 
