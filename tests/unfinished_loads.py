@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import cirrus_fast
+from cirrus_fast.data import dataset_writer, loading, sources
+from cirrus_fast.data.sources import Source
 from cirrus_fast.data.storage import open_storage
 
 N_ROWS = 600
@@ -66,6 +69,14 @@ else:
     cirrus_fast.normalize(source, target, **threads)
 """
 )
+
+
+def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What SMALL does, in this process and for the time of a test."""
+    monkeypatch.setattr(Source.chunks, "__defaults__", (512,))
+    monkeypatch.setattr(sources, "UNIT_BYTES", 2048)
+    monkeypatch.setattr(loading, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(dataset_writer, "SHARD_BYTES", 400)
 
 
 def text(n_rows: int = N_ROWS, seed: int = 5) -> bytes:

@@ -164,7 +164,6 @@ class Plan:
         n_train = dataset.n_rows - held_out
         if n_train == 0:
             raise DatasetError(f"{dataset.name}: has no rows to train on")
-        held_positive = float(test.positives.sum()) if test is not None and held_out else 0.0
         return cls(
             options=options,
             dataset=dataset,
@@ -173,9 +172,7 @@ class Plan:
             n_train=n_train,
             model_size=size,
             learning_rate=options.learning_rate or _default_rate(options.optimizer, dataset),
-            class_weight=_class_weight(
-                options, n_train, dataset.manifest.n_positive - held_positive, dataset.name
-            ),
+            class_weight=_class_weight(options, dataset, test, n_train),
             n_workers=_worker_count(options, dataset, n_train),
             store=choose_store(options),
             dataset_path=absolute(dataset.uri),
@@ -294,13 +291,10 @@ class Plan:
 
     def with_options(self, options: Options) -> Plan:
         """The plan of a run on the same rows that differs in how it learns from them."""
-        manifest, test = self.dataset.manifest, self.test
         if isinstance(self.dataset, TextDataset):
             _check_for_text(options)
-        held = test is not None and not options.test_dataset
-        positive = manifest.n_positive - (float(test.positives.sum()) if test and held else 0.0)
         rate = options.learning_rate or _default_rate(options.optimizer, self.dataset)
-        weight = _class_weight(options, self.n_train, positive, self.dataset.name)
+        weight = _class_weight(options, self.dataset, self.test, self.n_train)
         return replace(self, options=options, learning_rate=rate, class_weight=weight)
 
     @property
@@ -560,12 +554,17 @@ def _default_rate(optimizer: str, dataset: Dataset | TextDataset) -> float:
 
 
 def _class_weight(
-    options: Options, n_train: int, n_positive: float, name: str
+    options: Options, dataset: Dataset | TextDataset, test: TestRows | None, n_train: int
 ) -> tuple[float, float]:
     if options.class_weight != "balanced":
         return options.class_weight if isinstance(options.class_weight, tuple) else (1.0, 1.0)
+    n_positive = float(dataset.manifest.n_positive)
+    if test is not None and not options.test_dataset:  # held out, and not learnt from
+        n_positive -= float(test.positives.sum())
     if not 0 < n_positive < n_train:
-        raise DatasetError(f'{name}: class_weight="balanced" needs training rows of both classes')
+        raise DatasetError(
+            f'{dataset.name}: class_weight="balanced" needs training rows of both classes'
+        )
     return n_train / (2 * (n_train - n_positive)), n_train / (2 * n_positive)
 
 

@@ -19,14 +19,7 @@ if TYPE_CHECKING:
 
 @command("train")
 @click.argument("dataset")
-@click.option(
-    "-o",
-    "--output",
-    "model_file",
-    type=click.Path(dir_okay=False),
-    metavar="MODEL.npz",
-    help="Save the model and how it came about here.",
-)
+@output.model_option
 @click.option(
     "--plot",
     type=click.Path(dir_okay=False),

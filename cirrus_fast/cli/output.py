@@ -35,6 +35,16 @@ def command(name: str) -> Callable[[Callable[..., Any]], click.Command]:
     return wrap
 
 
+model_option = click.option(
+    "-o",
+    "--output",
+    "model_file",
+    type=click.Path(dir_okay=False),
+    metavar="MODEL.npz",
+    help="Save the model and how it came about here.",
+)
+
+
 # Results
 
 

@@ -57,14 +57,7 @@ def status_command(task: str, param_store: str, as_json: bool) -> None:
 @command("attach")
 @click.argument("task")
 @_STORE
-@click.option(
-    "-o",
-    "--output",
-    "model_file",
-    type=click.Path(dir_okay=False),
-    metavar="MODEL.npz",
-    help="Save the model and how it came about here.",
-)
+@output.model_option
 def attach_command(task: str, param_store: str, model_file: str | None, as_json: bool) -> None:
     """Go on with a run whose supervisor died.
 

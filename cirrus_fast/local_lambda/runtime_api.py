@@ -11,8 +11,8 @@ import queue
 import threading
 import time
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+
+from cirrus_fast.local_lambda.http import QuietHandler, QuietServer
 
 _PREFIX = "/2018-06-01/runtime/"
 
@@ -86,30 +86,22 @@ class RuntimeApi:
         self._server.server_close()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+class _Server(QuietServer):
     api: RuntimeApi
 
-    def handle_error(self, *_arguments: Any) -> None:
-        """A sandbox that was killed is no news here."""
 
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(QuietHandler):
     server: _Server
-
-    def log_message(self, *_arguments: Any) -> None: ...
 
     def do_GET(self) -> None:
         if self.path != f"{_PREFIX}invocation/next":
-            self._answer(404, b"{}")
+            self.answer(404, b"{}", {})
             return
         event = self.server.api.next()
         if event is None:
             self.close_connection = True
             return
-        self._answer(
+        self.answer(
             200,
             event.payload,
             {
@@ -129,9 +121,9 @@ class _Handler(BaseHTTPRequestHandler):
             what = "answer" if parts[2] == "response" else "error"
             self.server.api.tell(Said(what, parts[1], payload))
         else:
-            self._answer(404, b"{}")
+            self.answer(404, b"{}", {})
             return
-        self._answer(202, b'{"status":"OK"}')
+        self.answer(202, b'{"status":"OK"}', {})
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -142,15 +134,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         self.rfile.readline()
         return b"".join(parts)
-
-    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
 
 
 def error_payload(kind: str, message: str) -> bytes:

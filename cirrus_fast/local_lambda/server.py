@@ -17,12 +17,12 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from cirrus_fast.local_lambda.function import Function, arn, link_runtime
+from cirrus_fast.local_lambda.http import QuietHandler, QuietServer
 from cirrus_fast.local_lambda.sandbox import Outcome, Sandbox
 
 _PATH = re.compile(r"/2015-03-31/functions/([^/]+)(?:/(invocations|configuration))?/?")
@@ -308,21 +308,13 @@ class LocalLambda:
         self._folder.cleanup()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+class _Server(QuietServer):
     request_queue_size = 1024
     lambda_: LocalLambda
 
-    def handle_error(self, *_arguments: Any) -> None:
-        """A client that went away is no news."""
 
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(QuietHandler):
     server: _Server
-
-    def log_message(self, *_arguments: Any) -> None: ...
 
     def do_GET(self) -> None:
         found = _PATH.fullmatch(urlsplit(self.path).path)
@@ -390,10 +382,4 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, json.dumps(body).encode(), {"Content-Type": kind})
 
     def _answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        self.send_response(status)
-        self.send_header("x-amzn-RequestId", str(uuid.uuid4()))
-        for name, value in {"Content-Type": "application/json", **headers}.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self.answer(status, body, {"x-amzn-RequestId": str(uuid.uuid4()), **headers})

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unfinished_loads import SMALL, killed, objects, put, text
+from unfinished_loads import SMALL, killed, make_small, objects, put, text
 
 from cirrus_fast import Dataset, load_criteo, load_libsvm, normalize
-from cirrus_fast.data import dataset_writer, loading, sources
+from cirrus_fast.data import sources
 from cirrus_fast.data.manifest import UNFINISHED
-from cirrus_fast.data.sources import Source
 from cirrus_fast.data.storage import open_storage
 from cirrus_fast.errors import (
     DatasetError,
@@ -33,10 +32,7 @@ OPTIONS = {"label_weights": True, "skip_bad_rows": True}
 @pytest.fixture(autouse=True)
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small pieces, here and in worker processes."""
-    monkeypatch.setattr(Source.chunks, "__defaults__", (512,))
-    monkeypatch.setattr(sources, "UNIT_BYTES", 2048)
-    monkeypatch.setattr(loading, "BLOCK_ROWS", 16)
-    monkeypatch.setattr(dataset_writer, "SHARD_BYTES", 400)
+    make_small(monkeypatch)
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(SMALL)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))

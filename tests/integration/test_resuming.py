@@ -12,23 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from unfinished_loads import N_ROWS, killed, objects, put, text
+from unfinished_loads import N_ROWS, killed, make_small, objects, put, text
 
 from cirrus_fast import Dataset, load_criteo, load_csr, load_libsvm, normalize, remove_dataset
-from cirrus_fast.data import dataset_writer, loading, sources
+from cirrus_fast.data import dataset_writer, loading
 from cirrus_fast.data.dataset import iterate
 from cirrus_fast.data.manifest import UNFINISHED
-from cirrus_fast.data.sources import Source
 from cirrus_fast.data.storage import is_s3, open_storage
 from cirrus_fast.errors import DatasetError, LibsvmParseError, StorageError
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Source.chunks, "__defaults__", (512,))
-    monkeypatch.setattr(sources, "UNIT_BYTES", 2048)
-    monkeypatch.setattr(loading, "BLOCK_ROWS", 16)
-    monkeypatch.setattr(dataset_writer, "SHARD_BYTES", 400)
+    make_small(monkeypatch)
 
 
 @pytest.fixture(params=["disk", "s3"])
