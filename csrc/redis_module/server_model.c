@@ -182,8 +182,9 @@ push_verdict judge_push(const server_model *model, const cf_step_head *head) {
         return PUSH_HELD;
     if (head->number <= slot.number)
         return PUSH_DUPLICATE;
-    /* A worker that has a push in an open round may have no other. */
-    return head->number == slot.number + 1 && !slot.held ? PUSH_NEXT : PUSH_GAP;
+    if (head->number != slot.number + 1)
+        return PUSH_GAP;
+    return slot.held ? PUSH_EARLY : PUSH_NEXT;
 }
 
 static uint64_t slowest_updates(const server_model *model) {

@@ -78,6 +78,7 @@ typedef enum {
     PUSH_NEXT,      /* take it */
     PUSH_DUPLICATE, /* it was taken before */
     PUSH_HELD,      /* the same, and its round is not complete */
+    PUSH_EARLY,     /* next, but the one before it is in a round that is not complete */
     PUSH_GAP,       /* a push before it is missing */
     PUSH_FENCED,    /* of a generation whose place was taken */
     PUSH_NOBODY     /* no such worker */

@@ -157,6 +157,24 @@ static bool take_push(open_key *open, const step_request *request) {
     return finish_round(open);
 }
 
+/* Answers a pull when the others are as far, now or later. */
+static int pull_when_ready(open_key *open, const waiting_pull *pull) {
+    const int no_blocking =
+        REDIS_IN_LUA | REDIS_IN_MULTI | REDIS_MAY_NOT_BLOCK | REDIS_FROM_MASTER | REDIS_IS_LOADING;
+    if (!may_pull(&open->model, pull->worker)) {
+        if (redis.GetContextFlags(open->ctx) & no_blocking)
+            return answer_with_weights(open->ctx, &open->model, pull->worker, CF_ANSWER_WAIT, NULL,
+                                       0);
+        if (!drop_silent(open, pull->worker))
+            return REDIS_OK;
+        wake_pulls(open);
+        if (!may_pull(&open->model, pull->worker))
+            return block_pull(open, pull);
+    }
+    return answer_with_weights(open->ctx, &open->model, pull->worker, pull->status, pull->ids,
+                               pull->n);
+}
+
 static int step_in_key(open_key *open, redis_string *argument, step_kind kind) {
     step_request request;
     if (!read_request(open, argument, kind, &request))
@@ -175,6 +193,10 @@ static int step_in_key(open_key *open, redis_string *argument, step_kind kind) {
         } else if (verdict == PUSH_DUPLICATE || verdict == PUSH_HELD) {
             status = CF_ANSWER_DUPLICATE;
             module.n_duplicates++;
+        } else if (verdict == PUSH_EARLY && kind == PUSH_AND_PULL) {
+            /* A replica that took its master's place may have a round open that was complete
+             * there: the push is asked for again when it is complete here too. */
+            return pull_when_ready(open, &(waiting_pull){head->worker, CF_ANSWER_WAIT, NULL, 0});
         } else {
             return refuse_push(open, verdict, head->worker);
         }
@@ -183,21 +205,10 @@ static int step_in_key(open_key *open, redis_string *argument, step_kind kind) {
             wake_pulls(open);
     }
     module.n_pulls += kind != ONLY_PUSH;
-    if (kind == PUSH_AND_PULL && !may_pull(&open->model, head->worker)) {
-        const int no_blocking = REDIS_IN_LUA | REDIS_IN_MULTI | REDIS_MAY_NOT_BLOCK |
-                                REDIS_FROM_MASTER | REDIS_IS_LOADING;
-        if (redis.GetContextFlags(open->ctx) & no_blocking)
-            return answer_with_weights(open->ctx, &open->model, head->worker, CF_ANSWER_WAIT, NULL,
-                                       0);
-        if (!drop_silent(open, head->worker))
-            return REDIS_OK;
-        wake_pulls(open);
-        if (!may_pull(&open->model, head->worker))
-            return block_pull(
-                open, &(waiting_pull){head->worker, status, request.pull_ids, head->n_pull});
-    }
-    return answer_with_weights(open->ctx, &open->model, head->worker, status, request.pull_ids,
-                               head->n_pull);
+    const waiting_pull pull = {head->worker, status, request.pull_ids, head->n_pull};
+    if (kind == PUSH_AND_PULL)
+        return pull_when_ready(open, &pull);
+    return answer_with_weights(open->ctx, &open->model, pull.worker, status, pull.ids, pull.n);
 }
 
 static int step_command(redis_ctx *ctx, redis_string **argv, int argc, step_kind kind) {

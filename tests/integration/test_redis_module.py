@@ -259,6 +259,30 @@ def test_a_round_is_one_step_with_gradients_summed_in_the_order_of_workers(serve
         assert wire("STRLEN", key) == length
 
 
+def test_a_push_after_one_of_an_open_round_waits_for_it(server, wire):
+    """At a replica that took its master's place, a round may be open that was complete there."""
+    key = create(wire, "WORKERS", 2, "CONSISTENCY", "bsp")
+    ids, ahead = np.array([3], np.uint32), server.connect()
+    second = step_request(
+        n_ids=N_IDS, number=2, n_rows=1, push_ids=ids, gradient=np.ones(1, np.float32), pull_ids=ids
+    )
+    push(wire, key, 1, worker=0)
+    ahead.send("CIRRUS.STEP", key, second)
+    wait_for(lambda: waiting(wire) == 1)
+    assert wire.info(key)["updates"] == 0
+    with pytest.raises(ReplyError, match=r"^CIRRUSGAP"):  # where no answer can wait
+        push(wire, key, 2, worker=0)
+    push(wire, key, 1, worker=1)
+    status, *_ = _kernels.step_answer(ahead.read(), np.empty(0, np.float32))
+    assert status == 2  # ask again: it was not taken
+    assert (wire.info(key)["updates"], slots(wire, key)["updates"].tolist()) == (1, [1, 1])
+    ahead.send("CIRRUS.STEP", key, second)
+    wait_for(lambda: waiting(wire) == 1)
+    push(wire, key, 2, worker=1)
+    assert _kernels.step_answer(ahead.read(), np.empty(1, np.float32))[0] == 0
+    assert slots(wire, key)["updates"].tolist() == [2, 2]
+
+
 def test_a_round_does_not_wait_for_who_leaves(server, wire):
     key = create(wire, "WORKERS", 2, "CONSISTENCY", "bsp")
     other = server.connect()
