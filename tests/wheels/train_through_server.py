@@ -1,5 +1,5 @@
-"""train_through_server.py URL: trains through the server of that URL with our module in it, and prints
-as JSON what must be the same whatever the server runs on. Run by run_emulated.sh.
+"""train_through_server.py URL: trains through the server of that URL, which has our module in it,
+and prints as JSON what must be the same whatever the server runs on. Run by run_emulated.sh.
 """
 
 import hashlib
