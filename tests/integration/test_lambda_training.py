@@ -4,11 +4,9 @@ speaks S3."""
 from __future__ import annotations
 
 import math
-import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,40 +91,14 @@ def test_functions_are_not_asked_for_what_is_on_this_machine(
 # Faults
 
 
-class Killer:
-    """Kills a sandbox that is busy, drawn at random, every so often."""
-
-    def __init__(self, local: LocalLambda, every_s: float, seed: int = 1) -> None:
-        self.killed = 0
-        self._local, self._every_s = local, every_s
-        self._draw, self._over = random.Random(seed), threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        while not self._over.wait(self._every_s):
-            busy = self._local.busy
-            if busy:
-                self._draw.choice(busy).kill()
-                self.killed += 1
-
-    def __enter__(self) -> Killer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-
 def test_ten_workers_whose_sandboxes_are_killed_at_random_end_all_the_same(
     clicks: Dataset, redis_server: Any, local_lambda: Start
 ) -> None:
-    local = local_lambda(memory_mb=256)
+    local = local_lambda(memory_mb=256, server={"faults": Faults(kill_every_s=0.7)})
     wanted = options(redis_server, n_workers=10, test_fraction=0.05, epochs=8, sync_rows=500)
-    with Killer(local, 0.7) as killer:
-        result = LogisticRegression(wanted).run()
+    result = LogisticRegression(wanted).run()
     undisturbed = LogisticRegression(wanted | {"executor": "processes"}).run()
-    assert killer.killed >= 3
+    assert local.counts["killed"] >= 3
     assert result.stop_reason == "epochs"
     assert result.rows_processed == undisturbed.rows_processed
     assert result.rows_repeated <= 0.15 * result.rows_processed

@@ -252,6 +252,17 @@ def test_a_killed_sandbox_has_died(start: Start, executor: Callable[..., LambdaE
     assert caught.value.kind == "sandbox died"
 
 
+def test_sandboxes_are_killed_as_often_as_ordered(
+    start: Start, executor: Callable[..., LambdaExecutor]
+) -> None:
+    local = start(server={"faults": Faults(kill_every_s=0.1)})
+    functions = executor()
+    for _ in range(2):
+        with pytest.raises(WorkerDiedError, match="signal: killed"):
+            functions.submit(lambda_functions.nap, 600).result(60)
+    assert local.counts["killed"] >= 2
+
+
 def test_a_handler_that_is_not_there_is_an_error_of_the_code(
     local_lambda: Start, executor: Callable[..., LambdaExecutor]
 ) -> None:

@@ -655,7 +655,7 @@ def test_a_silent_worker_is_replaced_though_its_process_lives(
         callbacks=[at_row(6_000, stop)],
     )
     assert stopped
-    assert "has said nothing for 4 s; another takes its place" in caplog.text
+    assert "has given no sign for 4 s; it is ended" in caplog.text
     assert result.stop_reason == "epochs"
     assert result.rows_processed == train(clicks, "memory", sync_rows=None, epochs=4).rows_processed
     sound(result, clicks)
