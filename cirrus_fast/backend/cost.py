@@ -16,8 +16,8 @@ from cirrus_fast.errors import OptionError
 # What the model's server is, for its share of the costs: a type of the price table, several of one
 # ("2 c7g.large"), or dollars an hour.
 STORE_NODE_VARIABLE = "CIRRUS_FAST_STORE_NODE"
-# 1 where what is read from S3 comes through a NAT gateway, for want of a gateway endpoint: to look at
-# routes takes rights that a run should not need.
+# 1 where what is read from S3 comes through a NAT gateway, for want of a gateway endpoint: to look
+# at routes takes rights that a run should not need.
 NAT_VARIABLE = "CIRRUS_FAST_NAT"
 
 FREE_TMP_MB = 512
