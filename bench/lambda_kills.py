@@ -118,7 +118,7 @@ def main() -> int:
     parser.add_argument("layer", nargs="?", help="what `cirrus-fast layer build` wrote")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--minibatch", type=int, default=50)
+    parser.add_argument("--minibatch", type=int, default=16)
     parser.add_argument("--workers", type=int, default=10)
     parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS")
     parser.add_argument("--module", action="store_true", help="a Redis with our module")

@@ -113,10 +113,12 @@ def test_a_run_is_watched_and_ended_from_elsewhere(
             time.sleep(0.05)
         task = caplog.text.partition("run ")[2].partition(":")[0]
         store = ("--param-store", redis_server.url)
-        found = json.loads(run("status", task, *store, "--json").stdout)
+        states: set[str] = set()
+        while states != {"learning"} and not begun.done():
+            found = json.loads(run("status", task, *store, "--json").stdout)
+            states = {worker["state"] for worker in found["workers"]}
         assert found["supervised"] is True
         assert found["stopping"] is False
-        assert {worker["state"] for worker in found["workers"]} == {"learning"}
         assert found["rows"] == sum(worker["rows"] for worker in found["workers"]) > 0
         assert 0.3 < found["train_loss"] < 0.7
         assert "learning" in run("status", task, *store).stdout
@@ -191,8 +193,12 @@ def test_workers_without_a_supervisor_end_when_they_are_told_to(
 
 
 def test_a_run_whose_supervisor_died_goes_on_under_another(
-    redis_server: Any, orphaned: Callable[[int], tuple[str, Any]], tmp_path: Path
+    redis_server: Any,
+    orphaned: Callable[[int], tuple[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("cirrus_fast.backend.attach._PATIENCE_S", 2.0)
     task, local = orphaned(12)
     model = str(tmp_path / "m.npz")
     shown = run("attach", task, "--param-store", redis_server.url, "-o", model, "--json")
