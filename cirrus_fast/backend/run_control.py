@@ -26,7 +26,7 @@ from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, STARTED
 from cirrus_fast.runtime.params.resp import Link
 from cirrus_fast.store_url import parse_urls
 
-# A supervisor shows that it lives every second, unless it measures the model or its machine is busy.
+# A supervisor shows that it lives every second, unless it measures the model just then.
 _GONE_S = 3.0
 _STATES = {ACTIVE: "learning", FINISHED: "finished", STARTED: "starting"}
 

@@ -199,13 +199,13 @@ def test_a_run_whose_supervisor_died_goes_on_under_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("cirrus_fast.backend.attach._PATIENCE_S", 2.0)
-    task, local = orphaned(12)
+    task, local = orphaned(6)
     model = str(tmp_path / "m.npz")
     shown = run("attach", task, "--param-store", redis_server.url, "-o", model, "--json")
     assert shown.exit_code == 0, shown.stderr
     found = json.loads(shown.stdout)
     data = cirrus_fast.Dataset("s3://bucket/c")
-    plain = {"dataset": data.uri, "epsilon": 0, "test_fraction": 0.1, "seed": 7, "epochs": 12}
+    plain = {"dataset": data.uri, "epsilon": 0, "test_fraction": 0.1, "seed": 7, "epochs": 6}
     undisturbed = LogisticRegression(
         plain, n_workers=2, executor="processes", param_store=redis_server.url, sync_rows=100
     ).run()
@@ -215,7 +215,7 @@ def test_a_run_whose_supervisor_died_goes_on_under_another(
     assert found["test_loss"] == pytest.approx(undisturbed.test_loss, rel=0.01)
     rows = [record["rows"] for record in found["history"]]
     assert rows == sorted(rows)
-    assert rows[0] < 0.2 * rows[-1]  # the evaluations of before are there
+    assert rows[0] < 0.4 * rows[-1]  # the evaluations of before are there
     assert found["params"]["seed"] == 7
     assert cirrus_fast.LinearModel.load(model).n_features == 1024
     assert idle(local)
