@@ -6,9 +6,11 @@ same options three times: by one worker, by ten, and by ten of whose sandboxes o
 is killed every second from the first to the last. Prints a row for each seed: log-loss on test rows
 of their own, how many sandboxes were killed in how many seconds, and which part of the rows may
 have been learnt from twice. Rows are exchanged few at a time, so that a run is long and the model
-always on the way. Then, over the seeds, mean and standard deviation of each loss, and of what the
-ten and the killed ones differ from one and from the undisturbed ten by, in per cent; exit status 1
-if the means of these are not within 0.2 %, a row is not accounted, or more than 15 % are twice.
+always on the way; with `--module` fewer still, `--minibatch 2`. Then, over the seeds, mean and
+standard deviation of each loss, and of what the ten and the killed ones differ from one and from
+the undisturbed ten by, in per cent, and the most of it; exit status 1 if any is beyond 0.2 %, a row
+is not accounted, or more than 15 % are twice. Give it a machine of its own: where a worker takes
+longer to begin than it lives, runs are given up, as they should be.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ def _run(function: Function, options: dict[str, Any], kill_every_s: float = 0.0)
 
 
 def _per_cent(values: list[float]) -> str:
-    return f"{100 * statistics.mean(values):+.3f} +- {100 * statistics.stdev(values):.3f} %"
+    mean, spread, most = statistics.mean(values), statistics.stdev(values), max(values, key=abs)
+    return f"{100 * mean:+.3f} +- {100 * spread:.3f} %, at most {100 * most:+.3f} %"
 
 
 def compare(
@@ -104,7 +107,7 @@ def judge(results: dict[str, list[TrainResult]], n_rows: int) -> bool:
     ):
         off = [a / b - 1 for a, b in zip(ours, theirs, strict=True)]
         print(f"{name}: {_per_cent(off)}")
-        good = good and abs(statistics.mean(off)) <= _MOST_OFF
+        good = good and max(map(abs, off)) <= _MOST_OFF
     for found in results.values():
         for result in found:
             good = good and result.stop_reason == "epochs" and result.rows_processed == n_rows
@@ -116,7 +119,7 @@ def judge(results: dict[str, list[TrainResult]], n_rows: int) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Sandboxes killed, beside runs undisturbed.")
     parser.add_argument("layer", nargs="?", help="what `cirrus-fast layer build` wrote")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, choices=range(2, 100), metavar="N")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--minibatch", type=int, default=16)
     parser.add_argument("--workers", type=int, default=10)

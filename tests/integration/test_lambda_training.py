@@ -107,29 +107,35 @@ def test_ten_workers_whose_sandboxes_are_killed_at_random_end_all_the_same(
     assert keys_left(redis_server) == []
 
 
+Short = Callable[[dict[str, Any]], tuple[LocalLambda, int]]
+
+
 @pytest.fixture
-def short(local_lambda: Start, monkeypatch: pytest.MonkeyPatch) -> LocalLambda:
-    """Workers have some seconds. How often they get to no row in them is the machine's affair."""
+def short(local_lambda: Start, monkeypatch: pytest.MonkeyPatch) -> Short:
+    """short(options): a Lambda whose workers have little time, and epochs that take them longer: by
+    what an epoch takes on this machine now, with all that comes before it."""
+    # How often they get to no row all the same is the machine's affair.
     monkeypatch.setattr("cirrus_fast.backend.workers._MOST_IDLE", 100)
-    variables = {"CIRRUS_FAST_HAND_OVER_S": "58.0"}
-    return local_lambda(memory_mb=256, timeout_s=60, environment=variables)
 
+    def begin(options: dict[str, Any]) -> tuple[LocalLambda, int]:
+        began = time.monotonic()
+        tried = LogisticRegression(options | {"executor": "processes", "epochs": 1}).run()
+        has_s = min(50.0, max(0.5, 1.2 * (time.monotonic() - began)))
+        variables = {"CIRRUS_FAST_HAND_OVER_S": str(60 - has_s)}
+        local = local_lambda(memory_mb=256, timeout_s=60, environment=variables)
+        return local, math.ceil(2.2 * has_s / tried.history[-1].seconds)
 
-def epochs_beyond(options: dict[str, Any], seconds: float = 5.0) -> int:
-    """How many take workers longer than a function has, on this machine."""
-    tried = LogisticRegression(options | {"executor": "processes", "epochs": 3}).run()
-    return max(3, math.ceil(3 * seconds / tried.history[-1].seconds))
+    return begin
 
 
 def test_a_function_whose_time_runs_out_hands_over(
-    clicks: Dataset, redis_server: Any, short: LocalLambda, caplog: pytest.LogCaptureFixture
+    clicks: Dataset, redis_server: Any, short: Short, caplog: pytest.LogCaptureFixture
 ) -> None:
     wanted = options(redis_server, n_workers=2, sync_rows=200)
-    epochs = epochs_beyond(wanted)
+    local, epochs = short(wanted)
     result = LogisticRegression(wanted | {"epochs": epochs}).run()
-    handed_over = short.logged("worker", "train hands over")
-    assert len(handed_over) >= 2
-    assert (short.counts["timeout"], short.counts["Unhandled"]) == (0, 0)
+    assert len(local.logged("worker", "train hands over")) >= 2
+    assert (local.counts["timeout"], local.counts["Unhandled"]) == (0, 0)
     assert result.stop_reason == "epochs"
     assert result.rows_processed == epochs * N_ROWS
     assert result.rows_repeated == 0
@@ -279,7 +285,7 @@ def test_data_out_of_reach_is_refused(
 
 @pytest.mark.parametrize("consistency", ["async", "ssp", "bsp"])
 def test_workers_of_a_server_with_our_module_hand_over_too(
-    clicks: Dataset, short: LocalLambda, tmp_path: Path, consistency: str
+    clicks: Dataset, short: Short, tmp_path: Path, consistency: str
 ) -> None:
     programs = server_programs()
     if not programs:
@@ -297,7 +303,7 @@ def test_workers_of_a_server_with_our_module_hand_over_too(
         "progress": False,
     }
     try:
-        epochs = epochs_beyond(wanted)
+        local, epochs = short(wanted)
         result = LogisticRegression(wanted | {"epochs": epochs}).run()
     finally:
         server.stop()
@@ -305,4 +311,4 @@ def test_workers_of_a_server_with_our_module_hand_over_too(
     assert result.stop_reason == "epochs"
     assert result.rows_processed == epochs * N_ROWS
     assert result.rows_repeated == 0
-    assert short.logged("worker", "train hands over")
+    assert local.logged("worker", "train hands over")
