@@ -7,7 +7,9 @@ to Redis is cut; some rounds are ended by Ctrl-C or `stop`. After every round it
 
 * it ended for a reason that the faults explain;
 * a run to the end has learnt from every row exactly `epochs` times, and says that no more than 15 %
-  may have been learnt from twice; its loss is within 1 % of an undisturbed run's;
+  may have been learnt from twice; its loss is within 3 % of one undisturbed worker's, where as many
+  undisturbed ones end up to 0.8 % off on so few rows, and few of them at a time, which learn with
+  the steps of all, up to 1.6 %;
 * all sandboxes are idle soon (how soon at most is printed), and the run has left no key in Redis;
 * no descriptor and no thread is left.
 
@@ -60,6 +62,9 @@ FAULTS = (
 # How long sandboxes that are killed live on average, and how long they may be busy after the end
 # of a run: as long as a machine that is busy otherwise may need.
 SANDBOX_LIVES_S, IDLE_S = 5.0, 30.0
+
+
+MOST_LOSS = 1.03
 
 
 class Wrong(Exception):
@@ -217,7 +222,7 @@ class Soak:
             raise Wrong(f"{result.rows_processed} rows, not {wanted}: {what}")
         if result.rows_repeated > 0.15 * wanted:
             raise Wrong(f"{result.rows_repeated} of {wanted} rows repeated: {what}")
-        if options["optimizer"] == "adagrad" and result.test_loss > 1.01 * expected:
+        if options["optimizer"] == "adagrad" and result.test_loss > MOST_LOSS * expected:
             raise Wrong(f"loss {result.test_loss}, undisturbed {expected}: {what}")
 
     def _rows(self, epochs: int) -> int:
