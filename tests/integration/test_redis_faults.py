@@ -103,7 +103,9 @@ def test_a_server_that_comes_back_with_its_data_goes_on(
     sound(result, clicks)
 
 
-def back_to_an_older_model(server: RedisServer) -> list[Callable[[Record], None]]:
+def back_to_an_older_model(
+    server: RedisServer, then: Callable[[], object] = lambda: None
+) -> list[Callable[[Record], None]]:
     """Callbacks: the server is saved, and later killed and started with what was saved."""
     saved: list[int] = []
 
@@ -116,6 +118,7 @@ def back_to_an_older_model(server: RedisServer) -> list[Callable[[Record], None]
             saved.append(record.rows)
             server.kill()
             server.start()
+            then()
 
     return [save_or_restart]
 
@@ -140,11 +143,21 @@ def test_what_a_server_with_an_older_model_lost_is_made_again(
 
 @both_ways
 def test_workers_of_a_server_with_an_older_model_go_on(
-    clicks: Dataset, own_redis: Any, sync_rows: int
+    clicks: Dataset, own_redis: Any, proxy: Callable[[int], Proxy], sync_rows: int
 ) -> None:
     server = own_redis()
-    callbacks = back_to_an_older_model(server)
-    result = train(clicks, server.url, sync_rows=sync_rows, callbacks=callbacks, epochs=6)
+    way = proxy(server.port)
+    restarted = threading.Event()
+    callbacks = back_to_an_older_model(server, then=restarted.set)
+
+    def hold_back(direction: str, _connection: int, _passed: int, data: bytes) -> bytes:
+        """The run is not to be over before it was looked at."""
+        if direction == "up" and not restarted.is_set():
+            time.sleep(0.003 * sync_rows / MERGED)
+        return data
+
+    way.rule = hold_back
+    result = train(clicks, way.url, sync_rows=sync_rows, callbacks=callbacks, epochs=4)
     assert result.stop_reason == "epochs"
     assert result.exchanges["rollbacks"] >= 1
     assert result.exchanges["lost"] == 0
