@@ -4,6 +4,7 @@ speaks S3."""
 from __future__ import annotations
 
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -211,6 +212,28 @@ def test_workers_whose_answers_are_lost_are_known_by_what_they_say(
     assert result.rows_repeated == 0
     assert "its report is lost; its rows are not" in caplog.text
     assert local.counts["cold"] == 2
+
+
+def test_a_function_that_gives_no_sign_is_given_up_and_its_rows_are_learnt(
+    clicks: Dataset,
+    redis_server: Any,
+    local_lambda: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    local = local_lambda(memory_mb=256)
+    run = LogisticRegression(options(redis_server, n_workers=2, epochs=20)).start()
+    while run.progress() is None and not run.done():
+        time.sleep(0.02)
+    os.kill(local.busy[0].pid, signal.SIGSTOP)  # type: ignore[attr-defined]
+    # Long enough for the one in its place to start on a machine that is busy.
+    monkeypatch.setattr("cirrus_fast.backend.workers._SILENT_S", 4.0)
+    result = run.result(120)
+    assert "has given no sign for 4 s; it is ended" in caplog.text
+    assert "gave no sign any more; another takes its place" in caplog.text
+    assert result.stop_reason == "epochs"
+    assert result.rows_processed == 20 * N_ROWS
+    assert result.rows_repeated < N_ROWS
 
 
 CTRL_C = """
