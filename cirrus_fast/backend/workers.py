@@ -61,11 +61,11 @@ class Workers:
         self._url = url
         self._executor = executor
         self._futures: dict[int, Future[str]] = {}
-        self._launched = time.perf_counter()
+        self._looked = time.perf_counter()
+        self._since_launch = 0.0  # seconds, of those in which workers were looked after
         # By worker and way: how often in a row, and the rows learnt from by then.
         self._deaths: dict[tuple[int, str], tuple[int, int]] = {}
         self._unanswered: set[int] = set()  # workers whose answer is lost, and who may live
-        self._looked = time.perf_counter()
         # Where each worker stands, and how long that has kept others waiting.
         self._late: dict[int, tuple[tuple[int, int, int], float]] = {}
         self._silent: set[int] = set()  # workers whose place was taken for being silent
@@ -80,7 +80,7 @@ class Workers:
         generation = self._store.admit(worker)
         clustered = isinstance(self._store, RedisRun) and self._store.clustered
         spec = self._plan.spec(self._task, worker, generation, self._url, clustered=clustered)
-        self._launched = time.perf_counter()
+        self._since_launch = 0.0
         try:
             self._futures[worker] = self._executor.submit(run_worker, spec.to_json())
         except CirrusFastError:
@@ -108,6 +108,9 @@ class Workers:
 
     def look_after(self) -> None:
         """Takes the reports of those that are done; puts others in the place of the dead."""
+        now = time.perf_counter()
+        passed, self._looked = min(now - self._looked, MOST_LOOK_S), now
+        self._since_launch += passed
         for worker, future in list(self._futures.items()):
             if not future.done():
                 continue
@@ -131,16 +134,16 @@ class Workers:
             self._look_for(worker)
         if self._futures:
             self._check_start()
-            self._replace_silent()
+            self._replace_silent(passed)
 
-    def _replace_silent(self) -> None:
+    def _replace_silent(self, passed: float) -> None:
         """Ends workers that give no sign: stopped, cut off from the store, gone with their machine,
         or waiting for a file system. A thread cannot be ended. Of anybody's executor, and with the
         model in servers, another takes the place; should the silent one wake up, it finds that out.
+
+        passed : seconds since this was last done
         """
         executor, store = self._executor, self._store
-        now = time.perf_counter()
-        passed, self._looked = min(now - self._looked, MOST_LOOK_S), now
         for worker, future in list(self._futures.items()):
             most = self._silent_for(worker, future, passed)
             if not most:
@@ -166,8 +169,6 @@ class Workers:
 
         A sign is what it says in the store, where the model is in servers; and that it gets on,
         while others wait for it.
-
-        passed : seconds since this was last asked
         """
         store, executor = self._store, self._executor
         stands = store.progress(worker)
@@ -240,7 +241,7 @@ class Workers:
         if isinstance(executor, LambdaExecutor):
             patience = executor.patience_s
             trouble = executor.trouble or "what does its log say? (cirrus-fast logs)"
-        if time.perf_counter() - self._launched <= patience:
+        if self._since_launch <= patience:
             return
         waiting, wanted = self._store.slots["state"] == WAITING, self._plan.n_workers
         if waiting.all():
