@@ -221,6 +221,7 @@ def test_a_function_that_gives_no_sign_is_given_up_and_its_rows_are_learnt(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr("cirrus_fast.backend.aws_lambda._GRACE_S", 0.5)
     local = local_lambda(memory_mb=256)
     run = LogisticRegression(options(redis_server, n_workers=2, epochs=20)).start()
     while run.progress() is None and not run.done():
