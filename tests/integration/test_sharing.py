@@ -32,6 +32,7 @@ import cirrus_fast
 from cirrus_fast import Dataset, LogisticRegression
 from cirrus_fast.backend import workers
 from cirrus_fast.backend.processes import ProcessExecutor, WorkerDiedError
+from cirrus_fast.backend.redis_run import RedisRun
 from cirrus_fast.runtime.claims import Claims
 from cirrus_fast.runtime.params.control import RemotePort
 from cirrus_fast.runtime.params.local import LocalStore, Port
@@ -213,22 +214,28 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> list[ProcessExecutor]:
 
 
 @pytest.fixture
-def stores(monkeypatch: pytest.MonkeyPatch) -> list[LocalStore]:
-    made: list[LocalStore] = []
-    real = LocalStore.__init__
+def stores(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    made: list[Any] = []
 
-    def noted(self: LocalStore, *arguments: Any, **more: Any) -> None:
-        made.append(self)
-        real(self, *arguments, **more)
+    def note(kind: type) -> None:
+        real = kind.__init__  # type: ignore[misc]
 
-    monkeypatch.setattr(LocalStore, "__init__", noted)
+        def noted(self: Any, *arguments: Any, **more: Any) -> None:
+            real(self, *arguments, **more)
+            made.append(self)
+
+        monkeypatch.setattr(kind, "__init__", noted)
+
+    note(LocalStore)
+    note(RedisRun)
     return made
 
 
-@pytest.fixture
-def clicks(storage_root: Path, tmp_path: Path) -> Dataset:
-    cirrus_fast.make_clicks(tmp_path / "clicks.svm", 200_000, seed=3, hash_bits=12)
-    return cirrus_fast.load_libsvm(tmp_path / "clicks.svm", "clicks")
+@pytest.fixture(scope="module")
+def clicks(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("clicks")
+    cirrus_fast.make_clicks(folder / "clicks.svm", 200_000, seed=3, hash_bits=12)
+    return cirrus_fast.load_libsvm(folder / "clicks.svm", str(folder / "clicks"))
 
 
 def test_a_stopped_workers_share_is_learnt_from_by_others(
@@ -289,6 +296,52 @@ def test_killed_worker_processes_are_replaced_and_rows_are_accounted(
     assert result.stop_reason == "epochs"
     assert result.rows_processed == epochs * clicks.n_rows
     assert result.rows_repeated <= 3 * 16_384
+
+
+@pytest.mark.parametrize("consistency", ["async", "ssp"])
+@pytest.mark.parametrize("store", ["bitfield", "module"], indirect=True)
+def test_those_that_share_a_model_in_a_server_are_replaced_too(
+    clicks: Dataset,
+    processes: list[ProcessExecutor],
+    stores: list[RedisRun],
+    store: dict[str, Any],
+    consistency: str,
+) -> None:
+    epochs = 4
+    more = {"executor": "processes", "n_workers": 3, "epochs": epochs, "minibatch_size": 100}
+    more |= {"consistency": consistency, "param_store": store["param_store"]}
+    run = LogisticRegression(options(clicks, **more)).start()
+    draw = random.Random(4)
+    for _ in range(2):
+        before = stores[0].slots["rows"].sum() if stores else 0
+        _wait_for(lambda: stores and stores[0].slots["rows"].sum() > before + 50_000)  # noqa: B023
+        os.kill(draw.choice(processes[0].pids), signal.SIGKILL)
+    result = run.result(120)
+    assert result.stop_reason == "epochs"
+    assert result.rows_processed == epochs * clicks.n_rows
+
+
+@pytest.mark.parametrize("store", ["bitfield", "module"], indirect=True)
+def test_a_stopped_workers_share_goes_to_others_by_a_server_too(
+    clicks: Dataset,
+    processes: list[ProcessExecutor],
+    stores: list[RedisRun],
+    store: dict[str, Any],
+) -> None:
+    more = {"executor": "processes", "n_workers": 3, "epochs": 2, "minibatch_size": 100}
+    more |= {"param_store": store["param_store"]}
+    run = LogisticRegression(options(clicks, **more)).start()
+    _wait_for(lambda: stores and (stores[0].slots["rows"] > 0).all())
+    victim = processes[0].pids[0]
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        # Others learn from all of an epoch, but for what the stopped one is at.
+        _wait_for(lambda: stores[0].slots["rows"].sum() > 0.9 * clicks.n_rows)
+    finally:
+        os.kill(victim, signal.SIGCONT)
+    result = run.result(120)
+    assert result.rows_processed == 2 * clicks.n_rows
+    assert result.rows_repeated == 0
 
 
 def test_a_run_goes_on_from_a_checkpoint_with_every_row_once(
