@@ -113,6 +113,7 @@ class MiniBatches:
         self._seed, self._worker = seed, worker
         self._stopping = stopping
         self._n_bytes = self._bytes(numbers)
+        self._n_rows, _ = self._sizes(numbers)
         self._group_bytes = memory.group
         if dataset.is_remote:
             self._group_bytes = memory.small_group(self._n_bytes)

@@ -39,10 +39,14 @@ _OTHERS = -1
 class SharedMiniBatches(MiniBatches):
     """Those of a worker's share, by groups some of whose blocks others may have taken."""
 
-    def __init__(self, *arguments: object, claims: Claims, memory: Memory, **more: object) -> None:
+    def __init__(
+        self, *arguments: object, claims: Claims, memory: Memory, least_rows: int, **more: object
+    ) -> None:
+        """least_rows : that are taken at once, if there are so many"""
         super().__init__(*arguments, memory=memory, **more)  # type: ignore[arg-type]
         self._claims = claims
-        self._group_bytes = memory.small_group(self._n_bytes)
+        least = least_rows * self._n_bytes // max(1, self._n_rows)
+        self._group_bytes = max(memory.small_group(self._n_bytes), min(memory.group, least))
         # Of rows that are held: the groups, where they end, and of which block each row is.
         self._held_groups: list[Group] = []
         self._ends: list[int] = []

@@ -181,6 +181,8 @@ class Worker:
                     f"{len(claims)} for the supervisor: is their version the same?"
                 )
             self._claims = claims
+            # What a worker learns between two exchanges with a store is of one group.
+            more["least_rows"] = spec.sync_rows if spec.store == "bitfield" else 0
             self._stream = SharedMiniBatches(*arguments, claims=claims, **more)
             learns_from = list(range(len(dataset.blocks)))
         self._prepare(most_entries(dataset, learns_from, spec.minibatch_size))
