@@ -28,6 +28,7 @@ from cirrus_fast.options import Options, parse_options, table
 from cirrus_fast.runtime.params import bitfield, module
 from cirrus_fast.runtime.params.control import RECORD, Names, RunHeader, read_run
 from cirrus_fast.runtime.params.local import Positions
+from cirrus_fast.runtime.params.remote_claims import read_positions
 from cirrus_fast.runtime.params.resp import Link
 from cirrus_fast.store_url import StoreUrl, parse_urls
 
@@ -138,7 +139,9 @@ class LeftRun:
         records = np.zeros(header.n_workers, RECORD)
         for worker, record in control.records().items():
             records[worker] = record
-        slots = records["slot"].copy()
+        slots, positions = records["slot"].copy(), Positions.of_slots(records["slot"])
+        if header.n_blocks:
+            positions = read_positions(link.ask_all, Names(task), slots, header.n_blocks)
         reference = raw["reference"]
         history = [record_of(one) for one in raw["history"]]
         return cls(
@@ -150,14 +153,16 @@ class LeftRun:
                 test_dataset_id=raw["test_dataset_id"],
                 remote=raw["remote"],
                 state=state,
-                positions=Positions.of_slots(slots),
+                positions=positions,
                 round=0,
                 seconds=history[-1].seconds if history else 0.0,
                 history=history,
                 best=_best_of(link.ask("GET", Names(task).best)),
                 reference=float("inf") if reference is None else float(reference),
                 stale=raw["stale"],
-                rows_repeated=raw["rows_repeated"] + int(slots["granted"].sum()),
+                rows_repeated=raw["rows_repeated"]
+                + int(slots["granted"].sum())
+                + int(records["repeated"].sum()),
             ),
             _link=link,
             _shards=shards,

@@ -38,6 +38,7 @@ from cirrus_fast.runtime.params.control import (
 )
 from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, WAITING, LocalStore, Positions
 from cirrus_fast.runtime.params.merged import Bell, Merger, bell_of, inbox_of, pays
+from cirrus_fast.runtime.params.remote_claims import check_claims, read_positions, string_of
 from cirrus_fast.runtime.params.resp import key_slot, read_slots
 from cirrus_fast.store_url import StoreUrl
 
@@ -79,15 +80,22 @@ class RedisRun:
         n_shards: int,
         sync_rows: int,
         intercept: float,
+        n_blocks: int,
+        epochs: int,
         task: str,
     ) -> None:
-        """Makes the run in the store, at weights 0 but for the intercept."""
+        """Makes the run in the store, at weights 0 but for the intercept.
+
+        n_blocks : of the data, where workers take over blocks of those that are slow; else 0
+        """
         self.urls = tuple(urls)
         self.optimizer = _kernels.Optimizer(optimizer, learning_rate)
         self.scale = scale
         self.clustered = is_clustered(urls)
         self._deadline = math.inf
         self._check_size(len(scale.ids) + 1, n_shards)
+        if n_blocks:
+            check_claims(n_workers, n_blocks, epochs)
         self._task, self._names = task, Names(task)
         self._lock = RLock()
         self._link = control_link(urls, task, self.clustered, lambda: ended_here(task))
@@ -107,6 +115,7 @@ class RedisRun:
             mark=1 + secrets.randbelow(2**31 - 1),
             merged=self._merges(len(scale.ids), sync_rows),
             store=self.store,
+            n_blocks=n_blocks,
         )
         self._merging: Merging | None = None
         self._open()
@@ -168,6 +177,8 @@ class RedisRun:
         data = scale_to_bytes(self.scale)
         for first in range(0, len(data), _PIECE_BYTES):
             self._link.ask("RPUSH", names.scale, data[first : first + _PIECE_BYTES])
+        if self.header.n_blocks:
+            self._link.ask("SET", names.claims, string_of(np.zeros(self.header.n_blocks, np.int64)))
         self._create_model(intercept)
         self._say()
         self._prolong()
@@ -252,11 +263,10 @@ class RedisRun:
             began = self.slots["granted"].any() or self.slots["rows"].any()
             if self._first_step is None and began:
                 self._first_step = now
-            learning = self.slots["state"] == ACTIVE
-            slowest = int(self.slots["updates"][learning].min()) if learning.any() else 0
-            slower = slowest != self._says["slowest"]
-            self._says["slowest"] = slowest
-            if slower or now - self._beat_at >= _BEAT_S:
+            rows = int(self.slots["rows"].sum())
+            moved = rows != self._says["rows"]
+            self._says["rows"] = rows
+            if moved or now - self._beat_at >= _BEAT_S:
                 self._say()
             if now - self._prolonged >= _PROLONG_S:
                 self._prolong()
@@ -271,9 +281,14 @@ class RedisRun:
         slots = self.slots
         if slots[worker]["state"] != ACTIVE:
             return bool(slots[worker]["state"] != FINISHED)
-        slowest = slots["updates"][slots["state"] != FINISHED].min()
+        running = slots["state"] != FINISHED
+        clocks = slots["updates"] + slots["clock_base"]
+        if self.header.n_blocks and running.sum() > 1:
+            # Who has blocks is waited for, unless it waits itself for one that is further behind.
+            running = slots["unit"] != 0
+            return bool(running[worker] and clocks[worker] == clocks[running].min())
         may_go_on = slots["rows"].sum() < self._says["allowed_rows"]
-        return bool(may_go_on and slots[worker]["updates"] == slowest)
+        return bool(may_go_on and clocks[worker] == clocks[running].min())
 
     def silent_s(self, worker: int) -> float:
         """Seconds since a worker last said anything new, while the supervisor listened."""
@@ -315,6 +330,11 @@ class RedisRun:
             if done >= rows or finished or time.monotonic() >= until:
                 return done
             time.sleep(_POLL_S)
+
+    @property
+    def repeated(self) -> int:
+        """Rows that two workers have learnt from, since a server lost who had them."""
+        return int(self._records["repeated"].sum())
 
     @property
     def exchanges(self) -> dict[str, float]:
@@ -368,8 +388,12 @@ class RedisRun:
         return 0
 
     def positions(self) -> Positions:
-        """Where the workers stand; each keeps to its own blocks."""
-        return Positions.of_slots(self.slots.copy())
+        """Where the workers stand."""
+        with self._lock:
+            n_blocks = self.header.n_blocks
+            if not n_blocks:
+                return Positions.of_slots(self.slots.copy())
+            return read_positions(self._ask_all, self._names, self.slots, n_blocks)
 
     def restore(self, state: Float32Array, positions: Positions, rounds: int) -> None:  # noqa: ARG002
         """The model and the workers' places of a run that went before; before they are started."""
@@ -382,10 +406,13 @@ class RedisRun:
                 self._merging.begin(whole)
             if self.optimizer.kind == "adagrad":
                 bitfield.save_state(self._shards, np.ascontiguousarray(state[1::2]))
-            self._restore_slots(positions.slots)
+            self._restore_positions(positions)
 
-    def _restore_slots(self, slots: npt.NDArray[np.void]) -> None:
-        self.slots[:] = slots
+    def _restore_positions(self, positions: Positions) -> None:
+        self.slots[:] = positions.slots
+        if self.header.n_blocks:
+            self.slots["clock_base"] += positions.helped
+            self._link.ask("SET", self._names.claims, string_of(positions.claims), "EX", TTL_S)
         self._generations[:] = self.slots["generation"]
         self.slots["state"] = ACTIVE
         self.slots["granted"] = 0
