@@ -72,13 +72,12 @@ def test_others_take_what_a_slow_worker_leaves(
 def test_with_ssp_they_do_so_once_they_are_done_with_their_own(
     numbered: Dataset, learnt: Counts, store: dict[str, Any]
 ) -> None:
-    if "module" in store.get("param_store", ""):
-        pytest.skip("there workers keep to their own blocks")
     ssp = store | {"consistency": "ssp", "staleness": 10_000, "n_workers": 3, "epochs": 3}
     result = LogisticRegression(options(numbered, **ssp)).run()
     assert result.rows_processed == 3 * N_ROWS
     assert all_of(learnt) == each(3)
-    assert learnt[0].total() < 0.7 * N_ROWS
+    # The module's server lets none make more updates than others, so they keep to their own.
+    assert (learnt[0].total() < 0.7 * N_ROWS) != ("module" in store.get("param_store", ""))
 
 
 @pytest.mark.usefixtures("slow", "learnt")
