@@ -310,7 +310,7 @@ class _Course:
 
     @property
     def _rows_repeated(self) -> int:
-        return self._repeated_before + self._workers.rows_repeated
+        return self._repeated_before + self._workers.rows_repeated + self._store.repeated
 
     def _checkpoint(self) -> Checkpoint:
         """The run as it stands."""
