@@ -204,6 +204,8 @@ def phases(server: Server, uri: str, given: argparse.Namespace) -> Table:
         stores += [
             (f"memory, {n} worker{s}", "memory", n, {}),
             (f"module, {n} worker{s}", server.url + "?store=module", n, {}),
+            (f"module, sync_rows=20000, {n} worker{s}", server.url + "?store=module", n,
+             {"sync_rows": 20_000}),
             (f"plain strings, sync_rows=20000, {n} worker{s}", server.url + "?store=bitfield", n,
              {"sync_rows": 20_000}),
         ]  # fmt: skip

@@ -457,12 +457,13 @@ def _check_redis(options: Options) -> None:
     if len(stores) > 1:
         raise OptionError("param_store: ?store= must be the same in all URLs")
     why = needs_module(options)
-    if why and (stores == {"bitfield"} or (stores == {None} and options.sync_rows is not None)):
+    if why and stores == {"bitfield"}:
         raise OptionError(why)
-    if stores == {"module"} and options.sync_rows is not None:
+    if why and options.sync_rows is not None:
         raise OptionError(
-            "sync_rows: means nothing with ?store=module, where every mini-batch is a step; leave "
-            "one of them out"
+            f"sync_rows={options.sync_rows}: is for workers that learn on copies of the model, and "
+            f"{'optimizer=ftrl' if options.optimizer == 'ftrl' else 'consistency=bsp'} has no such; "
+            "leave it out"
         )
     if options.sync_rows is not None and options.sync_rows < options.minibatch_size:
         raise OptionError(

@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from cirrus_fast.backend.redis_run import RedisRun
+from cirrus_fast.backend.redis_run import RedisRun, joined_state
 from cirrus_fast.data.csr import Float32Array
 from cirrus_fast.runtime.params import module
+from cirrus_fast.runtime.params.accumulators import read_accumulators, save_accumulators
 from cirrus_fast.runtime.params.local import Positions
 
 
 class ModuleRun(RedisRun):
-    """The control is in plain keys, as ever; weights and optimiser are the servers'."""
+    """The control is in plain keys, as ever; weights and optimiser are the servers'. Where workers
+    learn on copies (sync_rows > 0), the optimiser is theirs, and the servers add their moves up."""
 
     store = "module"
     _shards: list[module.ModuleShard]  # type: ignore[assignment]
@@ -24,15 +26,18 @@ class ModuleRun(RedisRun):
         consistency: str,
         staleness: int,
         intercept_rate: float,
+        sync_rows: int,
         **more: Any,
     ) -> None:
         """
+        sync_rows : 0: each mini-batch is a step
         intercept_rate : multiplies the intercept's gradient; 0 where none is fitted
         arguments, more : RedisRun's
         """
         self._consistency, self._staleness = consistency, staleness
         self._intercept_rate = intercept_rate
-        super().__init__(*arguments, sync_rows=1, **more)
+        self._copies = sync_rows > 0
+        super().__init__(*arguments, sync_rows=sync_rows, **more)
 
     def _check_size(self, n: int, n_shards: int) -> None:
         """The server says what is too large for it."""
@@ -45,6 +50,9 @@ class ModuleRun(RedisRun):
         self._shards = module.open_shards(self.urls, self.header)
 
     def _create_model(self, intercept: float) -> None:
+        if self._copies:
+            module.create_sum(self._shards, self.header.n_workers, intercept)
+            return
         module.create(
             self._shards,
             self.optimizer.kind,
@@ -58,7 +66,7 @@ class ModuleRun(RedisRun):
         )
 
     def _keys(self, shard: module.ModuleShard) -> tuple[bytes, ...]:  # type: ignore[override]
-        return (shard.key,)
+        return (shard.key, shard.state_key) if self._copies else (shard.key,)
 
     def _weights(self) -> Float32Array:
         with self._lock:
@@ -66,13 +74,21 @@ class ModuleRun(RedisRun):
         return np.append(found, np.float32(intercept))
 
     def merged_state(self) -> Float32Array:
+        if self._copies:
+            told, weights = None, self._weights()
+            if self.optimizer.kind == "adagrad":
+                with self._lock:
+                    told = read_accumulators(self._shards, len(weights))
+            return joined_state(self.optimizer, weights, told)
         with self._lock:
             return module.read_state(self._shards, self.optimizer.width)
 
     def restore(self, state: Float32Array, positions: Positions, rounds: int) -> None:  # noqa: ARG002
-        slots = positions.slots
+        slots, width = positions.slots, self.optimizer.width
         with self._lock:
             self._restore_slots(slots)
-            module.write_state(
-                self._shards, state, self.optimizer.width, slots["rows"], slots["updates"]
-            )
+            if self._copies and self.optimizer.kind == "adagrad":
+                save_accumulators(self._shards, np.ascontiguousarray(state[1::2]))
+            if self._copies:
+                state, width = np.ascontiguousarray(state[::width]), 1
+            module.write_state(self._shards, state, width, slots["rows"], slots["updates"])

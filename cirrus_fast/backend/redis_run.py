@@ -22,6 +22,7 @@ from cirrus_fast.data.csr import Float32Array
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.errors import StoreError, TrainingError
 from cirrus_fast.runtime.params import bitfield, resp
+from cirrus_fast.runtime.params.accumulators import read_accumulators, save_accumulators
 from cirrus_fast.runtime.params.control import (
     RECORD,
     SAYS,
@@ -63,6 +64,7 @@ class RedisRun:
 
     store = "bitfield"
     stop_asked = False
+    _copies = True  # workers learn on copies of it
 
     def __init__(
         self,
@@ -104,6 +106,7 @@ class RedisRun:
             mark=1 + secrets.randbelow(2**31 - 1),
             merged=self._merges(len(scale.ids), sync_rows),
             store=self.store,
+            copies=self._copies,
         )
         self._merging: Merging | None = None
         self._open()
@@ -349,7 +352,7 @@ class RedisRun:
         weights, told = self._weights(), None
         if self.optimizer.kind == "adagrad":
             with self._lock:
-                told = bitfield.read_state(self._shards)
+                told = read_accumulators(self._shards, len(weights))
         return joined_state(self.optimizer, weights, told)
 
     @property
@@ -375,7 +378,7 @@ class RedisRun:
             if self._merging is not None:
                 self._merging.begin(whole)
             if self.optimizer.kind == "adagrad":
-                bitfield.save_state(self._shards, np.ascontiguousarray(state[1::2]))
+                save_accumulators(self._shards, np.ascontiguousarray(state[1::2]))
             self._restore_slots(positions.slots)
 
     def _restore_slots(self, slots: npt.NDArray[np.void]) -> None:

@@ -110,7 +110,8 @@ class SteppingWorker(StoreWorker):
             spec.worker,
             spec.generation,
             lambda: port.over,
-            max(1, spec.pipeline_depth // 2),
+            together=max(1, spec.pipeline_depth // 2),
+            in_turn=spec.consistency != "async",
         )
         # Steps under way: what each pushed and pulled.
         self._under_way: deque[tuple[StepBatch | None, StepBatch | None]] = deque()
@@ -252,6 +253,7 @@ class SteppingWorker(StoreWorker):
         traffic, (sent, received) = self._traffic, self._steps.traffic
         traffic["exchanges"] += done.updates
         traffic["rollbacks"] = self._before["rollbacks"] + self._steps.rollbacks
+        traffic["lost"] = self._before["lost"] + self._steps.lost
         traffic["bytes_sent"] = self._before["bytes_sent"] + sent
         traffic["bytes_received"] = self._before["bytes_received"] + received
 

@@ -35,7 +35,7 @@ from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, SLOT, STARTED, WA
 from cirrus_fast.runtime.params.resp import Connection, Link, Refused
 from cirrus_fast.store_url import StoreUrl
 
-FORMAT = 1
+FORMAT = 2
 # Beside the workers' records: there where somebody asks the supervisor to end the run.
 STOP_FIELD = b"stop"
 # Keys outlive their last user by so long; the supervisor prolongs them.
@@ -86,6 +86,7 @@ class RunHeader:
     mark : a number in each model, which tells it from another with the same name
     merged : whether the supervisor merges what workers learn (params/merged.py)
     store : how it is held: bitfield or module
+    copies : whether workers learn on copies of it, with an optimiser of their own
     """
 
     task: str
@@ -102,6 +103,7 @@ class RunHeader:
     mark: int
     merged: bool
     store: str
+    copies: bool
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -120,7 +122,7 @@ class RunHeader:
     @property
     def n_bytes(self) -> int:
         """Of what a worker keeps beside its rows, about: its copy of the model, and the scale."""
-        kept = KEPT_BYTES if self.store == "bitfield" and not self.merged else 0
+        kept = 0 if self.merged else KEPT_BYTES
         return 40 * (self.n_ids + 1) + 8 * self.n_places + kept
 
 
