@@ -460,10 +460,10 @@ def _check_redis(options: Options) -> None:
     if why and stores == {"bitfield"}:
         raise OptionError(why)
     if why and options.sync_rows is not None:
+        what = why.partition(":")[0]
         raise OptionError(
-            f"sync_rows={options.sync_rows}: is for workers that learn on copies of the model, and "
-            f"{'optimizer=ftrl' if options.optimizer == 'ftrl' else 'consistency=bsp'} has no such; "
-            "leave it out"
+            f"sync_rows={options.sync_rows}: workers that learn on copies of the model cannot have "
+            f"{what}; leave one of them out"
         )
     if options.sync_rows is not None and options.sync_rows < options.minibatch_size:
         raise OptionError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,10 @@ from cirrus_fast.data.csr import Float32Array
 from cirrus_fast.runtime.params import module
 from cirrus_fast.runtime.params.accumulators import read_accumulators, save_accumulators
 from cirrus_fast.runtime.params.local import Positions
+
+# How often servers are told who has ended: one may have come back with a model in which others wait
+# for a worker that is gone.
+_LEAVE_S = 1.0
 
 
 class ModuleRun(RedisRun):
@@ -37,6 +42,7 @@ class ModuleRun(RedisRun):
         self._consistency, self._staleness = consistency, staleness
         self._intercept_rate = intercept_rate
         self._copies = sync_rows > 0
+        self._leave_at = 0.0
         super().__init__(*arguments, sync_rows=sync_rows, **more)
 
     def _check_size(self, n: int, n_shards: int) -> None:
@@ -67,6 +73,16 @@ class ModuleRun(RedisRun):
 
     def _keys(self, shard: module.ModuleShard) -> tuple[bytes, ...]:  # type: ignore[override]
         return (shard.key, shard.state_key) if self._copies else (shard.key,)
+
+    def _look(self) -> None:
+        super()._look()
+        waited_for = self._consistency != "async" and not self._copies
+        if not (waited_for and self._ended) or time.monotonic() < self._leave_at:
+            return
+        self._leave_at = time.monotonic() + _LEAVE_S
+        with self._lock:
+            gone = {worker: int(self._generations[worker]) for worker in self._ended}
+            module.leave(self._shards, gone, self._give_up_s)
 
     def _weights(self) -> Float32Array:
         with self._lock:

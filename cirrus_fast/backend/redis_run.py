@@ -118,6 +118,7 @@ class RedisRun:
         self._first_step: float | None = None
         self._beat_at = self._prolonged = -math.inf
         self._heard = np.full(n_workers, time.monotonic())
+        self._ended: set[int] = set()  # workers that ended of themselves
         try:
             self._create(intercept)
         except BaseException:
@@ -207,6 +208,7 @@ class RedisRun:
             slot = self.slots[worker]
             slot["state"] = WAITING
             slot["granted"] = 0
+            self._ended.discard(worker)
             self._generations[worker] += 1
             generation = slot["generation"] = int(self._generations[worker])
             old = f"{worker}.{generation - 1}"
@@ -242,6 +244,9 @@ class RedisRun:
             self.stop_asked = STOP_FIELD in pairs[::2]
             now = time.monotonic()
             for worker, record in current_records(pairs, self._generations).items():
+                if worker in self._ended:
+                    self._tell_again(worker, record)
+                    continue
                 # Compared as numbers, member by member, they take half a core.
                 if record.tobytes() != self._records[worker].tobytes():
                     self._records[worker] = record
@@ -257,6 +262,21 @@ class RedisRun:
                 self._say()
             if now - self._prolonged >= _PROLONG_S:
                 self._prolong()
+
+    def ended(self, worker: int) -> None:
+        """A worker ended of itself. Should a server lose its last word, others must not wait for
+        it."""
+        with self._lock:
+            self._look()
+            self.slots[worker]["state"] = FINISHED
+            self._ended.add(worker)
+
+    def _tell_again(self, worker: int, found: np.void) -> None:
+        """What a worker that is gone had said, if it is no longer there."""
+        said = self._records[worker].tobytes()
+        if found.tobytes() != said:
+            field = f"{worker}.{self._generations[worker]}"
+            self._ask_all(("HSET", self._names.workers, field, said))
 
     def progress(self, worker: int) -> tuple[int, int, int]:
         """What changes as a worker gets on; the state comes first."""

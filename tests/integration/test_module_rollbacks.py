@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from module_server import Server, Wire, program, server_programs
+from module_server import Server, Wire, server_programs
 
 from cirrus_fast._kernels import StepBatch, Stepper, StepRows
 from cirrus_fast.runtime.params import module as module_store
@@ -17,7 +18,6 @@ from cirrus_fast.runtime.params.resp import Link
 from cirrus_fast.store_url import StoreUrl
 
 N_IDS, SIZE = 400, 5
-_ = program  # the fixture that `server` is made of
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ class Walker:
 
     def __post_init__(self) -> None:
         url = StoreUrl.parse(f"redis://127.0.0.1:{self.server.port}")
-        shards = [
+        self._shards = [
             ModuleShard(
                 *(k, self.n_shards, f"{k}:model".encode(), -(-(N_IDS - k) // self.n_shards)),
                 Link((url,), b"", clustered=False),
@@ -80,7 +80,7 @@ class Walker:
         ]
         self._stepper = Stepper(N_IDS, self.n_shards)
         self.steps = Steps(
-            shards, self._stepper, self.worker, 1, lambda: False, in_turn=self.in_turn
+            self._shards, self._stepper, self.worker, 1, lambda: False, in_turn=self.in_turn
         )
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -97,6 +97,9 @@ class Walker:
             self.steps.leave()
         except BaseException as error:
             self.failed.append(error)
+        finally:
+            for shard in self._shards:
+                shard.link.close()
 
     def _walk(self) -> None:
         rows = rows_of(self.worker, SIZE * self.n_steps)
@@ -135,6 +138,11 @@ def models(wire: Wire, n_shards: int) -> list[bytes]:
         at = wire.info(f"{k}:model")["state_offset"]
         found.append(wire("GETRANGE", f"{k}:model", at, -1))
     return found
+
+
+def slots_of(wire: Wire, key: str) -> np.ndarray:
+    """A row for each worker: generation and state, last push, updates, ..."""
+    return np.frombuffer(wire.info(key)["slots"], "<u8").reshape(-1, 8)
 
 
 def roll_back(wire: Wire, keys: dict[str, bytes]) -> None:
@@ -188,7 +196,7 @@ def test_of_pushes_that_are_not_kept_any_more_the_numbers_go_on(server, wire, mo
     told = wire.info("0:model")
     assert (walker.steps.rollbacks, walker.steps.lost) == (1, 12 - 3 - 2)
     assert told["updates"] == 20
-    assert told["rows_seen"] == SIZE * (20 - walker.steps.lost)
+    assert float(told["rows_seen"]) == SIZE * (20 - walker.steps.lost)
 
 
 @pytest.mark.parametrize(("consistency", "staleness"), [("bsp", 0), ("ssp", 0), ("ssp", 1)])
@@ -211,11 +219,8 @@ def test_workers_that_wait_for_each_other_do_so_after_keys_were_rolled_back_apar
 
         def pushed(key: str, number: int, worker: int) -> None:
             """Waits until a worker has pushed so often."""
-            until = np.frombuffer
-            while True:
-                slots = wires[1 - worker].info(key)["slots"]
-                if until(slots, "<u8", 8 * (worker + 1))[8 * worker + 1] >= number:
-                    return
+            while slots_of(wires[1 - worker], key)[worker, 1] < number:
+                time.sleep(0.001)
 
         def before(worker: int, number: int) -> None:
             if not disturbed:

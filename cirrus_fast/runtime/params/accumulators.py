@@ -1,4 +1,4 @@
-"""What workers that learn on a copy know of adagrad's accumulators, beside the model in its servers.
+"""Adagrad's accumulators of workers that learn on copies, beside the model in its servers.
 
 Each is about what a single worker that learns from all rows would have (csrc/cf_replica.h), so any
 worker's will do for another's, and a coordinate that few touch has the accumulator of who did: the

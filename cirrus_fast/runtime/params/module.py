@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -229,10 +229,7 @@ class Steps:
         if line.shard.link.is_closed:
             raise Lost("not connected")
         first = len(line.under_way) - line.n_unsent
-        if self._in_turn:
-            n = int(first == 0 and line.n_unsent > 0)
-        else:
-            n = line.n_unsent
+        n = min(line.n_unsent, int(first == 0)) if self._in_turn else line.n_unsent
         if n == 0:
             return
         line.n_unsent -= n
@@ -343,7 +340,7 @@ class Steps:
         self.lost += n_lost - n_again
         notice_once(
             f"{connection.place}: came back with an older model: {n_lost} steps of worker "
-            f"{self._worker} are missing, of which the last {n_again} are made again; the run goes on"
+            f"{self._worker} are missing, the last {n_again} are made again, and the run goes on"
         )
 
     def _blame(self, line: _Line, error: Refused) -> StoreError:
@@ -423,6 +420,13 @@ def _write(shard: ModuleShard, offset: int, array: npt.NDArray[Any]) -> None:
     data = array.tobytes()
     for first in range(0, len(data), _PIECE_BYTES):
         shard.link.ask("SETRANGE", shard.key, offset + first, data[first : first + _PIECE_BYTES])
+
+
+def leave(shards: Sequence[ModuleShard], gone: Mapping[int, int], give_up_s: float) -> None:
+    """Nobody need wait for these workers, of these generations, any more."""
+    for shard in shards:
+        commands = [("CIRRUS.LEAVE", shard.key, *one) for one in gone.items()]
+        shard.link.ask_all(*commands, give_up_s=give_up_s)
 
 
 def read_weights(shards: Sequence[ModuleShard], give_up_s: float) -> tuple[Float32Array, float]:
