@@ -211,7 +211,7 @@ def phases(server: Server, uri: str, given: argparse.Namespace) -> Table:
         ]  # fmt: skip
     for name, url, n, more in stores:
         server.clear()
-        result = ours(url, uri, n, epochs=2 if n == 1 else 4, minibatch_size=SIZE, **more)
+        result = ours(url, uri, n, epochs=2 if n == 1 else 10, minibatch_size=SIZE, **more)
         spent = {phase: result.breakdown[phase] for phase in PHASES}
         a_row = [f"{1e6 * s / result.rows_processed:.2f}" for s in spent.values()]
         waiting = sum(spent[phase] for phase in WAITING) / sum(spent.values())

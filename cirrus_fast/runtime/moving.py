@@ -14,9 +14,10 @@ class MovedModel(RemoteModel):
     """A worker's copy."""
 
     shards: list[ModuleShard]  # type: ignore[assignment]
+    closing = False  # the worker ends, and waits for no server that is away
 
     def _open_shards(self, spec: WorkerSpec) -> None:  # noqa: ARG002
-        self.shards = open_shards(self.urls, self.layout, self.ended)
+        self.shards = open_shards(self.urls, self.layout, lambda: self.closing or self.ended())
 
 
 class MovingWorker(RemoteWorker):
@@ -48,6 +49,7 @@ class MovingWorker(RemoteWorker):
         except Fenced:
             return
         finally:
+            self._store.closing = True
             self._exchange.close()
 
     def _exchange_moves(  # type: ignore[override]

@@ -138,7 +138,7 @@ class SteppingWorker(StoreWorker):
             return
         finally:
             if self._served:
-                with suppress(StoreError):
+                with suppress(StoreError, Stopped):
                     self._steps.leave()
 
     def _window(self, rows: CSR, order: UInt32Array) -> bool:

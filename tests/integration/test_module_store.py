@@ -224,14 +224,15 @@ def test_moves_whose_connections_are_cut_count_once(server, clicks, n_workers):
 
 
 def test_moves_that_a_server_lost_are_made_again(server, clicks):
-    more = {"sync_rows": 100, "epochs": 6}
+    more = {"sync_rows": 100, "epochs": 10}
     done: list[TrainResult] = []
     runner = threading.Thread(target=lambda: done.append(train(clicks, url_of(server), **more)))
     runner.start()
     wire = server.connect()
     key = wait_for_steps(wire, 20)
+    updates = wire.info(key)["updates"]
     older = wire("GET", key)
-    wait_for_steps(wire, 23)
+    wait_for_steps(wire, updates + 10)
     wire("MULTI")
     wire("SET", key, older)
     wire("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")

@@ -195,8 +195,9 @@ class Steps:
     def leave(self) -> None:
         """Nobody need wait for this worker any more."""
         for line in self._lines:
+            is_done = not line.under_way
             line.shard.link.again(nothing, give_up_s=2)
-            while line.under_way:  # what the server has lost meanwhile
+            while is_done and line.under_way:  # what the server has lost meanwhile
                 self._receive(line, self._nothing)
             line.shard.link.ask(
                 "CIRRUS.LEAVE", line.shard.key, self._worker, self._generation, give_up_s=2

@@ -22,10 +22,12 @@ import numpy as np
 from cirrus_fast._kernels import Replica, StepBatch, Stepper
 from cirrus_fast.data.csr import UInt32Array
 from cirrus_fast.runtime.params.bitfield import Int32Array
-from cirrus_fast.runtime.params.module import ModuleShard, Steps
+from cirrus_fast.runtime.params.module import ModuleShard, Steps, Stopped
 
 # A worker alone reads so many weights at once at first, and no more then: nobody else moves them.
 _MOST_AT_ONCE = 1 << 22
+# How long the end waits for a server that is away.
+_FAREWELL_S = 2.0
 
 
 class Request:
@@ -89,9 +91,9 @@ class MovesExchange:
         self._every_id = np.arange(n_ids + 1, dtype=np.uint32) if alone else None
         # How often servers had come back with an older model by the time when it read all.
         self._read_at = -1
+        self._failure: BaseException | None = None  # nothing is asked any more
         self._asked: SimpleQueue[Request | None] = SimpleQueue()
-        self._thread = Thread(target=self._run, name="cirrus-moves", daemon=True)
-        self._thread.start()
+        self._thread: Thread | None = None
 
     @property
     def n_under_way(self) -> int:
@@ -134,6 +136,9 @@ class MovesExchange:
         request = Request(add, amounts, learnt, read[:-1], sent_then, self._own)
         self._under_way.append(request)
         self._asked.put(request)
+        if self._thread is None:
+            self._thread = Thread(target=self._run, name="cirrus-moves", daemon=True)
+            self._thread.start()
         return request
 
     def settle(self) -> Request:
@@ -152,17 +157,22 @@ class MovesExchange:
 
     def close(self) -> None:
         """What is under way is given up."""
+        if self._thread is None:
+            return
+        self._failure = self._failure or Stopped()
         self._asked.put(None)
         for shard in self._shards:
             shard.link.interrupt()
-        self._thread.join()
+        self._thread.join(_FAREWELL_S)
 
     def _run(self) -> None:
         while (request := self._asked.get()) is not None:
             try:
-                self._exchange(request)
+                if self._failure is None:
+                    self._exchange(request)
             except BaseException as error:
-                request.error = error
+                self._failure = error
+            request.error = self._failure
             request.answered.set()
 
     def _exchange(self, request: Request) -> None:
