@@ -122,7 +122,8 @@ class Server:
             self._process = subprocess.Popen(
                 [
                     str(self._program), "--port", str(self.port), "--dir", str(self.folder),
-                    "--save", "", "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0", *load, *self._options, *more,
+                    "--save", "", "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0", *load,
+                    *self._options, *more,
                 ],
                 stdout=log,
                 stderr=log,
