@@ -102,7 +102,7 @@ class ModuleRun(RedisRun):
     def restore(self, state: Float32Array, positions: Positions, rounds: int) -> None:  # noqa: ARG002
         slots, width = positions.slots, self.optimizer.width
         with self._lock:
-            self._restore_slots(slots)
+            self._restore_positions(positions)
             if self._copies and self.optimizer.kind == "adagrad":
                 save_accumulators(self._shards, np.ascontiguousarray(state[1::2]))
             if self._copies:
