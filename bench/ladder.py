@@ -222,15 +222,19 @@ def loss(server: Server, uri: str, given: argparse.Namespace) -> Table:
     """Two epochs; the model at their end."""
     yield ["2 epochs, adagrad", "test logloss", "beside one worker in memory", "rows/s"]
     first = None
-    for name, url, n in (
-        ("memory, 1 worker", "memory", 1),
-        ("module, 1 worker", server.url + "?store=module", 1),
-        (f"module, {given.workers} workers", server.url + "?store=module", given.workers),
-    ):
+    served = server.url + "?store=module"
+    runs: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
+        ("memory, 1 worker", "memory", 1, {}),
+        ("module, 1 worker", served, 1, {}),
+        (f"module, {given.workers} workers", served, given.workers, {}),
+        (f"module, sync_rows=20000, {given.workers} workers", served, given.workers,
+         {"sync_rows": 20_000}),
+    )  # fmt: skip
+    for name, url, n, more in runs:
         server.clear()
         result = ours(
             url, uri, n, epochs=2, epsilon=1e-12, patience=1000, eval_interval=2.0,
-            minibatch_size=SIZE, test_dataset=given.test_uri,
+            minibatch_size=SIZE, test_dataset=given.test_uri, **more,
         )  # fmt: skip
         last = result.history[-1]
         found = float(last.test_loss)
