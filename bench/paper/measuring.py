@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from bench.ladder import Server
 from bench.module_steps import cpu_seconds
 from bench.objects import serving, speak_to
 from bench.paper.phases import PHASES
-from bench.paper.places import LOOPBACK, Place
+from bench.paper.places import Place
 from bench.paper.pywren import KINDS, Outcome, Task
 from bench.redis_stores import ours
 from cirrus_fast.backend.processes import ProcessExecutor
@@ -150,9 +150,7 @@ def pywren(
         running = []
         for worker in range(n_workers):
             mine = list(range(worker, machine.n_chunks, n_workers))
-            task = Task(
-                kind, redis, size, mine, machine.n_weights, seconds, machine.invocation_s
-            )
+            task = Task(kind, redis, size, mine, machine.n_weights, seconds, machine.invocation_s)
             running.append(_start(task))
         for process in running:
             assert process.stdout is not None
@@ -202,25 +200,24 @@ def _start(task: Task) -> subprocess.Popen[str]:
     return process
 
 
+# When, what was done so far, processor time of workers and of the store, its bytes, who was there.
+_Look = tuple[float, Record, float, float, tuple[int, int], list[int]]
+
+
 class _Window:
     """Looks at a run of ours each time it is evaluated: what was done once all had begun."""
 
     def __init__(self, machine: Machine, executor: ProcessExecutor) -> None:
         self._machine, self._executor = machine, executor
-        self.looks: list[tuple[float, Record, float, float, tuple[int, int]]] = []
+        self.looks: list[_Look] = []
 
     def __call__(self, record: Record) -> bool:
         server = self._machine.server
-        workers = sum(map(_process_s, self._executor.pids))
-        self.looks.append(
-            (time.perf_counter(), record, workers, server.used()[0], server.traffic())
-        )
+        pids = self._executor.pids
+        workers = sum(map(_process_s, pids))
+        now = time.perf_counter()
+        self.looks.append((now, record, workers, server.used()[0], server.traffic(), pids))
         return False
-
-    def settled(self, steps_of: Sequence[float]) -> dict[str, float]:
-        """From a third of the time to the last look while workers ran."""
-        ...
-        raise NotImplementedError
 
 
 def cirrus(
@@ -234,7 +231,10 @@ def cirrus(
     every: float,
     **options: Any,
 ) -> tuple[Measured, TrainResult]:
-    """Ours with a store in Redis, until `seconds` are over. every : epochs between looks"""
+    """Ours with a store in Redis, until `seconds` are over, once its rows are in memory.
+
+    every : epochs between looks
+    """
     machine.server.clear()
     executor = ProcessExecutor()
     window = _Window(machine, executor)
@@ -244,18 +244,15 @@ def cirrus(
         plain |= {"minibatch_size": size, "executor": executor, "callbacks": [window]}
         result = ours(f"{redis}?store={store}", machine.local, n_workers, **plain | options)
     executor.shutdown()
-    looks = [look for look in window.looks if look[2] > 0]
-    last = looks[-1]
-    first = next(look for look in looks if look[1].seconds >= last[1].seconds / 3)
-    if first is last:
-        first = looks[-2]
+    first, last = _settled(window.looks)
     rows = last[1].rows - first[1].rows
     updates = last[1].updates - first[1].updates
-    mini_batches_a_step = rows / size / updates if store == "bitfield" else 1.0
+    # With a plain Redis a step is an exchange, after so many rows.
+    steps = rows / max(size, int(result.params.get("sync_rows") or 0))
     spent = {phase: result.breakdown[phase] for phase in _OURS}
     whole = sum(spent.values())
     took = last[1].seconds - first[1].seconds
-    wall_s = n_workers * took / updates
+    wall_s = n_workers * took / steps
     return Measured(
         system=system,
         place=place.name,
@@ -263,14 +260,14 @@ def cirrus(
         size=size,
         depth=int(result.params["pipeline_depth"]),
         seconds=took,
-        steps=updates,
+        steps=steps,
         rows=rows,
-        updates=updates * mini_batches_a_step,
-        cpu_s=(last[2] - first[2]) / updates,
-        store_cpu_s=(last[3] - first[3]) / updates,
+        updates=updates,
+        cpu_s=(last[2] - first[2]) / steps,
+        store_cpu_s=(last[3] - first[3]) / steps,
         storage_cpu_s=0.0,
-        store_up=(last[4][0] - first[4][0]) / updates,
-        store_down=(last[4][1] - first[4][1]) / updates,
+        store_up=(last[4][0] - first[4][0]) / steps,
+        store_down=(last[4][1] - first[4][1]) / steps,
         storage_up=0.0,
         storage_down=0.0,
         wall={name: wall_s * spent.get(name, 0.0) / whole for name in PHASES},
@@ -278,4 +275,13 @@ def cirrus(
     ), result
 
 
-__all__ = ["LOOPBACK", "Machine", "Measured", "cirrus", "open_storage", "pywren"]
+def _settled(looks: list[_Look]) -> tuple[_Look, _Look]:
+    """From a third of the time on, to the last look while all workers ran."""
+    most = max(len(look[5]) for look in looks)
+    whole = [look for look in looks if len(look[5]) == most]
+    last = whole[-1]
+    begin = (whole[0][1].seconds + last[1].seconds * 0.5) / 1.5
+    first = next((look for look in whole if look[1].seconds >= begin), whole[0])
+    if first is last:
+        raise RuntimeError("the run was too short to measure")
+    return first, last

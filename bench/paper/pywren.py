@@ -101,10 +101,13 @@ class Bucket:
         import boto3
         from botocore import UNSIGNED
         from botocore.config import Config
+        from botocore.handlers import add_expect_header
 
         plain = {"request_checksum_calculation": "when_required",
                  "response_checksum_validation": "when_required"}  # fmt: skip
         self._client = boto3.client("s3", config=Config(signature_version=UNSIGNED, **plain))
+        # It would ask whether it may send a body, which takes a second round trip.
+        self._client.meta.events.unregister("before-call.s3", add_expect_header)
 
     def get(self, key: str) -> bytes:
         found: bytes = self._client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
