@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from bench.ladder import Server
-from bench.module_steps import cpu_seconds
 from bench.objects import serving, speak_to
 from bench.paper.phases import PHASES
 from bench.paper.places import Place
@@ -24,6 +23,8 @@ from cirrus_fast.backend.processes import ProcessExecutor
 from cirrus_fast.data.result import Record, TrainResult
 
 ROOT = Path(__file__).parents[2]
+# An installed package comes before that of the source tree.
+_WORKER = "import sys; sys.path.append({root!r}); from bench.paper.pywren import main; main()"
 _TICKS = os.sysconf("SC_CLK_TCK")
 # Of ours, phases that training reports under its names.
 _OURS = ("storage_read", "decode", "pull", "compute", "push", "other")
@@ -188,8 +189,7 @@ def pywren(
 
 def _start(task: Task) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.paper.pywren"],
-        cwd=ROOT,
+        [sys.executable, "-c", _WORKER.format(root=str(ROOT))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -43,7 +43,7 @@ class Kind:
 
     Attributes
     ----------
-    stateless : a function per mini-batch, which is called and gets code, arguments and rows from S3;
+    stateless : a function per mini-batch, which is called and gets code, arguments and rows of S3;
         else a process that goes on, with its rows in memory
     store : of STORES
     """

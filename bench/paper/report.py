@@ -339,9 +339,9 @@ def _learning(results: Results) -> str:
         ])  # fmt: skip
     text = (
         "Replayed with FTRL: each gradient is of the model as it was so many rows before it is "
-        "applied. All systems that add what they learnt are given these curves, whatever they could "
-        f"do themselves. The module's workers keep {ROWS_UNDER_WAY:,} rows under way at most, or "
-        "one mini-batch each.\n\n" + markdown(rows)
+        "applied. All systems that add what they learnt are given these curves, whatever they "
+        f"could do themselves. The module's workers keep {ROWS_UNDER_WAY:,} rows under way at "
+        "most, or one mini-batch each.\n\n" + markdown(rows)
     )
     for name, points in results.real_curves.items():
         least = min(loss for _, loss in points)

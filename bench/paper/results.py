@@ -259,7 +259,8 @@ class Results:
             return None
         rows = self.rows_to(fast[1], target, n, SYSTEMS[fast[1]].size)
         alone = self.curves.rows_to(target, 0)
-        assert rows is not None and alone is not None
+        assert rows is not None
+        assert alone is not None
         per_row = alone / self.kernels[which] - rows / fast[0]
         return self.start_s("module") / per_row * self.n_rows if per_row > 0 else None
 
