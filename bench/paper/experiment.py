@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import cirrus_fast
-from bench import data, lambda_starts, ours
+from bench import data, lambda_starts
 from bench.ladder import Server
 from bench.paper import measuring, vm
 from bench.paper.learning import FTRL, Rows, replayed
@@ -159,7 +159,9 @@ class Experiment:
             function = lambda_starts.Function("worker", layer, environment=environment)
             with _few(lambda_starts, 1 if self.settings.quick else 5):
                 warm = lambda_starts.warm(function)
-                cold = lambda_starts.first_gradient(function, machine.uri, redis)
+                cold = lambda_starts.first_gradient(
+                    function, machine.uri, redis, minibatch_size=SIZE, timeout=3.0
+                )
         return {
             "invocation_s": sorted(warm)[len(warm) // 2],
             "cold_s": sorted(cold)[len(cold) // 2],
@@ -173,7 +175,7 @@ class Experiment:
             if not system.is_ours:
                 return measuring.pywren(name, machine, place, n, size, seconds)
             more = dict(system.options)
-            if name.startswith("module"):
+            if system.under_way:
                 more["pipeline_depth"] = how_deep
             every = system.every * (5 if settings.quick else 1)
             return measuring.cirrus(
@@ -184,7 +186,7 @@ class Experiment:
             found = [run(place, 1, size, how_deep) for _ in range(settings.runs)]
             return max(found, key=lambda one: one.steps_a_second)
 
-        near = 4 if system.depth is None else 1
+        near = system.near
         yield best(LOOPBACK, system.size, near)
         # Over links as deep as ten workers are.
         yield best(CLOUD, system.size, depth(system, 10))
@@ -199,7 +201,7 @@ class Experiment:
         epochs, looks = (2.0, 10) if self.settings.quick else (2.0, 20)
         curves = {
             str(n * SIZE): replayed(rows, "ftrl", SIZE, n, epochs=epochs, looks=looks)
-            for n in (UNDER_WAY[:2] if self.settings.quick else UNDER_WAY)
+            for n in (UNDER_WAY[:3:2] if self.settings.quick else UNDER_WAY)
         }
         return {"curves": curves}
 
@@ -259,22 +261,35 @@ def _few(module: Any, rounds: int) -> Iterator[None]:
 
 
 def _together() -> float:
-    """Speed of each of two busy cores, beside that of one alone."""
-    # Long enough that the interpreter's lock does not matter.
-    gradient = [ours.Gradient(data.train_rows(), 5000) for _ in range(2)]
+    """Speed of each of two busy cores, beside that of one alone: of such work as workers that are
+    no kernels do."""
 
-    def count(which: int, seconds: float = 0.4) -> int:
-        n, until = 0, time.perf_counter() + seconds
-        while time.perf_counter() < until:
-            gradient[which].compute()
-            n += 1
-        return n
+    def counted(n: int) -> int:
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-c", _COUNT], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            for _ in range(n)
+        ]
+        told = [process.communicate(b"")[0] for process in running]
+        return sum(map(int, told))
 
-    count(0, 0.1)
-    with ThreadPoolExecutor(2) as pool:
-        alone = max(count(0) for _ in range(3))
-        both = max(sum(pool.map(count, range(2))) for _ in range(3))
+    alone = max(counted(1) for _ in range(3))
+    both = max(counted(2) for _ in range(3))
     return min(1.0, max(0.5, both / 2 / alone))
+
+
+# Begins at a full half of a second, so that all count at once.
+_COUNT = """
+import pickle, time
+values, n = [i / 7 for i in range(2000)], 0
+time.sleep(1 - time.time() % 0.5)
+until = time.monotonic() + 0.4
+while time.monotonic() < until:
+    pickle.loads(pickle.dumps([float(b"%.6f" % x) for x in values]))
+    n += 1
+print(n)
+"""
 
 
 def _decode_s(uri: str) -> float:

@@ -148,7 +148,7 @@ def with_fixed_part(costs: Costs, smaller: Costs) -> Costs:
     )
 
 
-def loopback(costs: Costs, n_workers: int, depth: int, steps: int = 4000) -> Outcome:
+def loopback(costs: Costs, n_workers: int, depth: int, steps: int = 2000) -> Outcome:
     """All on the cores of this machine."""
     network = Network()
     cores = network.cores(CORES, costs.together)
@@ -166,11 +166,11 @@ def loopback(costs: Costs, n_workers: int, depth: int, steps: int = 4000) -> Out
             path.append(Delay(costs.idle_s))
         network.customers(path, depth)
     few = n_workers * depth
-    return network.run(max(steps, 20 * few), max(steps // 10, 3 * few))
+    return network.run(max(steps, 12 * few), max(steps // 10, 3 * few))
 
 
 def cloud(
-    costs: Costs, place: Place, n_workers: int, depth: int, n_ps: int = 1, steps: int = 4000
+    costs: Costs, place: Place, n_workers: int, depth: int, n_ps: int = 1, steps: int = 2000
 ) -> Outcome:
     """Every worker on its own; the model on so many servers."""
     assert place.rate is not None
@@ -221,4 +221,4 @@ def cloud(
                      Delay(place.storage_s)]  # fmt: skip
         network.customers(path, depth)
     few = n_workers * depth
-    return network.run(max(steps, 20 * few), max(steps // 10, 3 * few))
+    return network.run(max(steps, 12 * few), max(steps // 10, 3 * few))

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SIZE, LARGE, SMALL = 200, 1000, 20
+# Of all workers of the module together: more would cost quality (learning.py). And of one of them.
+ROWS_UNDER_WAY, MOST_STEPS = 4_000, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +15,8 @@ class System:
     """
     number : in the issue of the experiment; text : in tables; short : in figures
     size : rows of a mini-batch
-    depth : steps of a worker that are under way, over links; None: as many as keep ROWS_UNDER_WAY
+    under_way : rows that all workers together have under way, if not a mini-batch each
+    near : steps that each has under way while costs are measured beside the servers
     every : epochs between looks at a run of ours
     compared : real runs of several workers are compared with simulated ones
     overwrites : workers replace what others did meanwhile, so of W updates one survives
@@ -27,15 +30,13 @@ class System:
     every: float = 0.0
     compared: bool = True
     overwrites: bool = False
-    depth: int | None = 1
+    under_way: int = 0
+    near: int = 1
 
     @property
     def is_ours(self) -> bool:
         return self.every > 0
 
-
-# Of all workers of the module together: more would cost quality (learning.py).
-ROWS_UNDER_WAY = 4_000
 
 SYSTEMS = {
     "pywren": System(
@@ -52,24 +53,23 @@ SYSTEMS = {
     "workers-sparse": System("iv", "+ long-lived workers, rows in memory", "+ long-lived"),
     "bitfield": System(
         "viii", "cirrus_fast, plain Redis, every mini-batch", "cirrus_fast,\nplain Redis",
-        options={"sync_rows": SIZE}, every=0.02, depth=None,
+        options={"sync_rows": SIZE}, every=0.02, under_way=2_000,
     ),
     "sync": System(
         "viii", "cirrus_fast, plain Redis, `sync_rows` by default", "cirrus_fast,\nsync_rows",
         every=0.1,
     ),
     "module": System(
-        "ix", "cirrus_fast, the module", "cirrus_fast,\nmodule", every=0.1, depth=None
+        "ix", "cirrus_fast, the module", "cirrus_fast,\nmodule", every=0.1,
+        under_way=ROWS_UNDER_WAY, near=4,
     ),
     "module-20": System(
         "ix", "cirrus_fast, the module, mini-batches of 20", "module, 20 rows", size=SMALL,
-        every=0.1, depth=None,
+        every=0.1, under_way=ROWS_UNDER_WAY, near=4,
     ),
 }  # fmt: skip
 
 
 def depth(system: System, n_workers: int) -> int:
     """Steps that each worker has under way."""
-    if system.depth is not None:
-        return system.depth
-    return max(1, min(20, ROWS_UNDER_WAY // (n_workers * system.size)))
+    return max(1, min(MOST_STEPS, system.under_way // (n_workers * system.size)))
