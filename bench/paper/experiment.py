@@ -160,7 +160,7 @@ class Experiment:
             with _few(lambda_starts, 1 if self.settings.quick else 5):
                 warm = lambda_starts.warm(function)
                 cold = lambda_starts.first_gradient(
-                    function, machine.uri, redis, minibatch_size=SIZE, timeout=3.0
+                    function, machine.uri, redis, minibatch_size=SIZE
                 )
         return {
             "invocation_s": sorted(warm)[len(warm) // 2],

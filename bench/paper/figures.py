@@ -15,6 +15,7 @@ from bench.paper.systems import SYSTEMS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_UNITS = ("milliseconds", "microseconds")
 _PHASE_COLORS = dict(
     zip(PHASES, ("0.75", "C0", "C9", "C1", "C2", "C3", "0.5"), strict=True)
 )  # fmt: skip
@@ -34,7 +35,7 @@ def draw(results: Results, folder: Path) -> list[str]:
     from matplotlib.figure import Figure
 
     for name, draw_one in drawn.items():
-        wide = name in ("figure_a.png", "workers.png")
+        wide = name in ("figure_a.png", "figure_c.png", "workers.png")
         figure = Figure(
             figsize=(11 if wide else 8, 8 if name == "workers.png" else 4.6), layout="constrained"
         )
@@ -137,24 +138,27 @@ def _optimisations(results: Results, figure: Any) -> None:
 
 def _phases(results: Results, figure: Any) -> None:
     """(c) Where a worker's time goes."""
-    axes = figure.subplots()
     names = [name for name in SYSTEMS if name in results.measured]
-    shown = [results.one(name, "cloud") for name in names]
-    left = [0.0] * len(names)
-    rows = range(len(names))
-    for phase in PHASES:
-        each = [1e6 * one.wall[phase] / (one.updates / one.steps) for one in shown]
-        axes.barh(rows, each, left=left, color=_PHASE_COLORS[phase], label=phase.replace("_", " "))
-        left = [a + b for a, b in zip(left, each, strict=True)]
-    for row, whole in zip(rows, left, strict=True):
-        axes.text(whole * 1.05, row, f"{whole:,.0f} µs", va="center", fontsize=8)
-    axes.set_xscale("symlog", linthresh=100)
-    axes.set_xlim(0, max(left) * 6)
-    axes.set_yticks(list(rows), [SYSTEMS[name].short.replace("\n", " ") for name in names])
-    axes.invert_yaxis()
-    _plain(axes, "(c) One worker in the emulated cloud", "microseconds per mini-batch (logarithmic "
-           "beyond 100)", "")  # fmt: skip
-    figure.legend(frameon=False, loc="outside lower center", ncols=7, fontsize=8)
+    halves = [n for n in names if not SYSTEMS[n].is_ours], [n for n in names if SYSTEMS[n].is_ours]
+    drawn = zip(figure.subplots(1, 2), halves, (1e3, 1e6), _UNITS, strict=True)
+    for axes, shown, unit, text in drawn:
+        left = [0.0] * len(shown)
+        for phase in PHASES:
+            runs = [results.one(name, "cloud") for name in shown]
+            each = [unit * one.wall[phase] * one.steps / one.updates for one in runs]
+            axes.barh(range(len(shown)), each, left=left, color=_PHASE_COLORS[phase],
+                      label=phase.replace("_", " "))  # fmt: skip
+            left = [a + b for a, b in zip(left, each, strict=True)]
+        for row, whole in enumerate(left):
+            axes.text(whole, row, f" {whole:,.0f}", va="center", fontsize=8)
+        axes.set_xlim(0, 1.2 * max(left, default=1))
+        axes.set_yticks(range(len(shown)), [SYSTEMS[name].short for name in shown], fontsize=9)
+        axes.invert_yaxis()
+        _plain(axes, "", f"{text} per mini-batch", "")
+    figure.suptitle("(c) Where the time of a worker in the emulated cloud goes", fontsize=11,
+                    fontweight="bold", x=0.01, ha="left")  # fmt: skip
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, frameon=False, loc="outside lower center", ncols=7, fontsize=9)
 
 
 def _workers(results: Results, figure: Any) -> None:

@@ -18,6 +18,7 @@ from bench.paper.results import (
     TEN,
     VM_NODE,
     WORKERS,
+    Compared,
     Results,
     billed_vm_s,
 )
@@ -312,18 +313,18 @@ def _simulated_text(results: Results) -> str:
 def _errors(results: Results) -> Rows:
     compared = results.compared()
     counts = sorted({one.n_workers for one in compared})
-    yield ["steps/s, real / simulated (error)", *(f"{n} workers" for n in counts)]
+    named = ["1 worker", *(f"{n} workers" for n in counts[1:])]
+    yield ["steps/s, real / simulated (error)", "1 worker, over links", *named]
+
+    def cell(one: Compared | None) -> str:
+        if one is None:
+            return "-"
+        return f"{_number(one.real)} / {_number(one.simulated)} ({one.error:+.0%})"
+
     for name in results.measured:
         found = {one.n_workers: one for one in compared if one.system == name}
-        yield [
-            SYSTEMS[name].text,
-            *(
-                f"{_number(found[n].real)} / {_number(found[n].simulated)} ({found[n].error:+.0%})"
-                if n in found
-                else "-"
-                for n in counts
-            ),
-        ]
+        cells = [results.compared_far(name), *map(found.get, counts)]
+        yield [SYSTEMS[name].text, *map(cell, cells)]
 
 
 def _learning(results: Results) -> str:

@@ -129,21 +129,24 @@ class Results:
         return found
 
     @cached_property
+    def _linked(self) -> dict[tuple[str, int], Costs]:
+        """The same over the emulated links."""
+        return {
+            (name, size): networks.over_links(costs, CLOUD, self.one(name, "cloud", size))
+            for (name, size), costs in self.costs.items()
+        }
+
+    @cached_property
     def far_costs(self) -> dict[tuple[str, int], Costs]:
-        """The same in the emulated cloud; ours read ahead, and decode, as in a first epoch."""
-        found = {}
-        for (name, size), costs in self.costs.items():
+        """In the emulated cloud; ours read ahead, and decode, as in a first epoch."""
+        found = dict(self._linked)
+        for (name, size), costs in self._linked.items():
             if SYSTEMS[name].is_ours:
-                read = costs.rows * self.machine["bytes_a_row"]
-                decoding = costs.rows * self.machine["decode_s"]
-                costs = replace(costs, ahead=read, cpu_s=costs.cpu_s + decoding)
-            found[name, size] = networks.over_links(
-                costs if not SYSTEMS[name].is_ours else self.costs[name, size],
-                CLOUD,
-                self.one(name, "cloud", size),
-            )
-            if SYSTEMS[name].is_ours:
-                found[name, size] = replace(costs, idle_s=found[name, size].idle_s)
+                found[name, size] = replace(
+                    costs,
+                    ahead=costs.rows * self.machine["bytes_a_row"],
+                    cpu_s=costs.cpu_s + costs.rows * self.machine["decode_s"],
+                )
         return found
 
     def compared(self) -> list[Compared]:
@@ -157,6 +160,13 @@ class Results:
                         Compared(name, run.n_workers, run.steps_a_second, simulated.steps_a_second)
                     )
         return found
+
+    def compared_far(self, name: str) -> Compared:
+        """One worker over the emulated links."""
+        run = self.one(name, "cloud")
+        costs = self._linked[name, run.size]
+        simulated = networks.cloud(costs, CLOUD, 1, run.depth).steps_a_second
+        return Compared(name, 1, run.steps_a_second, simulated)
 
     def simulated(self, name: str, n: int, size: int | None = None, n_ps: int = 1) -> Outcome:
         size = size or SYSTEMS[name].size

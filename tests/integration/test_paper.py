@@ -57,14 +57,13 @@ def test_simulated_equals_real_within_what_the_report_says(folder):
     stated = re.search(r"Error: median \d+%, at most (\d+)%", text)
     assert stated is not None
     table = text[stated.end() : text.index("## How the loss falls")]
-    errors = [abs(int(error)) for error in re.findall(r"\(([+-]\d+)%\)", table)]
-    assert len(errors) >= 9
-    of_many = re.findall(r"\| [^|]*\(([+-]\d+)%\) \|$", table, re.MULTILINE)
-    assert max(abs(int(error)) for error in of_many) <= int(stated[1]) + 1
-    # Of one worker, whose costs were measured, nothing is predicted.
-    of_one = re.findall(r"^\|[^|]*\|[^|(]*\(([+-]\d+)%\)", table, re.MULTILINE)
-    assert len(of_one) == 9
-    assert max(abs(int(error)) for error in of_one) <= 10
+    rows = [re.findall(r"\(([+-]\d+)%\)", line) for line in table.splitlines()]
+    errors = [[abs(int(error)) for error in row] for row in rows if row]
+    assert len(errors) == 9
+    # Over links and beside the servers, one worker; then two.
+    assert max(row[2] for row in errors) <= int(stated[1])
+    # Of one worker nothing is predicted but that no two parts of its step go on at once.
+    assert max(max(row[:2]) for row in errors) <= 25
 
 
 def test_the_report_has_everything(folder):
