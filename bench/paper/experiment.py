@@ -228,12 +228,11 @@ class Experiment:
         return found
 
     def _bosen(self, numbers: str) -> Any:
-        target = min(self.targets())
         epochs, runs = (2, 1) if self.settings.quick else (6, 3)
-        return vm.bosen(numbers, target, epochs, runs)
+        return vm.bosen(numbers, self.targets(), epochs, runs)
 
     def _kernels(self, *, text: bool) -> dict[str, float]:
-        return vm.kernels(None, text=text, dataset=self._datasets()[0])
+        return vm.kernels(self._datasets()[0], text=text)
 
     def targets(self) -> tuple[float, ...]:
         """Those given; else what one worker has learnt after 0.7 and 1.4 passes, where on

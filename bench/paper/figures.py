@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench.paper.learning import Point
 from bench.paper.phases import PHASES
 from bench.paper.places import CLOUD, SERVER_RATE
-from bench.paper.results import SERVERS, TEN, WORKERS, Results
+from bench.paper.results import TEN, Results
 from bench.paper.systems import SYSTEMS
 
 if TYPE_CHECKING:
@@ -56,13 +56,20 @@ def _storage(results: Results, figure: Any) -> None:
     """(0) What concurrent functions take out of storage."""
     assert CLOUD.rate is not None
     axes = figure.subplots()
-    axes.loglog(WORKERS, [n * CLOUD.rate / 1e9 for n in WORKERS], "C0o-", label="S3, their links")
+    axes.loglog(
+        results.workers,
+        [n * CLOUD.rate / 1e9 for n in results.workers],
+        "C0o-",
+        label="S3, their links",
+    )
     name = "workers-model"
     if name in results.measured:
         costs = results.far_costs[name, SYSTEMS[name].size]
         moved = costs.store_up + costs.store_down
-        taken = [results.simulated(name, n).steps_a_second * moved / 1e9 for n in WORKERS]
-        axes.loglog(WORKERS, taken, "C1o-", label="Redis, models by GET and SET (simulated)")
+        taken = [results.simulated(name, n).steps_a_second * moved / 1e9 for n in results.workers]
+        axes.loglog(
+            results.workers, taken, "C1o-", label="Redis, models by GET and SET (simulated)"
+        )
     axes.axhline(2 * SERVER_RATE / 1e9, color="0.6", ls=":", label="both ways of a server's link")
     _plain(axes, "(0) Storage throughput", "concurrent functions", "GB/s")
     axes.legend(frameon=False)
@@ -170,9 +177,13 @@ def _workers(results: Results, figure: Any) -> None:
             continue
         style = {"color": _COLORS[name], "marker": ".",
                  "label": SYSTEMS[name].short.replace("\n", " ")}  # fmt: skip
-        grid[0, 0].loglog(WORKERS, [results.updates_a_second(name, n) for n in WORKERS], **style)
-        grid[0, 1].loglog(WORKERS, [results.rows_a_second(name, n) for n in WORKERS], **style)
-        found = [one for n in WORKERS if (one := results.to_loss(name, target, n))]
+        grid[0, 0].loglog(
+            results.workers, [results.updates_a_second(name, n) for n in results.workers], **style
+        )
+        grid[0, 1].loglog(
+            results.workers, [results.rows_a_second(name, n) for n in results.workers], **style
+        )
+        found = [one for n in results.workers if (one := results.to_loss(name, target, n))]
         n = [one.n_workers for one in found]
         grid[1, 0].loglog(n, [one.seconds for one in found], **style)
         grid[1, 1].loglog(n, [one.dollars for one in found], **style)
@@ -190,9 +201,9 @@ def _servers(results: Results, figure: Any) -> None:
     for name, style in (("module", "o-"), ("module-20", "s--")):
         if name not in results.measured:
             continue
-        for i, n_ps in enumerate(SERVERS):
-            rates = [results.rows_a_second(name, n, n_ps=n_ps) / 1e6 for n in WORKERS]
+        for i, n_ps in enumerate(results.servers):
+            rates = [results.rows_a_second(name, n, n_ps=n_ps) / 1e6 for n in results.workers]
             label = f"{SYSTEMS[name].size} rows, n_ps={n_ps}"
-            axes.loglog(WORKERS, rates, style, color=f"C{i}", label=label, ms=4)
+            axes.loglog(results.workers, rates, style, color=f"C{i}", label=label, ms=4)
     _plain(axes, "The module on several servers (simulated)", "workers", "M rows/s")
     axes.legend(frameon=False, fontsize=8, ncols=2)

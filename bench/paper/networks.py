@@ -166,7 +166,7 @@ def loopback(costs: Costs, n_workers: int, depth: int, steps: int = 2000) -> Out
             path.append(Delay(costs.idle_s))
         network.customers(path, depth)
     few = n_workers * depth
-    return network.run(max(steps, 12 * few), max(steps // 10, 3 * few))
+    return network.run(max(steps, 6 * few), max(steps // 10, 2 * few))
 
 
 def cloud(
@@ -221,4 +221,4 @@ def cloud(
                      Delay(place.storage_s)]  # fmt: skip
         network.customers(path, depth)
     few = n_workers * depth
-    return network.run(max(steps, 12 * few), max(steps // 10, 3 * few))
+    return network.run(max(steps, 6 * few), max(steps // 10, 2 * few))

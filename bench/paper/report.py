@@ -13,11 +13,9 @@ from bench.paper.results import (
     BOOT_S,
     LEAST_BILLED_S,
     SANDBOX_S,
-    SERVERS,
     STORE_NODE,
     TEN,
     VM_NODE,
-    WORKERS,
     Compared,
     Results,
     billed_vm_s,
@@ -203,10 +201,10 @@ def _phases(results: Results) -> Rows:
 
 
 def _by_workers(results: Results) -> Rows:
-    yield ["updates/s", *map(str, WORKERS)]
+    yield ["updates/s", *map(str, results.workers)]
     for name in results.measured:
         row = [SYSTEMS[name].text]
-        for n in WORKERS:
+        for n in results.workers:
             found = results.simulated(name, n)
             busy = found.busy[found.saturated]
             row.append(
@@ -214,9 +212,9 @@ def _by_workers(results: Results) -> Rows:
             )
         yield row
     near = results.targets[0]
-    yield [f"**seconds to {near:.4f}, dollars**", *[""] * len(WORKERS)]
+    yield [f"**seconds to {near:.4f}, dollars**", *[""] * len(results.workers)]
     for name in results.measured:
-        cells = [results.to_loss(name, near, n) for n in WORKERS]
+        cells = [results.to_loss(name, near, n) for n in results.workers]
         yield [
             SYSTEMS[name].text,
             *(f"{one.seconds:.3g} s, {_dollar(one.dollars)}" if one else "not" for one in cells),
@@ -224,8 +222,8 @@ def _by_workers(results: Results) -> Rows:
 
 
 def _by_servers(results: Results) -> Rows:
-    yield ["n_ps", *(f"{n} workers" for n in WORKERS)]
-    for n_ps in SERVERS:
+    yield ["n_ps", *(f"{n} workers" for n in results.workers)]
+    for n_ps in results.servers:
         yield [
             str(n_ps),
             *(
@@ -234,7 +232,7 @@ def _by_servers(results: Results) -> Rows:
                     for name in ("module", "module-20")
                     if name in results.measured
                 )
-                for n in WORKERS
+                for n in results.workers
             ),
         ]
 
@@ -243,7 +241,7 @@ def _crossings(results: Results) -> Rows:
     near = results.targets[0]
     yield ["functions", "M rows/s at best", "n_ps",
            *(f"done before the VM, from {_from(which)}" for which in results.kernels)]  # fmt: skip
-    for n in WORKERS:
+    for n in results.workers:
         best = results.best_rate(n, near) if "module" in results.measured else None
         if best is None:
             yield [str(n), "the loss is not reached: too many rows under way", "-",

@@ -66,6 +66,9 @@ class Results:
         self.vm_second = prices.node(VM_NODE) / 3600
         self.store_second = prices.node(STORE_NODE) / 3600
         self._prices = prices
+        quick = experiment.settings.quick
+        self.workers = WORKERS[:4] if quick else WORKERS
+        self.servers = SERVERS[:2] if quick else SERVERS
         self._simulated: dict[tuple[str, int, int, int], Outcome] = {}
 
     # What was measured
@@ -258,7 +261,7 @@ class Results:
         found = []
         for name in ("module", "module-20"):
             if name in self.measured and self.rows_to(name, target, n, SYSTEMS[name].size):
-                found += [(self.rows_a_second(name, n, n_ps=k), name, k) for k in SERVERS]
+                found += [(self.rows_a_second(name, n, n_ps=k), name, k) for k in self.servers]
         return max(found, default=None)
 
     def crossover(self, n: int, which: str, target: float) -> float | None:
