@@ -60,11 +60,8 @@ class Costs:
 
 def taken_apart(one: Measured, together: float) -> Costs:
     """
-    one : of a single worker, here; together : speed of a core whose other thread is busy. With
-        several steps under way worker and server are busy at once already while they are measured
+    one : of a single worker, here; together : speed of a core whose other thread is busy
     """
-    if one.depth > 1:
-        together = 1.0
     kind = KINDS.get(one.system)
     requests = 1 if kind is None else 2 * (kind.store != "s3")
     costs = Costs(
