@@ -28,8 +28,13 @@ from cirrus_fast.options import Options, parse_options, table
 from cirrus_fast.runtime.params import bitfield, module
 from cirrus_fast.runtime.params.control import RECORD, Names, RunHeader, read_run
 from cirrus_fast.runtime.params.local import Positions
+from cirrus_fast.runtime.params.remote_claims import read_positions
 from cirrus_fast.runtime.params.resp import Link
 from cirrus_fast.store_url import StoreUrl, parse_urls
+
+# A supervisor that has said nothing for so long is taken for dead, and its run from it: longer than
+# it takes to measure a model on a machine that is busy.
+_PATIENCE_S = 15.0
 
 Shards = Sequence[bitfield.Shard] | Sequence[module.ModuleShard]
 
@@ -110,7 +115,7 @@ class LeftRun:
 
     @classmethod
     def _read(cls, task: str, param_store: str, control: RunControl) -> LeftRun:
-        if control.status().supervised:
+        if control.status(_PATIENCE_S).supervised:
             raise StoreError(
                 f"run {task}: has a supervisor that lives; cirrus-fast status {task} shows it"
             )
@@ -134,7 +139,9 @@ class LeftRun:
         records = np.zeros(header.n_workers, RECORD)
         for worker, record in control.records().items():
             records[worker] = record
-        slots = records["slot"].copy()
+        slots, positions = records["slot"].copy(), Positions.of_slots(records["slot"])
+        if header.n_blocks:
+            positions = read_positions(link.ask_all, Names(task), slots, header.n_blocks)
         reference = raw["reference"]
         history = [record_of(one) for one in raw["history"]]
         return cls(
@@ -146,14 +153,16 @@ class LeftRun:
                 test_dataset_id=raw["test_dataset_id"],
                 remote=raw["remote"],
                 state=state,
-                positions=Positions.of_slots(slots),
+                positions=positions,
                 round=0,
                 seconds=history[-1].seconds if history else 0.0,
                 history=history,
                 best=_best_of(link.ask("GET", Names(task).best)),
                 reference=float("inf") if reference is None else float(reference),
                 stale=raw["stale"],
-                rows_repeated=raw["rows_repeated"] + int(slots["granted"].sum()),
+                rows_repeated=raw["rows_repeated"]
+                + int(slots["granted"].sum())
+                + int(records["repeated"].sum()),
             ),
             _link=link,
             _shards=shards,

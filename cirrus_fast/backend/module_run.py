@@ -72,7 +72,7 @@ class ModuleRun(RedisRun):
     def restore(self, state: Float32Array, positions: Positions, rounds: int) -> None:  # noqa: ARG002
         slots = positions.slots
         with self._lock:
-            self._restore_slots(slots)
+            self._restore_positions(positions)
             module.write_state(
                 self._shards, state, self.optimizer.width, slots["rows"], slots["updates"]
             )

@@ -31,7 +31,7 @@ from cirrus_fast.options import Options, needs_store
 from cirrus_fast.runtime.assignment import shares
 from cirrus_fast.runtime.minibatches import held_out_rows
 from cirrus_fast.runtime.params.local import LocalStore
-from cirrus_fast.runtime.worker import CHUNK_ROWS, WorkerSpec, most_entries
+from cirrus_fast.runtime.worker import WorkerSpec, most_entries
 from cirrus_fast.store_url import parse_urls
 
 # Below this many rows more than one worker costs quality: a mini-batch in flight is then a
@@ -56,8 +56,6 @@ MOST_BETWEEN_EXCHANGES = 500
 # Rows that all workers of a module together may have under way without being asked to, and steps of
 # one of them: more sends no more steps a second to a server nearby.
 ROWS_UNDER_WAY, STEPS_UNDER_WAY = 4_000, 4
-# How far ahead a worker may be with async, as a share of its epoch.
-FREE_LEAD = 0.05
 # Evaluations of small data come no closer: a step or two between them tells nothing of progress.
 FEWEST_BETWEEN = 20_000
 
@@ -206,20 +204,15 @@ class Plan:
             return max(1, round(self.options.eval_interval * self.n_train))
         return max(round(0.1 * self.n_train), min(self.n_train, FEWEST_BETWEEN))
 
+    def epoch_end(self, rows: int) -> int:
+        """Rows at the end of the epoch that the row after these is of."""
+        return (rows // self.n_train + 1) * self.n_train
+
     @property
     def staleness(self) -> int:
-        """Mini-batches a worker may be ahead of the slowest."""
-        options = self.options
-        if options.consistency == "ssp":
-            return DEFAULT_STALENESS if options.staleness is None else options.staleness
-        # Rows learnt from twice before others are learnt from once make a worse model, so even
-        # free workers keep level, roughly.
-        rows = max(CHUNK_ROWS, round(FREE_LEAD * self.n_train / self.n_workers))
-        if self.store == "bitfield":
-            rows = max(rows, 2 * self.sync_rows * self.pipeline_depth)
-        if self.store == "module":
-            rows = max(rows, 2 * options.minibatch_size * self.pipeline_depth)
-        return -(-rows // options.minibatch_size)
+        """Mini-batches a worker may be ahead of the slowest, with ssp."""
+        given = self.options.staleness
+        return DEFAULT_STALENESS if given is None else given
 
     @property
     def sync_rows(self) -> int:
@@ -285,8 +278,11 @@ class Plan:
     @property
     def _shared_blocks(self) -> int:
         """Blocks that workers take from each other where one is slow; 0: none do."""
-        if self.n_workers == 1 or self.options.consistency == "bsp":
+        consistency = self.options.consistency
+        if self.n_workers == 1 or consistency == "bsp":
             return 0
+        if self.store == "module" and consistency == "ssp":
+            return 0  # its server lets no worker make more updates than others
         return len(self.dataset.blocks)
 
     def with_options(self, options: Options) -> Plan:
@@ -346,6 +342,8 @@ class Plan:
                     n_workers=self.n_workers,
                     n_shards=options.n_ps,
                     intercept=intercept,
+                    n_blocks=self._shared_blocks,
+                    epochs=options.epochs,
                     task=task,
                     consistency=options.consistency,
                     staleness=self.staleness if options.consistency == "ssp" else 0,
@@ -362,6 +360,8 @@ class Plan:
                     n_shards=options.n_ps,
                     sync_rows=self.sync_rows,
                     intercept=intercept,
+                    n_blocks=self._shared_blocks,
+                    epochs=options.epochs,
                     task=task,
                 )
             return LocalStore.create(

@@ -212,7 +212,7 @@ class RemoteWorker(StoreWorker):
             self._settle()
         started = time.perf_counter()
         replica, ids, n = self._store.replica, interval.ids, len(interval.ids)
-        seen = self._store.rows = self._learnt * self._spec.n_workers
+        seen = self._store.rows = self._port.rows_of_all(self._learnt)
         before = np.empty(n, np.float32)
         replica.keep(ids, before)
         _, interval.updates, interval.loss, interval.weight = self._model.train(
