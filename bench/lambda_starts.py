@@ -128,7 +128,7 @@ def main() -> None:
         with served(folder / "s3") as address, LocalServer() as server:
             speak_to(address)
             aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-            function = Function("worker", layer, environment=aws | _password(server.url))
+            function = Function("worker", layer, environment=aws | store_password(server.url))
             _row(
                 "cold start to first gradient",
                 first_gradient(function, "s3://bucket/clicks", server.url),
@@ -137,7 +137,7 @@ def main() -> None:
             _row("warm invocation", warm(function), _GOALS["warm"])
 
 
-def _password(url: str) -> dict[str, str]:
+def store_password(url: str) -> dict[str, str]:
     """Of the server, for the function's environment: no event has it."""
     from urllib.parse import urlsplit
 

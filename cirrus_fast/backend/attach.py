@@ -32,6 +32,10 @@ from cirrus_fast.runtime.params.remote_claims import read_positions
 from cirrus_fast.runtime.params.resp import Link
 from cirrus_fast.store_url import StoreUrl, parse_urls
 
+# A supervisor that has said nothing for so long is taken for dead, and its run from it: longer than
+# it takes to measure a model on a machine that is busy.
+_PATIENCE_S = 15.0
+
 Shards = Sequence[bitfield.Shard] | Sequence[module.ModuleShard]
 
 
@@ -111,7 +115,7 @@ class LeftRun:
 
     @classmethod
     def _read(cls, task: str, param_store: str, control: RunControl) -> LeftRun:
-        if control.status().supervised:
+        if control.status(_PATIENCE_S).supervised:
             raise StoreError(
                 f"run {task}: has a supervisor that lives; cirrus-fast status {task} shows it"
             )

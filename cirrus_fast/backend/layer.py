@@ -57,6 +57,7 @@ _LEFT_OUT = re.compile(
 )
 _IN_ZIP = "python/"  # Lambda unpacks into /opt and has /opt/python on the path
 _DATE = (1980, 1, 1, 0, 0, 0)
+_COMPRESSION = 9
 
 # Whose sources stay beside their byte code: errors of ours show the line. Those of NumPy and redis
 # would be 1.5 MB of the zip and 6 MB unpacked.
@@ -336,7 +337,7 @@ def _pack(wheels: Sequence[_Wheel]) -> tuple[bytes, tuple[Part, ...]]:
             info.create_system = 3  # Unix, on whatever machine this is
             info.external_attr = (0o755 if ".so" in PurePosixPath(name).suffixes else 0o644) << 16
             info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, files[name], compresslevel=9)
+            archive.writestr(info, files[name], compresslevel=_COMPRESSION)
             zipped[name] = info.compress_size
     parts = tuple(
         Part(

@@ -204,6 +204,10 @@ class Plan:
             return max(1, round(self.options.eval_interval * self.n_train))
         return max(round(0.1 * self.n_train), min(self.n_train, FEWEST_BETWEEN))
 
+    def epoch_end(self, rows: int) -> int:
+        """Rows at the end of the epoch that the row after these is of."""
+        return (rows // self.n_train + 1) * self.n_train
+
     @property
     def staleness(self) -> int:
         """Mini-batches a worker may be ahead of the slowest, with ssp."""

@@ -55,6 +55,9 @@ _POLL_S, _BEAT_S, _PROLONG_S = 0.01, 1.0, 300.0
 _PIECE_BYTES = 1 << 25
 # How long one wait for what workers push is, at most.
 _BELL_S = 1.0
+# What is counted of the time since workers were last looked at, for the supervisor may have been
+# held up itself.
+MOST_LOOK_S = 1.0
 # How long the end of a run tries to delete its keys; else their time to live does.
 _FAREWELL_S = 2.0
 
@@ -130,7 +133,8 @@ class RedisRun:
         self._says["allowed_rows"] = math.inf
         self._first_step: float | None = None
         self._beat_at = self._prolonged = -math.inf
-        self._heard = np.full(n_workers, time.monotonic())
+        self._looked = time.monotonic()
+        self._silence = np.zeros(n_workers)  # seconds
         try:
             self._create(intercept)
         except BaseException:
@@ -232,7 +236,7 @@ class RedisRun:
             )
             self._say()
             self._ask_all(("HDEL", self._names.workers, old))
-            self._heard[worker] = time.monotonic()
+            self._silence[worker] = 0.0
             self._launched = True
             return int(generation)
 
@@ -256,11 +260,13 @@ class RedisRun:
                 raise StoreError(f"{self._link.place}: the store has lost run {self._task}")
             self.stop_asked = STOP_FIELD in pairs[::2]
             now = time.monotonic()
+            self._silence += min(now - self._looked, MOST_LOOK_S)
+            self._looked = now
             for worker, record in current_records(pairs, self._generations).items():
                 # Compared as numbers, member by member, they take half a core.
                 if record.tobytes() != self._records[worker].tobytes():
                     self._records[worker] = record
-                    self._heard[worker] = now
+                    self._silence[worker] = 0.0
             began = self.slots["granted"].any() or self.slots["rows"].any()
             if self._first_step is None and began:
                 self._first_step = now
@@ -295,8 +301,8 @@ class RedisRun:
         return bool(may_go_on and clocks[worker] == clocks[running].min())
 
     def silent_s(self, worker: int) -> float:
-        """Seconds since a worker last said anything new."""
-        return float(time.monotonic() - self._heard[worker])
+        """Seconds since a worker last said anything new, while the supervisor listened."""
+        return float(self._silence[worker])
 
     @property
     def rows(self) -> int:

@@ -129,7 +129,7 @@ class SharedEpochs:
     learn : learns from rows in an order; False if the run is stopping
     open_blocks : the mini-batches of some blocks, once over
     block_bytes : of a block once decoded; is_far : whether a server has the blocks
-    clock : no share has more updates in an epoch
+    clock : no share has more updates in an epoch; rows : all shares together
 
     Attributes
     ----------
@@ -147,12 +147,13 @@ class SharedEpochs:
         block_bytes: Callable[[int], int],
         *,
         clock: int,
+        rows: int,
         is_far: bool,
     ) -> None:
         self._port, self._claims, self._stream = port, claims, stream
         self._shares = [np.array(share, np.uint32) for share in shares]
         self._learn, self._open_blocks, self._block_bytes = learn, open_blocks, block_bytes
-        self._clock, self._is_far = clock, is_far
+        self._clock, self._rows, self._is_far = clock, rows, is_far
         self.times = ReadTimes()
 
     def run(self, epochs: int) -> Iterator[int]:
@@ -221,6 +222,7 @@ class SharedEpochs:
         """
         claims, nap = self._claims, self._claims.nap_s
         patience_ends = time.monotonic() + took_s / SMALL_SHARE
+        meets = self._port.pauses_at((epoch + 1) * self._rows)
         while not self._port.stopping:
             claims.look(epoch)
             mine = claims.mine()
@@ -238,7 +240,7 @@ class SharedEpochs:
                 if not self._help(*chosen, behind):
                     return False
                 nap = claims.nap_s
-            elif behind == epoch and not (is_last and patient):
+            elif behind == epoch and not ((is_last or meets) and patient):
                 return True
             else:
                 time.sleep(nap)

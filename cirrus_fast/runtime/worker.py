@@ -282,6 +282,7 @@ class Worker:
             open_blocks,
             lambda number: decoded_bytes(blocks[number]),
             clock=most,
+            rows=self._spec.rows_per_epoch,
             is_far=dataset.is_remote,
         )
         self._report.reads[-1] = before = self._reads

@@ -72,13 +72,24 @@ def test_others_take_what_a_slow_worker_leaves(
 def test_with_ssp_they_do_so_once_they_are_done_with_their_own(
     numbered: Dataset, learnt: Counts, store: dict[str, Any]
 ) -> None:
-    if "module" in store.get("param_store", ""):
-        pytest.skip("there workers keep to their own blocks")
     ssp = store | {"consistency": "ssp", "staleness": 10_000, "n_workers": 3, "epochs": 3}
     result = LogisticRegression(options(numbered, **ssp)).run()
     assert result.rows_processed == 3 * N_ROWS
     assert all_of(learnt) == each(3)
-    assert learnt[0].total() < 0.7 * N_ROWS
+    # The module's server lets none make more updates than others, so they keep to their own.
+    assert (learnt[0].total() < 0.7 * N_ROWS) != ("module" in store.get("param_store", ""))
+
+
+@pytest.mark.usefixtures("slow", "learnt")
+@pytest.mark.parametrize("consistency", ["async", "ssp"])
+def test_the_model_is_measured_when_all_are_done_with_an_epoch(
+    numbered: Dataset, monkeypatch: pytest.MonkeyPatch, consistency: str
+) -> None:
+    monkeypatch.setattr("cirrus_fast.runtime.sharing.SMALL_SHARE", 1e-3)  # a great patience
+    more = {"n_workers": 3, "epochs": 4, "consistency": consistency, "test_fraction": 0.1}
+    result = LogisticRegression(options(numbered, eval_interval=1.0, **more)).run()
+    n_train = result.rows_processed // 4
+    assert [record.rows for record in result.history] == [n_train * n for n in (1, 2, 3, 4)]
 
 
 @pytest.mark.usefixtures("slow")
@@ -252,7 +263,7 @@ def test_a_stopped_workers_share_is_learnt_from_by_others(
         def over() -> bool:
             epoch = store.claims // (1 << 16)  # type: ignore[operator]
             stuck = store.claims % (1 << 16) != 0  # type: ignore[operator]
-            return bool((epoch[~stuck] >= 2).all() and stuck.sum() < len(epoch) // 8)
+            return bool((epoch[~stuck] >= 1).all() and stuck.sum() < len(epoch) // 2)
 
         _wait_for(over)
         assert store.rows < epochs * clicks.n_rows

@@ -466,6 +466,10 @@ class Port(Place):
             self._owner_gone = owner != os.getpid() and not _runs(owner)
         return self._owner_gone
 
+    def pauses_at(self, rows: float) -> bool:
+        """Whether the model is measured, or copied, once this many rows are done in all."""
+        return float(self.store.control["allowed_rows"]) <= rows
+
     @property
     def rows(self) -> int:
         """Rows this worker and its earlier generations have reported."""

@@ -28,6 +28,10 @@ class Place:
         """Whether it is to begin no more rows."""
         raise NotImplementedError
 
+    def pauses_at(self, rows: float) -> bool:  # noqa: ARG002
+        """Whether the workers are copied from while none learns, after so many rows of all."""
+        return False
+
     @property
     def unit(self) -> tuple[int, int]:
         """(what this worker was at when it, or the one before it in its place, last said; rows of
