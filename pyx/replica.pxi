@@ -74,6 +74,16 @@ cdef class Replica:
     def __dealloc__(self):
         free(self._c.bits)
 
+    @property
+    def n_workers(self):
+        """That learn at the same time, and whose moves add up."""
+        return self._c.n_workers
+
+    @n_workers.setter
+    def n_workers(self, size_t n_workers):
+        _need(n_workers >= 1, "n_workers must be at least 1")
+        self._c.n_workers = n_workers
+
     cdef void _writes_all(self, _Memory *memory) noexcept:
         _writes(memory, self._c.state, 4 * self._c.n * cf_optimizer_width(self._c.kind))
         _writes(memory, self._c.held, 4 * self._c.n)
