@@ -103,9 +103,13 @@ class Server:
 
     def used(self) -> tuple[float, int]:
         """(seconds of processor time, bytes in and out)"""
+        return cpu_seconds(self._process.pid), sum(self.traffic())
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes in, bytes out."""
         told = bytes(self._wire.ask("INFO", "stats")).decode()
-        bytes_ = sum(int(n) for n in re.findall(r"total_net_(?:in|out)put_bytes:(\d+)", told))
-        return cpu_seconds(self._process.pid), bytes_
+        came, went = re.findall(r"total_net_(?:in|out)put_bytes:(\d+)", told)
+        return int(came), int(went)
 
 
 def measure(

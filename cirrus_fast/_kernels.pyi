@@ -413,6 +413,7 @@ class Replica:
     sent: _U32
     residual: _F32
     count: _U32
+    n_workers: int
     def __init__(
         self,
         optimizer: Optimizer,

@@ -64,6 +64,16 @@ cdef class Replica:
         self._writes_all(&memory)
         _need_apart(&memory)
 
+    @property
+    def n_workers(self):
+        """That learn at the same time, and whose moves add up."""
+        return self._c.n_workers
+
+    @n_workers.setter
+    def n_workers(self, size_t n_workers):
+        _need(n_workers >= 1, "n_workers must be at least 1")
+        self._c.n_workers = n_workers
+
     cdef void _writes_all(self, _Memory *memory) noexcept:
         _writes(memory, self._c.state, 4 * self._c.n * cf_optimizer_width(self._c.kind))
         _writes(memory, self._c.held, 4 * self._c.n)

@@ -36,7 +36,14 @@ from cirrus_fast.runtime.params.control import (
     is_clustered,
     scale_to_bytes,
 )
-from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, WAITING, LocalStore, Positions
+from cirrus_fast.runtime.params.local import (
+    ACTIVE,
+    FINISHED,
+    STARTED,
+    WAITING,
+    LocalStore,
+    Positions,
+)
 from cirrus_fast.runtime.params.merged import Bell, Merger, bell_of, inbox_of, pays
 from cirrus_fast.runtime.params.remote_claims import check_claims, read_positions, string_of
 from cirrus_fast.runtime.params.resp import key_slot, read_slots
@@ -263,9 +270,12 @@ class RedisRun:
             began = self.slots["granted"].any() or self.slots["rows"].any()
             if self._first_step is None and began:
                 self._first_step = now
-            rows = int(self.slots["rows"].sum())
-            moved = rows != self._says["rows"]
-            self._says["rows"] = rows
+            slots = self.slots
+            learns = (slots["state"] == STARTED) | (slots["state"] == ACTIVE)
+            learns &= (slots["resting"] == 0) | (slots["unit"] != 0)
+            now_so = int(slots["rows"].sum()), int(learns.sum())
+            moved = now_so != (self._says["rows"], self._says["learning"])
+            self._says["rows"], self._says["learning"] = now_so
             if moved or now - self._beat_at >= _BEAT_S:
                 self._say()
             if now - self._prolonged >= _PROLONG_S:

@@ -228,6 +228,7 @@ class RemoteWorker(StoreWorker):
             rate=self._rate(seen),
         )
         self._learnt += len(interval.order)
+        replica.n_workers = self._port.n_learning
         if not math.isfinite(interval.loss):
             raise TrainingError(self._blame(rows))
         places, amounts = np.empty(n + 1, np.uint32), np.empty(n + 1, np.int32)

@@ -59,7 +59,8 @@ def test_a_run_on_functions_is_one_like_any_other(
     assert result.executor == "lambda"
     assert result.rows_processed == here.rows_processed
     assert result.rows_repeated == 0
-    assert result.test_loss == pytest.approx(here.test_loss, rel=0.002)
+    # Of so few rows, who begins first has learnt from many before the last one begins.
+    assert result.test_loss == pytest.approx(here.test_loss, rel=0.005)
     assert local.counts["cold"] == 4
 
 
