@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -193,12 +194,13 @@ def build(python: Path, folder: Path, output: Path, epoch: int) -> list[Path]:
     (folder / "tree").mkdir(parents=True)
     output.mkdir(parents=True, exist_ok=True)
     copy_tree(folder / "tree")
-    made = [build_sdist(python, folder / "tree", output, epoch)]
-    for architecture in ARCHITECTURES:
-        made.append(
-            build_wheel(python, made[0], architecture, folder / architecture, output, epoch)
-        )
-    return made
+    sdist = build_sdist(python, folder / "tree", output, epoch)
+
+    def wheel(architecture: str) -> Path:
+        return build_wheel(python, sdist, architecture, folder / architecture, output, epoch)
+
+    with ThreadPoolExecutor() as pool:
+        return [sdist, *pool.map(wheel, ARCHITECTURES)]
 
 
 def check(python: Path, wheels: list[Path]) -> None:

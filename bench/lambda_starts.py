@@ -64,7 +64,7 @@ def imports(layer: Path, runtime: Path) -> dict[str, list[float]]:
     return took
 
 
-def first_gradient(function: Function, uri: str, store: str) -> list[float]:
+def first_gradient(function: Function, uri: str, store: str, **options: Any) -> list[float]:
     """With a sandbox of its own each time."""
     took = []
     runs: list[RedisRun] = []
@@ -84,9 +84,9 @@ def first_gradient(function: Function, uri: str, store: str) -> list[float]:
 
     for _ in range(_ROUNDS):
         with LocalLambda([function]) as local, Noting("worker", endpoint=local.url) as functions:
-            LogisticRegression(
-                dataset=uri, executor=functions, param_store=store, n_workers=1, epochs=1, epsilon=0
-            ).run()
+            plain = {"dataset": uri, "executor": functions, "param_store": store}
+            plain |= {"n_workers": 1, "epochs": 1, "epsilon": 0}
+            LogisticRegression(plain | options).run()
         sent_at, began = calls[-1].sent_at, runs[-1].first_step
         assert sent_at is not None
         assert began is not None
@@ -128,7 +128,7 @@ def main() -> None:
         with served(folder / "s3") as address, LocalServer() as server:
             speak_to(address)
             aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-            function = Function("worker", layer, environment=aws | _password(server.url))
+            function = Function("worker", layer, environment=aws | store_password(server.url))
             _row(
                 "cold start to first gradient",
                 first_gradient(function, "s3://bucket/clicks", server.url),
@@ -137,7 +137,7 @@ def main() -> None:
             _row("warm invocation", warm(function), _GOALS["warm"])
 
 
-def _password(url: str) -> dict[str, str]:
+def store_password(url: str) -> dict[str, str]:
     """Of the server, for the function's environment: no event has it."""
     from urllib.parse import urlsplit
 

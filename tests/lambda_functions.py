@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 
@@ -52,6 +53,12 @@ def fill(megabytes):
         held[at] = 1
     time.sleep(1)
     return len(held)
+
+
+def fill_in_a_child(megabytes):
+    """The memory is another process's."""
+    program = f"held = bytearray({megabytes} << 20); held[::4096] = b'x' * len(held[::4096])"
+    return subprocess.run([sys.executable, "-c", program], check=False).returncode
 
 
 def nothing_json_has():

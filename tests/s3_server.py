@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from moto.server import DomainDispatcherApplication, create_backend_app
@@ -71,9 +72,17 @@ class Faults:
         return body[:at] + bytes([body[at] ^ 0x40]) + body[at + 1 :]
 
 
+class _Dispatcher(DomainDispatcherApplication):
+    """Looks for a host's service once, which goes through a folder of all there are."""
+
+    def __init__(self) -> None:
+        super().__init__(create_backend_app)
+        self.get_backend_for_host = cache(super().get_backend_for_host)  # type: ignore[method-assign]
+
+
 class _Application:
     def __init__(self) -> None:
-        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._moto = _Dispatcher()
         self.faults = Faults()
         self.requests: list[tuple[str, str, str | None]] = []
         self._lock = threading.Lock()

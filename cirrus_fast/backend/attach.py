@@ -26,10 +26,16 @@ from cirrus_fast.data.result import Record
 from cirrus_fast.errors import OptionError, StoreError
 from cirrus_fast.options import Options, parse_options, table
 from cirrus_fast.runtime.params import bitfield, module
+from cirrus_fast.runtime.params.accumulators import read_accumulators
 from cirrus_fast.runtime.params.control import RECORD, Names, RunHeader, read_run
 from cirrus_fast.runtime.params.local import Positions
+from cirrus_fast.runtime.params.remote_claims import read_positions
 from cirrus_fast.runtime.params.resp import Link
 from cirrus_fast.store_url import StoreUrl, parse_urls
+
+# A supervisor that has said nothing for so long is taken for dead, and its run from it: longer than
+# it takes to measure a model on a machine that is busy.
+_PATIENCE_S = 15.0
 
 Shards = Sequence[bitfield.Shard] | Sequence[module.ModuleShard]
 
@@ -110,7 +116,7 @@ class LeftRun:
 
     @classmethod
     def _read(cls, task: str, param_store: str, control: RunControl) -> LeftRun:
-        if control.status().supervised:
+        if control.status(_PATIENCE_S).supervised:
             raise StoreError(
                 f"run {task}: has a supervisor that lives; cirrus-fast status {task} shows it"
             )
@@ -134,7 +140,9 @@ class LeftRun:
         records = np.zeros(header.n_workers, RECORD)
         for worker, record in control.records().items():
             records[worker] = record
-        slots = records["slot"].copy()
+        slots, positions = records["slot"].copy(), Positions.of_slots(records["slot"])
+        if header.n_blocks:
+            positions = read_positions(link.ask_all, Names(task), slots, header.n_blocks)
         reference = raw["reference"]
         history = [record_of(one) for one in raw["history"]]
         return cls(
@@ -146,14 +154,16 @@ class LeftRun:
                 test_dataset_id=raw["test_dataset_id"],
                 remote=raw["remote"],
                 state=state,
-                positions=Positions.of_slots(slots),
+                positions=positions,
                 round=0,
                 seconds=history[-1].seconds if history else 0.0,
                 history=history,
                 best=_best_of(link.ask("GET", Names(task).best)),
                 reference=float("inf") if reference is None else float(reference),
                 stale=raw["stale"],
-                rows_repeated=raw["rows_repeated"] + int(slots["granted"].sum()),
+                rows_repeated=raw["rows_repeated"]
+                + int(slots["granted"].sum())
+                + int(records["repeated"].sum()),
             ),
             _link=link,
             _shards=shards,
@@ -172,10 +182,15 @@ def _model(
     urls: Sequence[StoreUrl], header: RunHeader, optimizer: _kernels.Optimizer
 ) -> tuple[Shards, Float32Array]:
     """Where the model is, and the state of the optimiser."""
+    shards: Shards
     if header.store == "module":
-        served = module.open_shards(urls, header)
-        return served, module.read_state(served, optimizer.width)
-    shards = bitfield.open_shards(urls, header)
-    weights = bitfield.read_weights(shards).astype(np.float64) / bitfield.SCALE
-    told = bitfield.read_state(shards) if optimizer.kind == "adagrad" else None
-    return shards, joined_state(optimizer, weights.astype(np.float32), told)
+        shards = served = module.open_shards(urls, header)
+        if not header.copies:
+            return served, module.read_state(served, optimizer.width)
+        weights = module.read_state(served, 1)
+    else:
+        shards = strings = bitfield.open_shards(urls, header)
+        whole = bitfield.read_weights(strings).astype(np.float64)
+        weights = (whole / bitfield.SCALE).astype(np.float32)
+    told = read_accumulators(shards, len(weights)) if optimizer.kind == "adagrad" else None
+    return shards, joined_state(optimizer, weights, told)

@@ -206,8 +206,8 @@ class Checkpoint:
             raise ModelError(f"{path}: damaged, or of another version (its slots do not fit)")
         if bool(len(self.positions.claims)) != bool(len(positions.claims)):
             raise OptionError(
-                f"resume_from={path}: several workers with a model in memory take blocks from each "
-                "other, those of a Redis do not: give the same kind of param_store"
+                f"resume_from={path}: with ssp, workers take blocks from each other, but for "
+                "those of a Redis with the module: give the same kind of param_store"
             )
         for ours, theirs in (
             (self.positions.claims, positions.claims),

@@ -11,10 +11,14 @@ from typing import Any
 from cirrus_fast.backend.aws_lambda import LambdaExecutor
 from cirrus_fast.backend.prices import Prices
 from cirrus_fast.data.traffic import Reads
+from cirrus_fast.errors import OptionError
 
 # What the model's server is, for its share of the costs: a type of the price table, several of one
 # ("2 c7g.large"), or dollars an hour.
 STORE_NODE_VARIABLE = "CIRRUS_FAST_STORE_NODE"
+# 1 where what is read from S3 comes through a NAT gateway, for want of a gateway endpoint: to look
+# at routes takes rights that a run should not need.
+NAT_VARIABLE = "CIRRUS_FAST_NAT"
 
 FREE_TMP_MB = 512
 # How long a worker goes on, at most in the usual case, after it was told to end.
@@ -99,6 +103,13 @@ class Rate:
         )
 
 
+def _through_nat() -> bool:
+    said = os.environ.get(NAT_VARIABLE, "0")
+    if said not in ("0", "1"):
+        raise OptionError(f"{NAT_VARIABLE}={said}: must be 1, where S3 is behind a NAT, or 0")
+    return said == "1"
+
+
 def billed_s(seconds: float) -> float:
     """Lambda bills by the millisecond, and each that was begun."""
     # Binary fractions: what is a whole number of milliseconds must stay one.
@@ -129,6 +140,7 @@ class Meter:
             memory=int(found.get("MemorySize", worker_size)),
             tmp=int((found.get("EphemeralStorage") or {}).get("Size", FREE_TMP_MB)),
             node_hour=prices.node(node) if node else 0.0,
+            nat=_through_nat(),
         )
         return cls(executor, rate)
 

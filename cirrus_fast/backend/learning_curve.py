@@ -60,12 +60,20 @@ class LearningCurve:
 
     def next_rows(self, rows: int) -> int:
         """Rows at which the next evaluation is due, after these."""
-        every = self._plan.eval_rows
+        every, an_epoch = self._plan.eval_rows, self._plan.n_train
+        parts = round(an_epoch / every)
+        if abs(parts * every - an_epoch) <= parts:  # of an epoch, but for rounding
+            begin = rows // an_epoch * an_epoch
+            part = (rows - begin) // every + 1
+            return begin + (an_epoch if part >= parts else part * every)
         return (rows // every + 1) * every
 
-    def measure(self) -> Record:
+    def measure(self, go_on: Callable[[], object] = lambda: None) -> Record:
         """Takes a snapshot, measures it, keeps it if it is the best; without test rows nothing asks
-        for one."""
+        for one.
+
+        go_on : called when the model may change again
+        """
         store = self._store
         loss_before, weight_before = self._losses
         self._losses = store.losses()
@@ -78,6 +86,7 @@ class LearningCurve:
         test_loss = auc = None
         if self._plan.test is not None:
             weights, intercept = store.snapshot()
+            go_on()
             test_loss, auc = self._plan.test.measure(weights, intercept)
             if self.best is None or test_loss < self.best.test_loss:
                 self.best = Best(test_loss, auc, weights, intercept)

@@ -31,7 +31,7 @@ from cirrus_fast.options import Options, needs_store
 from cirrus_fast.runtime.assignment import shares
 from cirrus_fast.runtime.minibatches import held_out_rows
 from cirrus_fast.runtime.params.local import LocalStore
-from cirrus_fast.runtime.worker import CHUNK_ROWS, WorkerSpec, most_entries
+from cirrus_fast.runtime.worker import WorkerSpec, most_entries
 from cirrus_fast.store_url import parse_urls
 
 # Below this many rows more than one worker costs quality: a mini-batch in flight is then a
@@ -45,6 +45,8 @@ DEFAULT_FUNCTIONS = 10
 # how fast they grow to that from the first few rows on, in large data and in small.
 SYNC_ROWS, SYNC_SHARE = 20_000, 0.2
 GROWTH, GROWTH_OF_FEW = 0.15, 0.03
+# The module takes what workers send at once, and nobody need merge it: they may send more.
+GROWTH_OF_MOVES = 0.3
 # Exchanges under way at once, by default: rows of all workers that are in them, and how many they
 # are, at most. 4,000 rows would cost up to 0.15 % of the loss.
 MOST_UNDER_WAY, DEEPEST = 2000, 8
@@ -56,8 +58,6 @@ MOST_BETWEEN_EXCHANGES = 500
 # Rows that all workers of a module together may have under way without being asked to, and steps of
 # one of them: more sends no more steps a second to a server nearby.
 ROWS_UNDER_WAY, STEPS_UNDER_WAY = 4_000, 4
-# How far ahead a worker may be with async, as a share of its epoch.
-FREE_LEAD = 0.05
 # Evaluations of small data come no closer: a step or two between them tells nothing of progress.
 FEWEST_BETWEEN = 20_000
 
@@ -193,7 +193,7 @@ class Plan:
             "model_size": self.model_size,
             "n_workers": self.n_workers,
         }
-        if self.store == "bitfield":
+        if self._on_copies:
             decided["sync_rows"] = self.sync_rows
         if self.store != "memory":
             decided["pipeline_depth"] = self.pipeline_depth
@@ -206,20 +206,22 @@ class Plan:
             return max(1, round(self.options.eval_interval * self.n_train))
         return max(round(0.1 * self.n_train), min(self.n_train, FEWEST_BETWEEN))
 
+    def epoch_end(self, rows: int) -> int:
+        """Rows at the end of the epoch that the row after these is of."""
+        return (rows // self.n_train + 1) * self.n_train
+
     @property
     def staleness(self) -> int:
-        """Mini-batches a worker may be ahead of the slowest."""
-        options = self.options
-        if options.consistency == "ssp":
-            return DEFAULT_STALENESS if options.staleness is None else options.staleness
-        # Rows learnt from twice before others are learnt from once make a worse model, so even
-        # free workers keep level, roughly.
-        rows = max(CHUNK_ROWS, round(FREE_LEAD * self.n_train / self.n_workers))
-        if self.store == "bitfield":
-            rows = max(rows, 2 * self.sync_rows * self.pipeline_depth)
-        if self.store == "module":
-            rows = max(rows, 2 * options.minibatch_size * self.pipeline_depth)
-        return -(-rows // options.minibatch_size)
+        """Mini-batches a worker may be ahead of the slowest, with ssp."""
+        given = self.options.staleness
+        return DEFAULT_STALENESS if given is None else given
+
+    @property
+    def _on_copies(self) -> bool:
+        """Whether workers learn for themselves between exchanges with a store over a network."""
+        return self.store == "bitfield" or (
+            self.store == "module" and self.options.sync_rows is not None
+        )
 
     @property
     def sync_rows(self) -> int:
@@ -228,6 +230,12 @@ class Plan:
             return self.options.sync_rows
         share = -(-SYNC_SHARE * self.n_train // self.n_workers)
         return max(self.options.minibatch_size, int(min(SYNC_ROWS, share)))
+
+    @property
+    def _growth(self) -> float:
+        if self.n_train < FEW_ROWS:
+            return GROWTH_OF_FEW
+        return GROWTH_OF_MOVES if self.store == "module" else GROWTH
 
     @property
     def state_interval(self) -> float:
@@ -251,9 +259,10 @@ class Plan:
         given, few = self.options.pipeline_depth, MOST_IN_FLIGHT * self.n_train
         if given is not None:
             return given
-        if self.store == "bitfield":
+        if self._on_copies:
             most = min(MOST_UNDER_WAY, self.n_train if self.n_workers == 1 else few)
-            return max(1, min(DEEPEST, int(most / (self.sync_rows * self.n_workers))))
+            least = 2 if self.store == "module" else 1
+            return max(least, min(DEEPEST, int(most / (self.sync_rows * self.n_workers))))
         if self.store == "module" and self.n_workers > 1 and self.options.consistency == "async":
             steps = int(min(ROWS_UNDER_WAY, few)) // (self.n_workers * self.options.minibatch_size)
             return max(1, min(STEPS_UNDER_WAY, steps))
@@ -285,8 +294,11 @@ class Plan:
     @property
     def _shared_blocks(self) -> int:
         """Blocks that workers take from each other where one is slow; 0: none do."""
-        if self.n_workers == 1 or self.options.consistency == "bsp":
+        consistency = self.options.consistency
+        if self.n_workers == 1 or consistency == "bsp":
             return 0
+        if self.store == "module" and consistency == "ssp":
+            return 0  # its server lets no worker make more updates than others
         return len(self.dataset.blocks)
 
     def with_options(self, options: Options) -> Plan:
@@ -346,10 +358,13 @@ class Plan:
                     n_workers=self.n_workers,
                     n_shards=options.n_ps,
                     intercept=intercept,
+                    n_blocks=self._shared_blocks,
+                    epochs=options.epochs,
                     task=task,
                     consistency=options.consistency,
                     staleness=self.staleness if options.consistency == "ssp" else 0,
                     intercept_rate=self.intercept_rate if options.fit_intercept else 0.0,
+                    sync_rows=self.sync_rows if self._on_copies else 0,
                 )
             if self.store == "bitfield":
                 return RedisRun(
@@ -362,6 +377,8 @@ class Plan:
                     n_shards=options.n_ps,
                     sync_rows=self.sync_rows,
                     intercept=intercept,
+                    n_blocks=self._shared_blocks,
+                    epochs=options.epochs,
                     task=task,
                 )
             return LocalStore.create(
@@ -387,7 +404,6 @@ class Plan:
         self, task: str, worker: int, generation: int, param_store: str, *, clustered: bool
     ) -> WorkerSpec:
         options = self.options
-        few = self.n_train < FEW_ROWS
         copy = self.dataset.copy if isinstance(self.dataset, TextDataset) else None
         return WorkerSpec(
             task=task,
@@ -411,8 +427,8 @@ class Plan:
             consistency=options.consistency,
             staleness=self.staleness,
             store=self.store,
-            sync_rows=self.sync_rows,
-            growth=GROWTH_OF_FEW if few else GROWTH,
+            sync_rows=self.sync_rows if self._on_copies else 0,
+            growth=self._growth,
             pipeline_depth=self.pipeline_depth,
             state_interval=self.state_interval,
             clustered=clustered,

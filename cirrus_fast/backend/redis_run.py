@@ -22,6 +22,7 @@ from cirrus_fast.data.csr import Float32Array
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.errors import StoreError, TrainingError
 from cirrus_fast.runtime.params import bitfield, resp
+from cirrus_fast.runtime.params.accumulators import read_accumulators, save_accumulators
 from cirrus_fast.runtime.params.control import (
     RECORD,
     SAYS,
@@ -36,8 +37,16 @@ from cirrus_fast.runtime.params.control import (
     is_clustered,
     scale_to_bytes,
 )
-from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, WAITING, LocalStore, Positions
+from cirrus_fast.runtime.params.local import (
+    ACTIVE,
+    FINISHED,
+    STARTED,
+    WAITING,
+    LocalStore,
+    Positions,
+)
 from cirrus_fast.runtime.params.merged import Bell, Merger, bell_of, inbox_of, pays
+from cirrus_fast.runtime.params.remote_claims import check_claims, read_positions, string_of
 from cirrus_fast.runtime.params.resp import key_slot, read_slots
 from cirrus_fast.store_url import StoreUrl
 
@@ -47,6 +56,9 @@ _POLL_S, _BEAT_S, _PROLONG_S = 0.01, 1.0, 300.0
 _PIECE_BYTES = 1 << 25
 # How long one wait for what workers push is, at most.
 _BELL_S = 1.0
+# What is counted of the time since workers were last looked at, for the supervisor may have been
+# held up itself.
+MOST_LOOK_S = 1.0
 # How long the end of a run tries to delete its keys; else their time to live does.
 _FAREWELL_S = 2.0
 
@@ -63,6 +75,7 @@ class RedisRun:
 
     store = "bitfield"
     stop_asked = False
+    _copies = True  # workers learn on copies of it
 
     def __init__(
         self,
@@ -76,15 +89,22 @@ class RedisRun:
         n_shards: int,
         sync_rows: int,
         intercept: float,
+        n_blocks: int,
+        epochs: int,
         task: str,
     ) -> None:
-        """Makes the run in the store, at weights 0 but for the intercept."""
+        """Makes the run in the store, at weights 0 but for the intercept.
+
+        n_blocks : of the data, where workers take over blocks of those that are slow; else 0
+        """
         self.urls = tuple(urls)
         self.optimizer = _kernels.Optimizer(optimizer, learning_rate)
         self.scale = scale
         self.clustered = is_clustered(urls)
         self._deadline = math.inf
         self._check_size(len(scale.ids) + 1, n_shards)
+        if n_blocks:
+            check_claims(n_workers, n_blocks, epochs)
         self._task, self._names = task, Names(task)
         self._lock = RLock()
         self._link = control_link(urls, task, self.clustered, lambda: ended_here(task))
@@ -104,6 +124,8 @@ class RedisRun:
             mark=1 + secrets.randbelow(2**31 - 1),
             merged=self._merges(len(scale.ids), sync_rows),
             store=self.store,
+            copies=self._copies,
+            n_blocks=n_blocks,
         )
         self._merging: Merging | None = None
         self._open()
@@ -114,7 +136,9 @@ class RedisRun:
         self._says["allowed_rows"] = math.inf
         self._first_step: float | None = None
         self._beat_at = self._prolonged = -math.inf
-        self._heard = np.full(n_workers, time.monotonic())
+        self._ended: set[int] = set()  # workers that ended of themselves
+        self._looked = time.monotonic()
+        self._silence = np.zeros(n_workers)  # seconds
         try:
             self._create(intercept)
         except BaseException:
@@ -164,6 +188,8 @@ class RedisRun:
         data = scale_to_bytes(self.scale)
         for first in range(0, len(data), _PIECE_BYTES):
             self._link.ask("RPUSH", names.scale, data[first : first + _PIECE_BYTES])
+        if self.header.n_blocks:
+            self._link.ask("SET", names.claims, string_of(np.zeros(self.header.n_blocks, np.int64)))
         self._create_model(intercept)
         self._say()
         self._prolong()
@@ -204,6 +230,7 @@ class RedisRun:
             slot = self.slots[worker]
             slot["state"] = WAITING
             slot["granted"] = 0
+            self._ended.discard(worker)
             self._generations[worker] += 1
             generation = slot["generation"] = int(self._generations[worker])
             old = f"{worker}.{generation - 1}"
@@ -214,7 +241,7 @@ class RedisRun:
             )
             self._say()
             self._ask_all(("HDEL", self._names.workers, old))
-            self._heard[worker] = time.monotonic()
+            self._silence[worker] = 0.0
             self._launched = True
             return int(generation)
 
@@ -238,22 +265,44 @@ class RedisRun:
                 raise StoreError(f"{self._link.place}: the store has lost run {self._task}")
             self.stop_asked = STOP_FIELD in pairs[::2]
             now = time.monotonic()
+            self._silence += min(now - self._looked, MOST_LOOK_S)
+            self._looked = now
             for worker, record in current_records(pairs, self._generations).items():
+                if worker in self._ended:
+                    self._tell_again(worker, record)
+                    continue
                 # Compared as numbers, member by member, they take half a core.
                 if record.tobytes() != self._records[worker].tobytes():
                     self._records[worker] = record
-                    self._heard[worker] = now
+                    self._silence[worker] = 0.0
             began = self.slots["granted"].any() or self.slots["rows"].any()
             if self._first_step is None and began:
                 self._first_step = now
-            learning = self.slots["state"] == ACTIVE
-            slowest = int(self.slots["updates"][learning].min()) if learning.any() else 0
-            slower = slowest != self._says["slowest"]
-            self._says["slowest"] = slowest
-            if slower or now - self._beat_at >= _BEAT_S:
+            slots = self.slots
+            learns = (slots["state"] == STARTED) | (slots["state"] == ACTIVE)
+            learns &= (slots["resting"] == 0) | (slots["unit"] != 0)
+            now_so = int(slots["rows"].sum()), int(learns.sum())
+            moved = now_so != (self._says["rows"], self._says["learning"])
+            self._says["rows"], self._says["learning"] = now_so
+            if moved or now - self._beat_at >= _BEAT_S:
                 self._say()
             if now - self._prolonged >= _PROLONG_S:
                 self._prolong()
+
+    def ended(self, worker: int) -> None:
+        """A worker ended of itself. Should a server lose its last word, others must not wait for
+        it."""
+        with self._lock:
+            self._look()
+            self.slots[worker]["state"] = FINISHED
+            self._ended.add(worker)
+
+    def _tell_again(self, worker: int, found: np.void) -> None:
+        """What a worker that is gone had said, if it is no longer there."""
+        said = self._records[worker].tobytes()
+        if found.tobytes() != said:
+            field = f"{worker}.{self._generations[worker]}"
+            self._ask_all(("HSET", self._names.workers, field, said))
 
     def progress(self, worker: int) -> tuple[int, int, int]:
         """What changes as a worker gets on; the state comes first."""
@@ -265,13 +314,18 @@ class RedisRun:
         slots = self.slots
         if slots[worker]["state"] != ACTIVE:
             return bool(slots[worker]["state"] != FINISHED)
-        slowest = slots["updates"][slots["state"] != FINISHED].min()
+        running = slots["state"] != FINISHED
+        clocks = slots["updates"] + slots["clock_base"]
+        if self.header.n_blocks and running.sum() > 1:
+            # Who has blocks is waited for, unless it waits itself for one that is further behind.
+            running = slots["unit"] != 0
+            return bool(running[worker] and clocks[worker] == clocks[running].min())
         may_go_on = slots["rows"].sum() < self._says["allowed_rows"]
-        return bool(may_go_on and slots[worker]["updates"] == slowest)
+        return bool(may_go_on and clocks[worker] == clocks[running].min())
 
     def silent_s(self, worker: int) -> float:
-        """Seconds since a worker last said anything new."""
-        return float(time.monotonic() - self._heard[worker])
+        """Seconds since a worker last said anything new, while the supervisor listened."""
+        return float(self._silence[worker])
 
     @property
     def rows(self) -> int:
@@ -309,6 +363,11 @@ class RedisRun:
             if done >= rows or finished or time.monotonic() >= until:
                 return done
             time.sleep(_POLL_S)
+
+    @property
+    def repeated(self) -> int:
+        """Rows that two workers have learnt from, since a server lost who had them."""
+        return int(self._records["repeated"].sum())
 
     @property
     def exchanges(self) -> dict[str, float]:
@@ -349,7 +408,7 @@ class RedisRun:
         weights, told = self._weights(), None
         if self.optimizer.kind == "adagrad":
             with self._lock:
-                told = bitfield.read_state(self._shards)
+                told = read_accumulators(self._shards, len(weights))
         return joined_state(self.optimizer, weights, told)
 
     @property
@@ -362,8 +421,12 @@ class RedisRun:
         return 0
 
     def positions(self) -> Positions:
-        """Where the workers stand; each keeps to its own blocks."""
-        return Positions.of_slots(self.slots.copy())
+        """Where the workers stand."""
+        with self._lock:
+            n_blocks = self.header.n_blocks
+            if not n_blocks:
+                return Positions.of_slots(self.slots.copy())
+            return read_positions(self._ask_all, self._names, self.slots, n_blocks)
 
     def restore(self, state: Float32Array, positions: Positions, rounds: int) -> None:  # noqa: ARG002
         """The model and the workers' places of a run that went before; before they are started."""
@@ -375,11 +438,14 @@ class RedisRun:
             if self._merging is not None:
                 self._merging.begin(whole)
             if self.optimizer.kind == "adagrad":
-                bitfield.save_state(self._shards, np.ascontiguousarray(state[1::2]))
-            self._restore_slots(positions.slots)
+                save_accumulators(self._shards, np.ascontiguousarray(state[1::2]))
+            self._restore_positions(positions)
 
-    def _restore_slots(self, slots: npt.NDArray[np.void]) -> None:
-        self.slots[:] = slots
+    def _restore_positions(self, positions: Positions) -> None:
+        self.slots[:] = positions.slots
+        if self.header.n_blocks:
+            self.slots["clock_base"] += positions.helped
+            self._link.ask("SET", self._names.claims, string_of(positions.claims), "EX", TTL_S)
         self._generations[:] = self.slots["generation"]
         self.slots["state"] = ACTIVE
         self.slots["granted"] = 0

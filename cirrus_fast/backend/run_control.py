@@ -26,7 +26,7 @@ from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, STARTED
 from cirrus_fast.runtime.params.resp import Link
 from cirrus_fast.store_url import parse_urls
 
-# A supervisor shows that it lives every second.
+# A supervisor shows that it lives every second, unless it measures the model just then.
 _GONE_S = 3.0
 _STATES = {ACTIVE: "learning", FINISHED: "finished", STARTED: "starting"}
 
@@ -81,12 +81,14 @@ class RunControl:
     def close(self) -> None:
         self.link.close()
 
-    def status(self) -> RunStatus:
-        """Takes a second: whether the supervisor lives shows in what it says next."""
-        header, first = self._header(), self._says()
-        time.sleep(1.2)
-        says = self._says() or first
-        if says is None or first is None:
+    def status(self, patience_s: float = _GONE_S) -> RunStatus:
+        """Takes a second: whether the supervisor lives shows in what it says next.
+
+        patience_s : how long it may say nothing
+        """
+        header, supervised = self._header(), self._lives(patience_s)
+        says = self._says()
+        if says is None:
             raise self._missing()
         control, generations = says
         slots = {worker: record["slot"] for worker, record in self._records(generations).items()}
@@ -107,7 +109,7 @@ class RunControl:
             store=header.store,
             optimizer=header.optimizer,
             model_size=header.model_size,
-            supervised=int(control["beat"]) != int(first[0]["beat"]),
+            supervised=supervised,
             stopping=bool(control["stop"]),
             rows=sum(worker.rows for worker in workers),
             updates=sum(worker.updates for worker in workers),
@@ -122,17 +124,25 @@ class RunControl:
         self.link.ask_all(
             ("HSET", self._names.workers, STOP_FIELD, "1"), ("EXPIRE", self._names.workers, TTL_S)
         )
-        before, until = self._says(), time.monotonic() + _GONE_S
+        if self._lives(_GONE_S):
+            return True
+        says = self._says()
+        if says is None:
+            return True  # it has ended meanwhile
+        control, generations = says
+        control["stop"] = 1
+        said = control.tobytes() + generations.tobytes()
+        self.link.ask("SET", self._names.control, said, "EX", TTL_S)
+        return False
+
+    def _lives(self, patience_s: float) -> bool:
+        """Whether the supervisor says anything, or has ended, within so long."""
+        before, until = self._says(), time.monotonic() + patience_s
         while time.monotonic() < until:
             time.sleep(0.1)
             now = self._says()
             if before is None or now is None or now[0]["beat"] != before[0]["beat"]:
-                return True  # it has ended meanwhile, or goes on to its end
-        assert before is not None
-        control, generations = before
-        control["stop"] = 1
-        said = control.tobytes() + generations.tobytes()
-        self.link.ask("SET", self._names.control, said, "EX", TTL_S)
+                return True
         return False
 
     def _header(self) -> RunHeader:

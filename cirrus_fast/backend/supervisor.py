@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from threading import Event
 
 from cirrus_fast.backend.attach import LeftRun, best_bytes, plan_text
@@ -162,9 +164,14 @@ class _Course:
         test = plan.options.test_dataset
         with counting(plan.asked):
             self._test_dataset_id = None if test is None else identity_of(test)
-        # Workers wait while the model is measured where that makes the run repeatable; else they
-        # go on, and what is measured is a moment of theirs.
+        # Workers wait while the model is measured where that makes the run repeatable. Else what is
+        # measured is a moment of theirs, but for the ends of epochs, where they wait while it is
+        # copied: to have learnt once more from some hundredth of the rows makes a model worse by as
+        # much as one more epoch makes it better.
         self._paced = plan.options.consistency == "bsp" or plan.n_workers == 1
+        in_memory = isinstance(store, LocalStore)
+        self._meet = in_memory and not self._paced and plan.test is not None
+        self._rows_meanwhile = 0  # while the model was measured last
 
     def follow(self, began: float) -> TrainResult:
         options, store, curve, workers = self._options, self._store, self._curve, self._workers
@@ -226,9 +233,8 @@ class _Course:
     def _watch(self, deadline: float) -> str:
         """Starts the workers and follows the run to its end; returns why it ended."""
         store, curve, workers = self._store, self._curve, self._workers
-        due = curve.next_rows(store.rows)
-        if self._paced:
-            store.allow(due)
+        due = self._due(store.rows)
+        self._allow(due)
         workers.launch()
         while True:
             left = deadline - time.perf_counter()
@@ -242,8 +248,8 @@ class _Course:
             if self._too_dear():
                 return "max_cost"
             if rows >= due:
-                record = self._measure()
-                due = curve.next_rows(record.rows)
+                due = self._due(rows)
+                record = self._measure(due)
                 reason = curve.reason_to_stop(record)  # asked always: it remembers
                 if self._call_back(record):
                     return "callback"
@@ -252,10 +258,23 @@ class _Course:
                 self._keep()
                 if self._checkpoints.due:
                     self._checkpoints.save(self._checkpoint)
-                if self._paced:
-                    store.allow(due)
+                self._allow(due)
             elif not workers.running and store.rows < due:
                 return "epochs"
+
+    def _due(self, rows: int) -> int:
+        """Rows at which the model is measured next, after these. Free workers had to wait at an
+        epoch's end for a measurement that would not be over by then."""
+        due = self._curve.next_rows(rows)
+        end = self._curve.next_rows(self._plan.epoch_end(rows) - 1)
+        return end if self._meet and end < due + self._rows_meanwhile else due
+
+    def _allow(self, due: int) -> None:
+        """due : rows at which the model is measured next"""
+        if self._paced or (self._meet and due == self._plan.epoch_end(due - 1)):
+            self._store.allow(due)
+        elif self._meet:
+            self._store.allow(math.inf)
 
     def _cost(self) -> Cost:
         """So far; nothing where nothing is rented."""
@@ -272,8 +291,14 @@ class _Course:
             return False
         return self._cost().total + self._meter.to_end() >= most
 
-    def _measure(self) -> Record:
-        record = self._curve.measure()
+    def _measure(self, due: int | None = None) -> Record:
+        """due : rows at which the next one is; free workers go on to it as soon as they can"""
+        before = self._store.rows
+        if self._meet and due is not None:
+            record = self._curve.measure(partial(self._allow, due))
+        else:
+            record = self._curve.measure()
+        self._rows_meanwhile = self._store.rows - before
         self._supervisor.last_record = record
         self._shown.record(record)
         return record
@@ -285,7 +310,7 @@ class _Course:
 
     @property
     def _rows_repeated(self) -> int:
-        return self._repeated_before + self._workers.rows_repeated
+        return self._repeated_before + self._workers.rows_repeated + self._store.repeated
 
     def _checkpoint(self) -> Checkpoint:
         """The run as it stands."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from concurrent.futures import BrokenExecutor, Executor, Future, wait
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from cirrus_fast.backend.aws_lambda import LambdaExecutor
 from cirrus_fast.backend.plan import Plan
 from cirrus_fast.backend.processes import ProcessExecutor
-from cirrus_fast.backend.redis_run import RedisRun, Store
+from cirrus_fast.backend.redis_run import MOST_LOOK_S, RedisRun, Store
 from cirrus_fast.data.traffic import Reads
 from cirrus_fast.errors import CirrusFastError, FunctionError, TrainingError, WorkerDiedError
 from cirrus_fast.notices import notice
@@ -38,9 +39,6 @@ _LATE_S, _LOOKING_S = 180.0, 1800.0
 # How long one that says ten times a second in the store that it lives may say nothing: longer than
 # the store may be away (params/resp.py).
 _QUIET_S = 120.0
-# What is counted of the time since it was last looked at, for the supervisor may have been held up
-# itself.
-_MOST_LOOK_S = 1.0
 # How long a worker may take to end once it is told to. A chunk of rows takes milliseconds, reading
 # the rows that fit its memory some seconds.
 _END_S = 30.0
@@ -63,13 +61,14 @@ class Workers:
         self._url = url
         self._executor = executor
         self._futures: dict[int, Future[str]] = {}
-        self._launched = time.perf_counter()
+        self._looked = time.perf_counter()
+        self._since_launch = 0.0  # seconds, of those in which workers were looked after
         # By worker and way: how often in a row, and the rows learnt from by then.
         self._deaths: dict[tuple[int, str], tuple[int, int]] = {}
         self._unanswered: set[int] = set()  # workers whose answer is lost, and who may live
-        self._looked = time.perf_counter()
-        self._quiet: set[int] = set()  # workers whose place was taken for being silent
+        # Where each worker stands, and how long that has kept others waiting.
         self._late: dict[int, tuple[tuple[int, int, int], float]] = {}
+        self._silent: set[int] = set()  # workers whose place was taken for being silent
         self.reports: list[dict[str, Any]] = []
         self.rows_repeated = 0
 
@@ -81,7 +80,7 @@ class Workers:
         generation = self._store.admit(worker)
         clustered = isinstance(self._store, RedisRun) and self._store.clustered
         spec = self._plan.spec(self._task, worker, generation, self._url, clustered=clustered)
-        self._launched = time.perf_counter()
+        self._since_launch = 0.0
         try:
             self._futures[worker] = self._executor.submit(run_worker, spec.to_json())
         except CirrusFastError:
@@ -109,6 +108,9 @@ class Workers:
 
     def look_after(self) -> None:
         """Takes the reports of those that are done; puts others in the place of the dead."""
+        now = time.perf_counter()
+        passed, self._looked = min(now - self._looked, MOST_LOOK_S), now
+        self._since_launch += passed
         for worker, future in list(self._futures.items()):
             if not future.done():
                 continue
@@ -128,39 +130,70 @@ class Workers:
             self.reports.append(report)
             if report["handed_over"]:
                 self._go_on(worker)
+            elif isinstance(self._store, RedisRun):
+                self._store.ended(worker)
         for worker in list(self._unanswered):
             self._look_for(worker)
         if self._futures:
             self._check_start()
-            self._end_late()
-            self._replace_silent()
+            self._replace_silent(passed)
 
-    def _replace_silent(self) -> None:
-        """Where the model is in servers, a worker that says nothing there has no part in the run,
-        whatever its executor thinks: it is stopped, cut off from them, or gone with its machine.
-        Another takes its place, and should it wake up, it finds that out.
+    def _replace_silent(self, passed: float) -> None:
+        """Ends workers that give no sign: stopped, cut off from the store, gone with their machine,
+        or waiting for a file system. A thread cannot be ended. Of anybody's executor, and with the
+        model in servers, another takes the place; should the silent one wake up, it finds that out.
+
+        passed : seconds since this was last done
         """
-        store = self._store
-        if not isinstance(store, RedisRun) or isinstance(self._executor, LambdaExecutor):
-            return  # whose functions are looked after as its late ones are
+        executor, store = self._executor, self._store
         for worker, future in list(self._futures.items()):
-            state, silent = store.slots[worker]["state"], store.silent_s(worker)
-            if state == WAITING and worker in self._quiet and silent > _START_S:
-                raise TrainingError(
-                    f"worker {worker} was silent, and the executor has started no other in its "
-                    f"place in {_START_S:g} s: give it a process more than n_workers"
-                )
-            most = {STARTED: _LOOKING_S, ACTIVE: _QUIET_S}.get(int(state), silent)
-            if silent <= most:
+            most = self._silent_for(worker, future, passed)
+            if not most:
                 continue
-            if worker in self._quiet:
-                raise TrainingError(f"worker {worker} was replaced for being silent, and is again")
-            self._quiet.add(worker)
-            notice(f"worker {worker} has said nothing for {most:g} s; another takes its place")
-            if isinstance(self._executor, ProcessExecutor):
-                self._executor.kill(future)
-            self._forfeit(worker)
-            self._launch(worker)
+            if isinstance(executor, ProcessExecutor | LambdaExecutor):
+                notice(f"worker {worker} has given no sign for {most:g} s; it is ended")
+                executor.kill(future)  # which is noticed as any other's end
+            elif isinstance(store, RedisRun):
+                if store.slots[worker]["state"] == WAITING:
+                    raise TrainingError(
+                        f"worker {worker} was silent, and the executor has started no other in its "
+                        f"place in {most:g} s: give it a process more than n_workers"
+                    )
+                if worker in self._silent:
+                    raise TrainingError(f"worker {worker} was replaced for silence, and is silent")
+                self._silent.add(worker)
+                notice(f"worker {worker} has given no sign for {most:g} s; another goes on")
+                self._forfeit(worker)
+                self._launch(worker)
+
+    def _silent_for(self, worker: int, future: Future[str], passed: float) -> float:
+        """How long a worker has given no sign, at least, if that is too long; else 0.
+
+        A sign is what it says in the store, where the model is in servers; and that it gets on,
+        while others wait for it.
+        """
+        store, executor = self._store, self._executor
+        stands = store.progress(worker)
+        starts_at_once = isinstance(executor, ProcessExecutor)
+        before, late = self._late.get(worker, (stands, 0.0))
+        awaited = store.holds_up(worker) and (starts_at_once or stands[0] != WAITING)
+        late = late + passed if awaited and stands == before else 0.0
+        self._late[worker] = stands, late
+        most = _LOOKING_S if stands[0] == STARTED else _LATE_S
+        if late > most:
+            self._late[worker] = stands, 0.0
+            return most
+        if not isinstance(store, RedisRun):
+            return 0.0
+        silent = store.silent_s(worker)
+        if isinstance(executor, LambdaExecutor):
+            most, silent = _SILENT_S, min(silent, executor.running_s(future))
+        elif stands[0] == ACTIVE:
+            most = _QUIET_S
+        elif stands[0] != STARTED:
+            waited_for = stands[0] == WAITING and worker in self._silent
+            most = _START_S if waited_for else math.inf
+        return most if silent > most else 0.0
 
     def _replace(self, worker: int, error: WorkerDiedError) -> None:
         """Another takes the place of one that died, unless that happens again and again."""
@@ -203,32 +236,6 @@ class Workers:
             why = "its answer is lost, and it gives no sign"
             self._replace(worker, WorkerDiedError(why, "sandbox died"))
 
-    def _end_late(self) -> None:
-        """Ends a worker process that gives no sign while others wait for it: stopped, or waiting
-        for a file system. Its end is then noticed as any other's. A thread cannot be ended."""
-        executor = self._executor
-        if isinstance(executor, LambdaExecutor) and isinstance(self._store, RedisRun):
-            for worker, future in self._futures.items():
-                silent = min(self._store.silent_s(worker), executor.running_s(future))
-                if silent > _SILENT_S:
-                    executor.kill(future)
-        if not isinstance(executor, ProcessExecutor):
-            return
-        now = time.perf_counter()
-        passed, self._looked = min(now - self._looked, _MOST_LOOK_S), now
-        for worker, future in self._futures.items():
-            stands = self._store.progress(worker)
-            before, late = self._late.get(worker, (stands, 0.0))
-            if stands != before or not self._store.holds_up(worker):
-                late = -passed
-            late += passed
-            most = _LOOKING_S if stands[0] == STARTED else _LATE_S
-            if late > most:
-                notice(f"worker {worker} has given no sign for {most:g} s; it is ended")
-                executor.kill(future)
-                late = 0.0
-            self._late[worker] = stands, late
-
     def _check_start(self) -> None:
         """Without this, a run would wait for ever for an executor that has no place."""
         executor = self._executor
@@ -236,7 +243,7 @@ class Workers:
         if isinstance(executor, LambdaExecutor):
             patience = executor.patience_s
             trouble = executor.trouble or "what does its log say? (cirrus-fast logs)"
-        if time.perf_counter() - self._launched <= patience:
+        if self._since_launch <= patience:
             return
         waiting, wanted = self._store.slots["state"] == WAITING, self._plan.n_workers
         if waiting.all():

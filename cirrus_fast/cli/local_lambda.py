@@ -56,6 +56,12 @@ from cirrus_fast.cli.output import command
     help="Refuse this share of the invocations, with 429, 500, 502 and 503.",
 )
 @click.option(
+    "--kill-every",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Kill a busy sandbox, drawn at random, so often.",
+)
+@click.option(
     "--env",
     "variables",
     multiple=True,
@@ -72,6 +78,7 @@ def local_lambda_command(
     timeout: float,
     concurrency: int,
     fail: float,
+    kill_every: float | None,
     variables: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -107,7 +114,7 @@ def local_lambda_command(
                 [function],
                 port=port or 0,
                 concurrency=concurrency,
-                faults=Faults(fail),
+                faults=Faults(fail, kill_every_s=kill_every or 0.0),
                 show=lambda line: click.echo(line, err=True),
             ) as local:
                 if as_json:

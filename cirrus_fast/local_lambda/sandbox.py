@@ -20,12 +20,13 @@ from pathlib import Path
 from queue import Empty
 
 from cirrus_fast.local_lambda.function import Function, arn, sandbox_environment
+from cirrus_fast.local_lambda.memory_group import MemoryGroup
 from cirrus_fast.local_lambda.runtime_api import Event, RuntimeApi, Said, error_payload
 
 # A function's imports may take so long. At AWS they are then begun again, with the function's
 # timeout; here they just go on.
 INIT_S = 10.0
-# How often memory is looked at.
+# How often memory is looked at; where the kernel keeps the limit (memory_group.py), at what it did.
 _LOOK_S = 0.02
 
 
@@ -79,6 +80,9 @@ class Sandbox:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        self._group = MemoryGroup.make(function.memory_mb << 20)
+        if self._group is not None:
+            self._group.take(self.pid)
         assert self._process.stdout is not None
         self._output = self._process.stdout.fileno()
         os.set_blocking(self._output, False)
@@ -160,9 +164,10 @@ class Sandbox:
             self._silent = True  # the end of the file: the process is ending
 
     def _check_memory(self, request: str) -> None:
+        most = self.function.memory_mb << 20
         self._peak = max(self._peak, peak_bytes(self.pid))
-        if self._peak > self.function.memory_mb << 20:
-            self._peak = self.function.memory_mb << 20
+        if self._peak > most or (self._group is not None and self._group.has_killed):
+            self._peak = most
             raise _Ended(
                 "Runtime.OutOfMemory",
                 f"RequestId: {request} Error: Runtime exited with error: signal: killed",
@@ -179,6 +184,8 @@ class Sandbox:
         """The same, and gives up what this side has of it: nobody may be waiting."""
         self.kill()
         self._process.wait()
+        if self._group is not None:
+            self._group.remove()
         assert self._process.stdout is not None
         if not self._process.stdout.closed:
             self._take_output()

@@ -50,15 +50,17 @@ class Serving(Protocol):
 
 @dataclass
 class Faults:
-    """Refusals to order, beside those of the limits.
+    """What goes wrong to order, beside what the limits refuse.
 
     Attributes
     ----------
     share : of the requests that are refused; kinds : with which status, drawn
+    kill_every_s : how often a busy sandbox, drawn, is killed; 0 for never
     """
 
     share: float = 0.0
     kinds: tuple[int, ...] = (429, 500, 502, 503)
+    kill_every_s: float = 0.0
     draw: random.Random = field(default_factory=lambda: random.Random(1))
 
     def one(self) -> int | None:
@@ -88,7 +90,7 @@ class LocalLambda:
     ----------
     url : what boto3 takes as endpoint_url
     faults : refusals to order
-    counts : of what happened: cold, warm, and by status or error
+    counts : of what happened: cold, warm, killed, and by status or error
     """
 
     def __init__(
@@ -125,6 +127,8 @@ class LocalLambda:
         self._server.lambda_ = self
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True).start()
+        if self.faults.kill_every_s:
+            threading.Thread(target=self._kill, name="local-lambda-kill", daemon=True).start()
 
     def _starter(self) -> Callable[[Function], Sandbox]:
         runtime = link_runtime(Path(self._folder.name, "runtime"))
@@ -141,6 +145,14 @@ class LocalLambda:
         """Sandboxes that serve an event now."""
         with self._lock:
             return [sandbox for some in self._busy.values() for sandbox in some]
+
+    def _kill(self) -> None:
+        """Sandboxes at random, as the faults say."""
+        while not self._closed.wait(self.faults.kill_every_s):
+            busy = self.busy
+            if busy:
+                self.faults.draw.choice(busy).kill()
+                self.counts["killed"] += 1
 
     # Invocations
 

@@ -17,7 +17,8 @@ import time
 import numpy as np
 
 from cirrus_fast import _kernels
-from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, NAP_S, Port
+from cirrus_fast.runtime.claims import NAP_S
+from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, Port
 
 
 class Rounds:

@@ -82,6 +82,11 @@ def decoded_bytes(block: Block) -> int:
     return block.n_rows * _BYTES_A_ROW + block.nnz * _BYTES_AN_ENTRY
 
 
+def training_rows(blocks: Sequence[Block], holdout: HoldOut, numbers: Sequence[int]) -> int:
+    """In some blocks."""
+    return sum(blocks[i].n_rows - int(holdout.mask(i, blocks[i]).sum()) for i in numbers)
+
+
 class MiniBatches:
     """The training rows of the blocks with these numbers.
 
@@ -108,6 +113,7 @@ class MiniBatches:
         self._seed, self._worker = seed, worker
         self._stopping = stopping
         self._n_bytes = self._bytes(numbers)
+        self._n_rows, _ = self._sizes(numbers)
         self._group_bytes = memory.group
         if dataset.is_remote:
             self._group_bytes = memory.small_group(self._n_bytes)
@@ -142,8 +148,7 @@ class MiniBatches:
 
     def count(self, numbers: Sequence[int]) -> int:
         """Training rows in some blocks."""
-        blocks, holdout = self._dataset.blocks, self._holdout
-        return sum(blocks[i].n_rows - int(holdout.mask(i, blocks[i]).sum()) for i in numbers)
+        return training_rows(self._dataset.blocks, self._holdout, numbers)
 
     def close(self) -> None:
         """Gives up what is being read; the rows stay."""

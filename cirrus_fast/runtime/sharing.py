@@ -3,8 +3,9 @@
 A worker's share of an epoch is a sequence of groups of blocks. It takes a group when it begins to
 learn from it, and gets what nobody else has taken; done with its share, it takes others' blocks,
 half of what is left at a time. An epoch is over for it when little is left to take, and of the one
-before nothing; the last one when nothing is left. Who takes what is decided in memory that all
-share (claims.py), so each row is learnt from once an epoch, whoever is slow, stopped, or replaced.
+before nothing; the last one when nothing is left to take. Who takes what is decided by words that
+all share (claims.py), so each row is learnt from once an epoch, whoever is slow, stopped, or
+replaced.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from cirrus_fast.runtime.minibatches import (
     ReadTimes,
     runs_drawn,
 )
-from cirrus_fast.runtime.params.local import NAP_S, Port
+from cirrus_fast.runtime.params.place import Place
 from cirrus_fast.runtime.row_sources import RowArrays
 
 # What is less than this part of a share is left to its worker, who has it in memory and is soon
@@ -38,10 +39,14 @@ _OTHERS = -1
 class SharedMiniBatches(MiniBatches):
     """Those of a worker's share, by groups some of whose blocks others may have taken."""
 
-    def __init__(self, *arguments: object, claims: Claims, memory: Memory, **more: object) -> None:
+    def __init__(
+        self, *arguments: object, claims: Claims, memory: Memory, least_rows: int, **more: object
+    ) -> None:
+        """least_rows : that are taken at once, if there are so many"""
         super().__init__(*arguments, memory=memory, **more)  # type: ignore[arg-type]
         self._claims = claims
-        self._group_bytes = memory.small_group(self._n_bytes)
+        least = least_rows * self._n_bytes // max(1, self._n_rows)
+        self._group_bytes = max(memory.small_group(self._n_bytes), min(memory.group, least))
         # Of rows that are held: the groups, where they end, and of which block each row is.
         self._held_groups: list[Group] = []
         self._ends: list[int] = []
@@ -124,7 +129,7 @@ class SharedEpochs:
     learn : learns from rows in an order; False if the run is stopping
     open_blocks : the mini-batches of some blocks, once over
     block_bytes : of a block once decoded; is_far : whether a server has the blocks
-    clock : no share has more updates in an epoch
+    clock : no share has more updates in an epoch; rows : all shares together
 
     Attributes
     ----------
@@ -133,7 +138,7 @@ class SharedEpochs:
 
     def __init__(
         self,
-        port: Port,
+        port: Place,
         claims: Claims,
         stream: SharedMiniBatches,
         shares: Sequence[Sequence[int]],
@@ -142,12 +147,13 @@ class SharedEpochs:
         block_bytes: Callable[[int], int],
         *,
         clock: int,
+        rows: int,
         is_far: bool,
     ) -> None:
         self._port, self._claims, self._stream = port, claims, stream
         self._shares = [np.array(share, np.uint32) for share in shares]
         self._learn, self._open_blocks, self._block_bytes = learn, open_blocks, block_bytes
-        self._clock, self._is_far = clock, is_far
+        self._clock, self._rows, self._is_far = clock, rows, is_far
         self.times = ReadTimes()
 
     def run(self, epochs: int) -> Iterator[int]:
@@ -155,6 +161,7 @@ class SharedEpochs:
         one before in this worker's place stood."""
         own = self._shares[self._port.worker]
         unit, _ = self._port.unit
+        self._claims.look(0)
         mine = self._claims.mine()
         group = None
         if len(mine) and unit > 0:
@@ -192,6 +199,7 @@ class SharedEpochs:
             taken = group.there.copy()
             taken[group.there] = self._claims.take(blocks[group.there], epoch)
             if not taken.any():
+                goes_on = False
                 continue
             done = 0
             if goes_on:
@@ -212,10 +220,18 @@ class SharedEpochs:
 
         took_s : what this worker's own share took
         """
+        claims, nap = self._claims, self._claims.nap_s
         patience_ends = time.monotonic() + took_s / SMALL_SHARE
+        meets = self._port.pauses_at((epoch + 1) * self._rows)
         while not self._port.stopping:
+            claims.look(epoch)
+            mine = claims.mine()
+            if len(mine):  # as a server heard late of what the one before had taken, or has lost it
+                if not self._take_up(mine, is_known=False):
+                    return False
+                continue
             # Of the epochs before, some worker has what is not free.
-            behind = int(self._claims.epochs().min())
+            behind = int(claims.epochs().min())
             if behind > epoch:
                 return True
             patient = behind == epoch and time.monotonic() < patience_ends
@@ -223,10 +239,12 @@ class SharedEpochs:
             if chosen is not None:
                 if not self._help(*chosen, behind):
                     return False
-            elif behind == epoch and not is_last:
+                nap = claims.nap_s
+            elif behind == epoch and not ((is_last or meets) and patient):
                 return True
             else:
-                time.sleep(NAP_S)
+                time.sleep(nap)
+                nap = min(2 * nap, claims.longest_nap_s)
         return False
 
     def _choose(self, epoch: int, *, leaves_little: bool) -> tuple[int, UInt32Array] | None:
@@ -264,7 +282,9 @@ class SharedEpochs:
 
         is_known : whether it had said so, and how far it was
         """
-        epoch = int(self._claims.epochs(blocks).min())
+        epochs = self._claims.epochs(blocks)
+        epoch = int(epochs.min())
+        blocks = blocks[epochs == epoch]
         share = next(w for w, share in enumerate(self._shares) if blocks[0] in share)
         if is_known:
             self._port.go_on(share)

@@ -23,8 +23,6 @@ from cirrus_fast.runtime.worker import CHUNK_ROWS, WorkerSpec
 
 # How often a worker tells how far it is, and looks whether the run goes on.
 _TELL_S = 0.05
-# Leads beyond the usual that a worker may have over the slowest, while it is level with the rest.
-_FAR = 3
 
 
 class ServedModel(StoreModel):
@@ -46,25 +44,10 @@ class ServedPort(RemotePort):
     rows_seen : by all workers
     """
 
-    def __init__(
-        self, *arguments: object, consistency: str, n_workers: int, **more: object
-    ) -> None:
-        self._n_workers = n_workers
-        self._served = consistency != "async"
-        self.rounds = consistency == "bsp"
+    def __init__(self, *arguments: object, rounds: bool, **more: object) -> None:
+        self.rounds = rounds
         self.rows_seen = 0.0
-        super().__init__(*arguments, **more)  # type: ignore[arg-type]
-
-    def _lead(self, minibatch_size: int) -> float:
-        """What is known of the slowest is a tenth of a second old, in which others make hundreds of
-        steps. The rows of all, which come with each answer, let a worker go on that is level with
-        the rest, up to where it would be far ahead even so."""
-        if self._served:
-            return math.inf
-        lead, may_lead = super()._lead(minibatch_size), self._staleness * minibatch_size
-        level = self.rows_seen / self._n_workers + may_lead - self.rows - self.begun
-        whole = level // minibatch_size * minibatch_size
-        return max(lead, min(whole, lead + _FAR * may_lead))
+        super().__init__(*arguments, strict=False, **more)  # type: ignore[arg-type]
 
     def give_back(self, rows: int) -> None:
         """Rows that were granted will not be learnt from."""
@@ -93,10 +76,8 @@ class SteppingWorker(StoreWorker):
             spec.worker,
             spec.generation,
             spec.staleness,
-            strict=False,
+            rounds=spec.consistency == "bsp",
             deadline=self._deadline,
-            consistency=spec.consistency,
-            n_workers=spec.n_workers,
         )
         self._stepper = Stepper(
             store.layout.n_ids,
@@ -110,7 +91,8 @@ class SteppingWorker(StoreWorker):
             spec.worker,
             spec.generation,
             lambda: port.over,
-            max(1, spec.pipeline_depth // 2),
+            together=max(1, spec.pipeline_depth // 2),
+            in_turn=spec.consistency != "async",
         )
         # Steps under way: what each pushed and pulled.
         self._under_way: deque[tuple[StepBatch | None, StepBatch | None]] = deque()
@@ -137,7 +119,7 @@ class SteppingWorker(StoreWorker):
             return
         finally:
             if self._served:
-                with suppress(StoreError):
+                with suppress(StoreError, Stopped):
                     self._steps.leave()
 
     def _window(self, rows: CSR, order: UInt32Array) -> bool:
@@ -252,6 +234,7 @@ class SteppingWorker(StoreWorker):
         traffic, (sent, received) = self._traffic, self._steps.traffic
         traffic["exchanges"] += done.updates
         traffic["rollbacks"] = self._before["rollbacks"] + self._steps.rollbacks
+        traffic["lost"] = self._before["lost"] + self._steps.lost
         traffic["bytes_sent"] = self._before["bytes_sent"] + sent
         traffic["bytes_received"] = self._before["bytes_received"] + received
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 from cirrus_fast import _kernels
+from cirrus_fast.data.csr import CSR, UInt32Array
+from cirrus_fast.data.holdout import HoldOut
+from cirrus_fast.data.manifest import Block
+from cirrus_fast.runtime.claims import Claims
+from cirrus_fast.runtime.minibatches import training_rows
 from cirrus_fast.runtime.params.control import RemotePort, control_link, ended_here, read_run
+from cirrus_fast.runtime.params.remote_claims import RemoteClaims
 from cirrus_fast.runtime.params.resp import Link
 from cirrus_fast.runtime.worker import Worker, WorkerReport, WorkerSpec
 from cirrus_fast.store_url import parse_urls
@@ -20,7 +27,6 @@ class StoreModel:
     """What a worker knows of the model, in the place of the one that workers share in memory."""
 
     shards: Sequence[_Linked] = ()
-    claims = None  # workers elsewhere keep to their own blocks
 
     def __init__(self, spec: WorkerSpec) -> None:
         self.urls = parse_urls(spec.param_store)
@@ -43,6 +49,21 @@ class StoreWorker(Worker):
 
     _store: StoreModel  # type: ignore[assignment]
     _port: RemotePort  # type: ignore[assignment]
+
+    def _open_claims(self, blocks: Sequence[Block], holdout: HoldOut) -> Claims | None:
+        n = self._store.layout.n_blocks
+        rows_of = partial(training_rows, blocks, holdout)
+        return RemoteClaims(self._port, self._spec.task, n, rows_of) if n else None
+
+    def _drain(self) -> None:
+        """Waits until all that was sent is in the model, and reported."""
+        raise NotImplementedError
+
+    def _group(self, rows: CSR, order: UInt32Array) -> bool:
+        """Others may have the blocks in the next epoch once this is over."""
+        whole = self._window(rows, order)
+        self._drain()
+        return whole
 
     def run(self) -> WorkerReport:
         try:

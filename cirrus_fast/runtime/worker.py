@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from cirrus_fast import _kernels
 from cirrus_fast.data.csr import CSR, UInt32Array
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.holdout import HoldOut
+from cirrus_fast.data.manifest import Block
 from cirrus_fast.data.traffic import Reads
 from cirrus_fast.errors import CirrusFastError, KernelError, ParseError, TrainingError
 from cirrus_fast.runtime.assignment import shares
@@ -73,7 +75,7 @@ class WorkerSpec:
     staleness: int
     store: str  # what holds the model: memory, bitfield or module
     # Where that is over a network:
-    sync_rows: int  # between exchanges with it, at most
+    sync_rows: int  # between exchanges with it, at most; 0: each mini-batch is a step
     growth: float  # an interval is at most this share of the rows a worker has learnt from
     pipeline_depth: int  # intervals under way at once
     state_interval: float  # seconds after which a worker leaves its state of the optimiser there
@@ -134,10 +136,14 @@ def run_worker(spec_json: str, deadline: float = math.inf) -> str:
 def _kind(spec: WorkerSpec) -> type[Worker]:
     if not is_store_url(spec.param_store):
         return Worker
-    if spec.store == "module":
+    if spec.store == "module" and spec.sync_rows == 0:
         from cirrus_fast.runtime.stepping import SteppingWorker
 
         return SteppingWorker
+    if spec.store == "module":
+        from cirrus_fast.runtime.moving import MovingWorker
+
+        return MovingWorker
     from cirrus_fast.runtime.remote import RemoteWorker
 
     return RemoteWorker
@@ -169,21 +175,29 @@ class Worker:
         arguments = dataset, self._blocks, holdout, self._store.scale
         more = self._sources | {"epochs": spec.epochs, "memory": self._memory}
         learns_from = self._blocks
-        if self._store.claims is None:
+        claims = self._open_claims(dataset.blocks, holdout)
+        if claims is None:
             self._stream = MiniBatches(*arguments, **more)
         else:
-            if len(self._store.claims) != len(dataset.blocks):
+            if len(claims) != len(dataset.blocks):
                 raise TrainingError(
                     f"{spec.dataset}: has {len(dataset.blocks)} blocks for a worker, and "
-                    f"{len(self._store.claims)} for the supervisor: is their version the same?"
+                    f"{len(claims)} for the supervisor: is their version the same?"
                 )
-            self._claims = Claims(self._store.claims, spec.worker)
-            self._stream = SharedMiniBatches(*arguments, claims=self._claims, **more)
+            self._claims = claims
+            # What a worker learns between two exchanges with a store is of one group.
+            more["least_rows"] = spec.sync_rows if spec.store == "bitfield" else 0
+            self._stream = SharedMiniBatches(*arguments, claims=claims, **more)
             learns_from = list(range(len(dataset.blocks)))
         self._prepare(most_entries(dataset, learns_from, spec.minibatch_size))
         self._port.join()
         self._report = WorkerReport(spec.worker)
         self._report.start_up = time.perf_counter() - self._started
+
+    def _open_claims(self, blocks: Sequence[Block], holdout: HoldOut) -> Claims | None:  # noqa: ARG002
+        """Who has which block, where workers take them from each other."""
+        words = self._store.claims
+        return None if words is None else Claims(words, self._spec.worker)
 
     def _prepare(self, room: int) -> None:
         """The kernels, for mini-batches of up to `room` entries."""
@@ -211,7 +225,7 @@ class Worker:
             spec.worker,
             spec.generation,
             spec.staleness,
-            strict=spec.consistency != "async",
+            strict=spec.consistency == "ssp",
         )
 
     def run(self) -> WorkerReport:
@@ -268,10 +282,11 @@ class Worker:
             self._claims,
             stream,
             self._shares,
-            self._window,
+            self._group,
             open_blocks,
             lambda number: decoded_bytes(blocks[number]),
             clock=most,
+            rows=self._spec.rows_per_epoch,
             is_far=dataset.is_remote,
         )
         self._report.reads[-1] = before = self._reads
@@ -285,6 +300,10 @@ class Worker:
     def _reads(self) -> Reads:
         """From a server, so far; a text's are the supervisor's."""
         return self._dataset.reads if isinstance(self._dataset, Dataset) else Reads()
+
+    def _group(self, rows: CSR, order: UInt32Array) -> bool:
+        """The same, where it matters whether all of it is in the model."""
+        return self._window(rows, order)
 
     def _window(self, rows: CSR, order: UInt32Array) -> bool:
         """Learns from the rows in order; False if the run is stopping."""

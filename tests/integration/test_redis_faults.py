@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,13 @@ from redis_server import Cluster, Proxy, RedisServer, keys_left, major_version
 import cirrus_fast
 from cirrus_fast import LogisticRegression
 from cirrus_fast.backend import processes
+from cirrus_fast.backend.plan import Plan
+from cirrus_fast.backend.redis_run import RedisRun
 from cirrus_fast.backend.redis_server import find_server
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.result import Record, TrainResult
 from cirrus_fast.errors import CirrusFastError, StoreError, TrainingError
+from cirrus_fast.options import parse_options
 from cirrus_fast.runtime.params import resp
 from cirrus_fast.runtime.params.bitfield import Shard
 from cirrus_fast.runtime.params.merged import Merger, inbox_of, write_moves
@@ -103,7 +107,9 @@ def test_a_server_that_comes_back_with_its_data_goes_on(
     sound(result, clicks)
 
 
-def back_to_an_older_model(server: RedisServer) -> list[Callable[[Record], None]]:
+def back_to_an_older_model(
+    server: RedisServer, then: Callable[[], object] = lambda: None
+) -> list[Callable[[Record], None]]:
     """Callbacks: the server is saved, and later killed and started with what was saved."""
     saved: list[int] = []
 
@@ -116,6 +122,7 @@ def back_to_an_older_model(server: RedisServer) -> list[Callable[[Record], None]
             saved.append(record.rows)
             server.kill()
             server.start()
+            then()
 
     return [save_or_restart]
 
@@ -140,11 +147,21 @@ def test_what_a_server_with_an_older_model_lost_is_made_again(
 
 @both_ways
 def test_workers_of_a_server_with_an_older_model_go_on(
-    clicks: Dataset, own_redis: Any, sync_rows: int
+    clicks: Dataset, own_redis: Any, proxy: Callable[[int], Proxy], sync_rows: int
 ) -> None:
     server = own_redis()
-    callbacks = back_to_an_older_model(server)
-    result = train(clicks, server.url, sync_rows=sync_rows, callbacks=callbacks, epochs=6)
+    way = proxy(server.port)
+    restarted = threading.Event()
+    callbacks = back_to_an_older_model(server, then=restarted.set)
+
+    def hold_back(direction: str, _connection: int, _passed: int, data: bytes) -> bytes:
+        """The run is not to be over before it was looked at."""
+        if direction == "up" and not restarted.is_set():
+            time.sleep(0.003 * sync_rows / MERGED)
+        return data
+
+    way.rule = hold_back
+    result = train(clicks, way.url, sync_rows=sync_rows, callbacks=callbacks, epochs=4)
     assert result.stop_reason == "epochs"
     assert result.exchanges["rollbacks"] >= 1
     assert result.exchanges["lost"] == 0
@@ -655,10 +672,36 @@ def test_a_silent_worker_is_replaced_though_its_process_lives(
         callbacks=[at_row(6_000, stop)],
     )
     assert stopped
-    assert "has said nothing for 4 s; another takes its place" in caplog.text
+    assert "has given no sign for 4 s; it is ended" in caplog.text
     assert result.stop_reason == "epochs"
     assert result.rows_processed == train(clicks, "memory", sync_rows=None, epochs=4).rows_processed
     sound(result, clicks)
+
+
+def test_silence_counts_only_while_somebody_listens(
+    clicks: Dataset, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A supervisor that was stopped, or on a machine that slept, takes nobody for dead."""
+    given = {"dataset": clicks.uri, "param_store": redis_server.url, "n_workers": 1, "epsilon": 0}
+    store = Plan.make(parse_options(given)).create_store("task")
+    assert isinstance(store, RedisRun)
+    try:
+        store.admit(0)
+        assert store.rows == 0
+        now = [time.monotonic() + 1000]
+        clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=time.perf_counter)
+        monkeypatch.setattr("cirrus_fast.backend.redis_run.time", clock)
+        assert store.rows == 0
+        assert store.silent_s(0) <= 2.0
+        for _ in range(10):
+            now[0] += 0.5
+            assert store.rows == 0
+        assert 5.0 <= store.silent_s(0) <= 7.0
+        store.admit(0)
+        assert store.silent_s(0) == 0
+    finally:
+        monkeypatch.undo()
+        store.close()
 
 
 def cpu_ticks(pid: int) -> int:

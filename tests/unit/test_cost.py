@@ -182,6 +182,19 @@ def test_a_meter_goes_by_the_run_where_the_function_may_not_be_asked(
     assert cost.store == pytest.approx(0.064)
 
 
+def test_a_meter_counts_bytes_through_a_nat_where_it_is_told_of_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    executor: Any = FakeExecutor()
+    read = Reads(0, 2_000_000_000)
+    assert Meter.of(executor, worker_size=512).so_far(read, 0).s3_bytes == 0
+    monkeypatch.setenv("CIRRUS_FAST_NAT", "1")
+    assert Meter.of(executor, worker_size=512).so_far(read, 0).s3_bytes == pytest.approx(0.09)
+    monkeypatch.setenv("CIRRUS_FAST_NAT", "yes")
+    with pytest.raises(OptionError, match=r"CIRRUS_FAST_NAT=yes: must be 1.* or 0"):
+        Meter.of(executor, worker_size=512)
+
+
 # Before a run
 
 

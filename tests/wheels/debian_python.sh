@@ -2,7 +2,8 @@
 # debian_python.sh FOLDER ARCHITECTURE SUITE X.Y: CPython X.Y out of Debian's packages of that
 # architecture (amd64, arm64) and suite (bookworm, trixie, sid), unpacked into FOLDER. Nothing is
 # installed, and no root is needed. FOLDER/python runs it, under qemu where the CPU is another one;
-# programs started from there as sys.executable do the same. EMULATE="qemu-... -cpu ..." says how.
+# programs started from there as sys.executable do the same; FOLDER/run runs another program of that
+# machine. EMULATE="qemu-... -cpu ..." says how.
 #
 # Needs apt and dpkg-deb, and sources of Debian; any release will do.
 set -euo pipefail
@@ -38,12 +39,15 @@ case $architecture in
     arm64) loader=(lib/ld-linux-aarch64.so.1) triplet=aarch64-linux-gnu ;;
 esac
 # The loader of that glibc, given its folders, so that neither / nor the machine's glibc is used.
+cat > "$folder/run" << SCRIPT
+#!/bin/sh
+exec ${EMULATE:-} $root/$loader --library-path $root/usr/lib/$triplet "\$@"
+SCRIPT
 # Seen as usr/bin/python in its tree, it finds its library by itself, also under -I.
 cat > "$root/usr/bin/python" << SCRIPT
 #!/bin/sh
-exec ${EMULATE:-} $root/$loader --argv0 "\$0" \\
-    --library-path $root/usr/lib/$triplet $root/usr/bin/python$version "\$@"
+exec $folder/run --argv0 "\$0" $root/usr/bin/python$version "\$@"
 SCRIPT
-chmod +x "$root/usr/bin/python"
+chmod +x "$folder/run" "$root/usr/bin/python"
 ln -sf root/usr/bin/python "$folder/python"
 "$root/usr/bin/python" -c 'import platform, sys; print(sys.version.split()[0], platform.machine())'

@@ -6,12 +6,14 @@ of 2^-24 (csrc/cf_bitfield.h). Behind the weights of each string lie some number
     a mark, which is the run's own, so that a string that was lost, or is another run's, is never
     taken for the model
     how many exchanges have added to it, which tells how old what a worker read is when it writes
-    for each worker, how many commands of its have added to it
+    for each worker, how many commands of its have added to it: some counters, which its connections
+    take in turn
 
 A command adds to the last two as well. So a worker whose connection broke knows which of its
 commands were done, and sends the others again; and where a server comes back with an earlier model,
 or a replica that lags takes its master's place, it knows which are lost. Those it still has, it
-sends again, too.
+sends again, too. What a broken connection carried may be done late, when it was sent again: that is
+on an earlier connection's counter, so it is not taken for what the present one carries.
 
 The state of the optimiser is in the workers (csrc/cf_replica.h). What they have of it, they put
 beside the model now and then, for those who take their place.
@@ -46,9 +48,10 @@ from cirrus_fast.store_url import StoreUrl
 Int32Array = npt.NDArray[np.int32]
 
 SCALE = 2.0**24
-MOST_WEIGHTS = 2**27 - 2 - 10_000  # of a string: 512 MB with what lies behind them
+MOST_WEIGHTS = 2**27 - 2 - 4 * 10_000  # of a string: 512 MB with what lies behind them
+_TURNS = 4  # counters of each worker
 _MARK, _COUNT, _OWN = 0, 1, 2
-_BEHIND = 3  # of these, in each command
+_BEHIND = _OWN + _TURNS  # of these, in each command
 _PIECE_BYTES = 1 << 24
 # What reading one weight costs if it is asked for alone, in bytes of a piece that is read as a
 # whole: some 31 there and 12 back, and the server's time.
@@ -72,9 +75,19 @@ class Shard:
     n_workers: int
     worker: int | None = None  # whose commands are counted; the supervisor's are not
     count: int = -1  # exchanges that have added to it, as last seen
-    done: int = -1  # the worker's commands that were answered
-    found: int = 0  # how many of them the server had when the connection was made
+    # By counter: the worker's commands that are known to be done, and what the server had when the
+    # connection was made.
+    done: list[int] = field(default_factory=list)
+    found: list[int] = field(default_factory=list)
+    turn: int = -1  # the connection's counter
+    used: int = 0  # that of the commands under way
     rollbacks: int = 0
+
+    @property
+    def n_lost(self) -> int:
+        """Commands that were done, and that the server does not have."""
+        pairs = zip(self.done, self.found, strict=True)
+        return sum(max(0, done - found) for done, found in pairs)
 
     @property
     def state_key(self) -> bytes:
@@ -88,17 +101,17 @@ class Shard:
     def welcome(self, connection: Connection) -> None:
         """Refuses a server that does not have this model; sees whether it has an earlier one."""
         worker = self.worker or 0
-        end = self.n + _OWN + worker + 1
+        end = self.n + _OWN + _TURNS * (worker + 1)
         behind = connection.ask("GETRANGE", self.key, 4 * self.n, 4 * end - 1)
         if len(behind) != 4 * (end - self.n):
             raise self.lost()
         numbers = struct.unpack(f">{end - self.n}i", behind)
         if numbers[_MARK] != self.mark:
             raise self.lost()
-        count, self.found = numbers[_COUNT], numbers[-1]
-        if self.done < 0:
-            self.done = self.found
-        if count < self.count or (self.worker is not None and self.found < self.done):
+        count, self.found = numbers[_COUNT], list(numbers[-_TURNS:])
+        self.done = self.done or list(self.found)
+        self.turn = (self.turn + 1) % _TURNS
+        if count < self.count or (self.worker is not None and self.n_lost):
             self.rollbacks += 1
             notice_once(f"{connection.place}: came back with an older model; the run goes on")
         self.count = count
@@ -242,7 +255,7 @@ class Exchange(Exchanges):
         self._under_way.append(request)
         for shard in self._shards:  # all are sent before any is waited for
             try:
-                if shard.found < shard.done:  # was connected anew for something else
+                if shard.n_lost:  # was connected anew for something else
                     raise Lost("came back with an older model")
                 self._send(shard, request)
             except Lost:
@@ -262,7 +275,7 @@ class Exchange(Exchanges):
             here = shard.mine(add)
             add, amounts = add[here], amounts[here]
             read = read[shard.mine(read)]
-        commands, n_most = [], _kernels.BITFIELD_MOST - 3
+        commands, n_most = [], _kernels.BITFIELD_MOST - _BEHIND
         for first in range(0, len(add) + len(read), n_most):
             adds = add[first : first + n_most]
             reads = read[max(0, first - len(add)) : max(0, first + n_most - len(add))]
@@ -290,11 +303,14 @@ class Exchange(Exchanges):
         n_add = command.n_add
         places = command.ids // np.uint32(shard.n_shards)
         add, amounts, read = places[:n_add], command.amounts, places[n_add:]
-        more_add, more_read = _behind(command)
-        own = np.array([_MARK, _COUNT, _OWN + (shard.worker or 0)], np.uint32) + np.uint32(shard.n)
-        add = np.append(add, own[more_add])
+        more_add, more_read = _behind(command, shard.turn)
+        behind = np.arange(shard.n, shard.n + _BEHIND, dtype=np.uint32)
+        behind[_OWN:] += np.uint32(_TURNS * (shard.worker or 0))
+        add = np.append(add, behind[more_add])
         amounts = np.append(amounts, np.ones(len(more_add), np.int32))
-        read = np.append(read, own[more_read])
+        read = np.append(read, behind[more_read])
+        if n_add:
+            shard.used = shard.turn
         out = np.empty(_kernels.bitfield_room(len(shard.key), len(add), len(read)), np.uint8)
         return out.data[: _kernels.bitfield_pack(shard.key, add, amounts, read, out)]
 
@@ -345,7 +361,7 @@ class Exchange(Exchanges):
     def _take(self, shard: Shard, request: Request | None, command: _Command) -> None:
         """A command was answered."""
         n_add, n, values = command.n_add, len(command.ids), command.values
-        more_add, more_read = _behind(command)
+        more_add, more_read = _behind(command, shard.turn)
         behind = np.append(values[n_add : n_add + len(more_add)], values[n + len(more_add) :])
         values = np.append(values[:n_add], values[n_add + len(more_add) : n + len(more_add)])
         about = dict(zip(more_add + more_read, behind.tolist(), strict=True))
@@ -356,17 +372,22 @@ class Exchange(Exchanges):
         shard.count = about[_COUNT]
         if n_add:
             self._keep(shard, command)
-            self.doubtful += max(0, about[_OWN] - shard.done)
-            shard.done = shard.found = about[_OWN]
+            shard.done[shard.turn] += 1
+        shard.found = [about[_OWN + turn] for turn in range(_TURNS)]
+        self._late(shard, 0)
         if request is not None and shard.number == 0:
             request.count = shard.count
         self._replica.settle(command.ids, values, command.sent_then)
         self.bounded += int(np.count_nonzero((values == 2**31 - 1) | (values == -(2**31))))
         command.done = True
 
+    def _late(self, shard: Shard, n_expected: int) -> None:
+        """What was done since it was last looked, but for so many commands, was done before."""
+        more = sum(shard.found) - sum(shard.done) - n_expected
+        self.doubtful += max(0, more)
+        shard.done = list(shard.found)
+
     def _keep(self, shard: Shard, command: _Command) -> None:
-        """A command was done, as far as is known."""
-        shard.done += 1
         kept = self._kept[shard.number]
         kept.append((command.ids[: command.n_add], command.amounts))
         self._kept_bytes += 8 * command.n_add
@@ -380,16 +401,19 @@ class Exchange(Exchanges):
 
     def _redo(self, shard: Shard, connection: Connection) -> None:
         """On a new connection, as often as it takes."""
-        self._push_again(shard, connection, shard.done - shard.found)
-        n_done = shard.found - shard.done  # of those under way, the first
+        n_done = max(0, shard.found[shard.used] - shard.done[shard.used])
+        if shard.n_lost:
+            self._push_again(shard, connection)
+        sent = [c for request in self._under_way for c in request.commands[shard.number]]
+        done = [command for command in sent if command.n_add and not command.done][:n_done]
+        for command in done:  # the first are: they are to be read only
+            self._keep(shard, command)
+            command.amounts, command.counted = _NO_AMOUNTS, False
+        self._late(shard, len(done))
         for request in self._under_way:
             for command in request.commands[shard.number]:
                 if command.done:
                     continue
-                if command.n_add and n_done > 0:  # it is to be read only
-                    n_done -= 1
-                    self._keep(shard, command)
-                    command.amounts, command.counted = _NO_AMOUNTS, False
                 command.values = np.empty(len(command.ids) + _BEHIND, np.int32)
                 command.sent_then = None  # what is under way behind it, is taken behind it
                 self._do(shard, connection, request, command)
@@ -399,18 +423,17 @@ class Exchange(Exchanges):
                 connection.send(pack("GETRANGE", shard.key, 0, 4 * len(run.values) - 1))
                 self._receive_run(shard, connection, run)
 
-    def _push_again(self, shard: Shard, connection: Connection, n_lost: int) -> None:
+    def _push_again(self, shard: Shard, connection: Connection) -> None:
         """The last that were answered, and that the server has lost."""
-        kept = self._kept[shard.number]
+        n_lost, kept = shard.n_lost, self._kept[shard.number]
         again = [kept.pop() for _ in range(min(n_lost, len(kept)))]
         self._kept_bytes -= sum(8 * len(ids) for ids, _ in again)
-        if n_lost > 0:
-            self.lost += n_lost - len(again)
-            notice(
-                f"{connection.place}: has lost {n_lost} additions to the model by worker "
-                f"{shard.worker}; the last {len(again)} of them are made again"
-            )
-            shard.done = shard.found
+        self.lost += n_lost - len(again)
+        notice(
+            f"{connection.place}: has lost {n_lost} additions to the model by worker "
+            f"{shard.worker}; the last {len(again)} of them are made again"
+        )
+        shard.done = list(shard.found)
         while again:
             ids, amounts = again[-1]
             command = _Command(ids, amounts, np.empty(len(ids) + _BEHIND, np.int32), True)
@@ -419,7 +442,7 @@ class Exchange(Exchanges):
             except BaseException:  # what was not answered is looked for on the next connection
                 kept.extend(reversed(again))
                 self._kept_bytes += sum(8 * len(ids) for ids, _ in again)
-                shard.done += len(again)
+                shard.done[shard.turn] += len(again)
                 raise
             again.pop()
 
@@ -431,11 +454,12 @@ class Exchange(Exchanges):
         self._take(shard, request, command)
 
 
-def _behind(command: _Command) -> tuple[list[int], list[int]]:
+def _behind(command: _Command, turn: int) -> tuple[list[int], list[int]]:
     """Which of the numbers behind the model a command adds to, and which it reads."""
-    if command.n_add == 0:
-        return [], [_MARK, _COUNT, _OWN]
-    return ([_OWN, _COUNT], [_MARK]) if command.counted else ([_OWN], [_MARK, _COUNT])
+    add = [_OWN + turn] if command.n_add else []
+    if command.counted:
+        add.append(_COUNT)
+    return add, [i for i in range(_BEHIND) if i not in add]
 
 
 def create(shards: Sequence[Shard], weights: Float32Array) -> None:
@@ -467,7 +491,7 @@ def write_weights(shard: Shard, whole: Int32Array) -> None:
     """All weights of a string, and what lies behind them; those that are 0 in a new string are not
     sent."""
     mine = whole[shard.number :: shard.n_shards]
-    behind = struct.pack(">i", shard.mark) + bytes(4 * (1 + shard.n_workers))
+    behind = struct.pack(">i", shard.mark) + bytes(4 * (1 + _TURNS * shard.n_workers))
     shard.link.ask("SETRANGE", shard.key, 4 * shard.n, behind)
     per_piece = _PIECE_BYTES // 4
     for first in range(0, len(mine), per_piece):
@@ -506,34 +530,3 @@ def _read_piece(shard: Shard, first: int, out: Int32Array, connection: Connectio
     if not whole or mark != struct.pack(">i", shard.mark):
         raise shard.lost()
     _kernels.bitfield_decode(raw, out)
-
-
-def save_state(shards: Sequence[Shard], state: Float32Array) -> None:
-    """Puts accumulators beside the model, where they are larger than those that are there: each is
-    about what a single worker that learns from all rows would have, so any worker's will do for
-    another's, and a coordinate that few touch has the accumulator of who did."""
-    for shard in shards:
-        mine = np.ascontiguousarray(state[shard.number :: shard.n_shards])
-        there = _read_state(shard)
-        merged = mine if there is None else np.maximum(mine, there)
-        shard.link.ask("SET", shard.state_key, merged.astype("<f4").tobytes(), "EX", TTL_S)
-
-
-def read_state(shards: Sequence[Shard]) -> Float32Array | None:
-    """The accumulators that workers have put beside the model; None if none has yet."""
-    parts = [_read_state(shard) for shard in shards]
-    if any(part is None for part in parts):
-        return None
-    out = np.empty(sum(shard.n for shard in shards), np.float32)
-    for shard, part in zip(shards, parts, strict=True):
-        out[shard.number :: shard.n_shards] = part
-    return out
-
-
-def _read_state(shard: Shard) -> Float32Array | None:
-    data = shard.link.ask("GET", shard.state_key)
-    if data is None:
-        return None
-    if len(data) != 4 * shard.n:
-        raise shard.lost()
-    return np.frombuffer(data, "<f4").astype(np.float32)

@@ -6,6 +6,7 @@ What this package stores of a run, all of it with a time to live (docs/redis.md)
     {cirrus_fast:TASK}:scale    list: the training scale, compressed, in pieces
     {cirrus_fast:TASK}:control  what the supervisor says, written by it alone
     {cirrus_fast:TASK}:workers  hash: "WORKER.GENERATION" -> what that worker says; "stop"
+    {cirrus_fast:TASK}:claims   who learns from which block: params/remote_claims.py
     {cirrus_fast:TASK}:plan     JSON: options and evaluations, for another supervisor
     {cirrus_fast:TASK}:best     the best model of these
     model and state of the optimiser: params/bitfield.py, params/merged.py
@@ -24,6 +25,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,10 +34,11 @@ from cirrus_fast.data.training_scale import NOWHERE, TrainingScale
 from cirrus_fast.errors import StoreError, TrainingError
 from cirrus_fast.runtime.params import resp
 from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, SLOT, STARTED, WAITING
+from cirrus_fast.runtime.params.place import Place
 from cirrus_fast.runtime.params.resp import Connection, Link, Refused
 from cirrus_fast.store_url import StoreUrl
 
-FORMAT = 1
+FORMAT = 2
 # Beside the workers' records: there where somebody asks the supervisor to end the run.
 STOP_FIELD = b"stop"
 # Keys outlive their last user by so long; the supervisor prolongs them.
@@ -43,6 +46,15 @@ TTL_S = 3600
 # How old a worker's view of the run may be, how often it looks while it has to wait, at first and
 # at most.
 _REFRESH_S, _NAP_S, _LONGEST_NAP_S = 0.1, 0.001, 0.02
+<<<<<<< HEAD
+# How long a worker's moves are damped as if all others were there: the best of 0, 0.15 and 0.5 s
+=======
+# How long a worker's moves are damped as if all others were there: half a second measured best
+>>>>>>> main
+# where workers begin 0, 0.1 and 0.5 s apart.
+_YOUNG_S = 0.5
+# Who has told nothing for so long may have been asleep, and its place taken.
+_ASLEEP_S = 1.0
 # Workers end when their supervisor has shown no sign of life for so long.
 _ORPHANED_S = 120.0
 # What a worker has added to the model lately is kept, should a server lose it.
@@ -63,7 +75,10 @@ TRAFFIC = np.dtype(
         ("bytes_received", np.int64),
     ]
 )
-RECORD = np.dtype([("slot", SLOT), ("traffic", TRAFFIC), ("looks", np.int64)])
+# repeated : rows that another has learnt from, too, since the server lost who had them
+RECORD = np.dtype(
+    [("slot", SLOT), ("traffic", TRAFFIC), ("looks", np.int64), ("repeated", np.int64)]
+)
 
 # The rights a run needs, as ACL SETUSER takes them, on keys that begin with "{cirrus_fast:".
 COMMANDS = (
@@ -86,6 +101,8 @@ class RunHeader:
     mark : a number in each model, which tells it from another with the same name
     merged : whether the supervisor merges what workers learn (params/merged.py)
     store : how it is held: bitfield or module
+    copies : whether workers learn on copies of it, with an optimiser of their own
+    n_blocks : of the data, where workers take over blocks of those that are slow; else 0
     """
 
     task: str
@@ -102,6 +119,8 @@ class RunHeader:
     mark: int
     merged: bool
     store: str
+    copies: bool
+    n_blocks: int
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -120,7 +139,7 @@ class RunHeader:
     @property
     def n_bytes(self) -> int:
         """Of what a worker keeps beside its rows, about: its copy of the model, and the scale."""
-        kept = KEPT_BYTES if self.store == "bitfield" and not self.merged else 0
+        kept = 0 if self.merged else KEPT_BYTES
         return 40 * (self.n_ids + 1) + 8 * self.n_places + kept
 
 
@@ -132,9 +151,11 @@ class Names:
         self.run, self.scale = tag + b"run", tag + b"scale"
         self.control, self.workers = tag + b"control", tag + b"workers"
         self.plan, self.best = tag + b"plan", tag + b"best"
+        self.claims = tag + b"claims"
 
     def all(self) -> tuple[bytes, ...]:
-        return self.run, self.scale, self.control, self.workers, self.plan, self.best
+        control = self.run, self.scale, self.control, self.workers
+        return *control, self.plan, self.best, self.claims
 
 
 def end_here(task: str) -> None:
@@ -233,13 +254,17 @@ SAYS = np.dtype(
     [
         ("stop", np.int64),
         ("allowed_rows", np.float64),
-        ("slowest", np.int64),  # updates of the slowest worker that learns
+        ("rows", np.int64),  # learnt from, by all workers
+        ("learning", np.int64),  # workers that learn, or are about to
         ("beat", np.int64),
     ]
 )
 
 
-class RemotePort:
+Command = tuple[bytes | str | int, ...]
+
+
+class RemotePort(Place):
     """A worker's side of the control."""
 
     def __init__(
@@ -253,8 +278,7 @@ class RemotePort:
         strict: bool,
         deadline: float = math.inf,
     ) -> None:
-        """strict : be told by each other worker how far it is, and not by the supervisor what the
-        slowest's place is, which may be some hundredths of a second old
+        """strict : no further ahead of the slowest than `staleness` mini-batches
 
         deadline : when another must take this worker's place, by the monotonic clock
         """
@@ -263,19 +287,24 @@ class RemotePort:
         self._generation, self._staleness, self._strict = generation, staleness, strict
         self._field = f"{worker}.{generation}".encode()
         self._says = np.zeros(1, SAYS)[0]
-        self._fenced = self._alone = self._out_of_time = False
+        self._n_workers, self._slowest = 1, 0
+        self._fenced = self._out_of_time = False
         self._deadline = deadline
         self._beat, self._beat_seen = -1, time.monotonic()
-        self._refreshed = -math.inf
+        self._refreshed, self._joined = -math.inf, math.inf
+        # What is sent before anything else: commands, and what takes the answer to the last.
+        self._queued: list[tuple[list[Command], Callable[[Any], None]]] = []
         mine = link.ask("HGET", self._names.workers, self._field)
         if mine is None:
             raise _over(task)
         self.record = np.frombuffer(bytearray(mine), RECORD)[0]
         self._slot = self.record["slot"]
         self._slot["state"] = STARTED
+        self._told = self.rows
         self._refresh()
 
     def join(self) -> None:
+        self._joined = time.monotonic()
         self._slot["state"] = ACTIVE
         self._refresh()
 
@@ -293,7 +322,7 @@ class RemotePort:
         self._slot["state"] = WAITING if self.handed_over else FINISHED
         if not self._fenced:
             with suppress(StoreError):  # the supervisor sees what became of the store
-                self._refresh(_FAREWELL_S)
+                self._refresh(give_up_s=_FAREWELL_S)
 
     @property
     def _over(self) -> bool:
@@ -348,11 +377,12 @@ class RemotePort:
         return float(self._says["allowed_rows"]) - self.rows - self.begun
 
     def _lead(self, minibatch_size: int) -> float:
-        """Rows this worker may still take before it is too far ahead of the slowest."""
-        if self._alone:
+        """Rows this worker may still take before it is too far ahead of the slowest. Who takes
+        blocks from others is done with its own."""
+        if self._n_workers == 1 or not self._strict or self._helps is not None:
             return math.inf
-        ahead = int(self._slot["updates"]) + -(-self.begun // minibatch_size)
-        return (int(self._says["slowest"]) + self._staleness + 1 - ahead) * minibatch_size
+        ahead = _clock(self._slot) + -(-self.begun // minibatch_size)
+        return (self._slowest + self._staleness + 1 - ahead) * minibatch_size
 
     def report(self, rows: int, updates: int, loss_sum: float, weight_sum: float) -> None:
         """Rows of earlier grants are learnt from, and the store has taken what was learnt."""
@@ -360,39 +390,103 @@ class RemotePort:
         slot["loss_sum"] += loss_sum
         slot["weight_sum"] += weight_sum
         slot["updates"] += updates
+        if self._helps is not None:
+            slot["clock_base"] -= updates
+        slot["unit_rows"] += rows
         slot["rows"] += rows
         slot["granted"] -= rows
 
-    def _refresh(self, give_up_s: float | None = None) -> None:
-        """Tells where this worker is, and asks how the run is."""
+    def repeat(self, rows: int) -> None:
+        """So many of those reported were another's to learn from."""
+        slot = self._slot
+        slot["unit_base"] -= rows
+        slot["rows"] -= rows
+        self.record["repeated"] += rows
+
+    def rows_of_all(self, learnt: int) -> int:
+        """Rows learnt from by all workers, about.
+
+        learnt : those of this one, reported or not
+        """
+        if self._n_workers == 1:
+            return learnt
+        return int(self._says["rows"]) + self.n_learning * (learnt - self._told)
+
+    @property
+    def n_learning(self) -> int:
+        """Workers that learn at the same time, as far as this one is to reckon with them: at first
+        with all, since its accumulators are young and its moves large."""
+        if time.monotonic() - self._joined < _YOUNG_S:
+            return self._n_workers
+        return max(1, int(self._says["learning"]))
+
+    def later(self, commands: Sequence[Command], take: Callable[[Any], None]) -> None:
+        """Sends some commands with the next that are sent, before them, and before they tell how
+        far this worker is then. Like all that is asked here, they may be done more than once.
+
+        take : is given the answer to the last
+        """
+        told: Command = ("HSET", self._names.workers, self._field, self.record.tobytes())
+        self._queued.append(([told, *commands], take))
+
+    def ask(self, *commands: Command) -> list[Any]:
+        """The answers to some commands, where this worker is told of first."""
+        return self._refresh(*commands)
+
+    def _refresh(self, *more: Command, give_up_s: float | None = None) -> list[Any]:
+        """Tells where this worker is, and asks how the run is, and for more: those answers."""
+        if self._queued and time.monotonic() - self._refreshed > _ASLEEP_S:
+            queued, self._queued = self._queued, []
+            self._refresh(give_up_s=give_up_s)
+            if self._fenced:
+                return self._refresh(*more, give_up_s=give_up_s)  # what was queued is another's
+            self._queued = queued
         self.record["looks"] += 1  # a sign of life, even of one who waits
-        names = self._names
-        commands: list[tuple[bytes | str | int, ...]] = [
+        names, queued = self._names, self._queued
+        commands = [command for some, _ in queued for command in some]
+        n_queued = len(commands)
+        commands += [
             ("HSET", names.workers, self._field, self.record.tobytes()),
             ("EXPIRE", names.workers, TTL_S),
             ("GET", names.control),
         ]
         if self._strict:
             commands.append(("HGETALL", names.workers))
-        answers = self._link.ask_all(*commands, give_up_s=give_up_s)
-        self._refreshed = time.monotonic()
-        said = answers[2]
+        n = len(commands)
+        answers = self._link.ask_all(*commands, *more, give_up_s=give_up_s)
+        self._queued = []
+        self._refreshed, self._told = time.monotonic(), self.rows
+        self._take_control(answers[n_queued + 2], answers[n_queued + 3 : n])
+        last = -1
+        for some, take in queued:
+            last += len(some)
+            take(answers[last])
+        return answers[n:]
+
+    def _take_control(self, said: bytes | None, records: Sequence[Any]) -> None:
         if said is None or len(said) < SAYS.itemsize + 8 * (self.worker + 1):
-            with suppress(StoreError):  # or the run's end would leave this behind
-                self._link.ask("HDEL", names.workers, self._field, give_up_s=0)
+            with suppress(StoreError):  # or the run's end would leave these behind
+                names = self._names
+                gone = ("HDEL", names.workers, self._field), ("UNLINK", names.claims)
+                self._link.ask_all(*gone, give_up_s=0)
             raise _over(self._task)
         self._says = np.frombuffer(bytearray(said), SAYS, 1)[0]
         generations = np.frombuffer(said, np.int64, offset=SAYS.itemsize)
         self._fenced = int(generations[self.worker]) != self._generation
-        self._alone = len(generations) == 1
-        if self._strict:
-            slots = [one["slot"] for one in current_records(answers[3], generations).values()]
-            running = [slot["updates"] for slot in slots if slot["state"] != FINISHED]
-            self._says["slowest"] = min(running, default=self._says["slowest"])
+        self._n_workers = len(generations)
+        for pairs in records:
+            slots = [one["slot"] for one in current_records(pairs, generations).values()]
+            running = [s for s in slots if s["state"] != FINISHED and not s["resting"]]
+            self._slowest = min(map(_clock, [*running, self._slot]))
         if int(self._says["beat"]) != self._beat:
             self._beat, self._beat_seen = int(self._says["beat"]), self._refreshed
         elif self._refreshed - self._beat_seen > _ORPHANED_S:
             raise TrainingError(f"run {self._task}: its supervisor is gone")
+
+
+def _clock(slot: np.void) -> int:
+    """Updates made with a worker's share, where each epoch begins at the same for all."""
+    return int(slot["updates"]) + int(slot["clock_base"])
 
 
 def current_records(

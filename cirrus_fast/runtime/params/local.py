@@ -23,7 +23,8 @@ from cirrus_fast import _kernels
 from cirrus_fast.data.csr import Float32Array, Int64Array, UInt32Array
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.errors import TrainingError
-from cirrus_fast.runtime.claims import takers
+from cirrus_fast.runtime.claims import NAP_S, takers
+from cirrus_fast.runtime.params.place import Place
 
 # What a worker tells. `rows` is the truth of where it stands: its epoch and its place in it follow.
 SLOT = np.dtype(
@@ -66,8 +67,6 @@ _MAGIC = "cirrus_fast shared model 4"
 # these. All workers together have no more than MOST_COPIES, since each reads the others'.
 MOST_HOT = 1024
 MOST_COPIES = 16 * MOST_HOT
-# Long enough to leave the core to who works, short enough to be nothing beside a chunk of rows.
-NAP_S = 0.0002
 LONGEST_NAP_S = 0.003
 # How often positions are looked at until none has moved on to other blocks meanwhile.
 _LOOKS = 1000
@@ -123,6 +122,11 @@ class Layout:
             offset += -(-dtype.itemsize * math.prod(shape) // 4096) * 4096
         sections["end"] = (offset, np.dtype(np.uint8), (0,))
         return sections
+
+
+def units(slots: npt.NDArray[np.void]) -> list[tuple[int, int]]:
+    """What blocks each worker is at: others than before, or none, if this has changed."""
+    return list(zip(slots["unit"].tolist(), slots["unit_base"].tolist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -307,10 +311,10 @@ class LocalStore:
     def positions(self) -> Positions:
         """Where all workers stand, at one moment: what they have taken, and how far each is."""
         for _ in range(_LOOKS):
-            before = self.slots["unit_base"].copy()
+            before = units(self.slots)
             claims, helped = self._claims_now()
             found = Positions(self.slots.copy(), claims, helped)
-            if (found.slots["unit_base"] == before).all():
+            if units(found.slots) == before:
                 break
         return found
 
@@ -340,6 +344,11 @@ class LocalStore:
     def rounds(self) -> int:
         """Of bsp, so far."""
         return int(self.control["round"])
+
+    @property
+    def repeated(self) -> int:
+        """Memory loses nothing that workers have said."""
+        return 0
 
     @property
     def exchanges(self) -> dict[str, float]:
@@ -416,14 +425,13 @@ class LocalStore:
         return weights, intercept
 
 
-class Port:
+class Port(Place):
     """A worker's side of the store."""
 
     def __init__(
         self, store: LocalStore, worker: int, generation: int, staleness: int, *, strict: bool
     ) -> None:
-        """staleness : mini-batches this worker may be ahead of the slowest; strict : of all that
-        have not finished, and not just of those that have started"""
+        """strict : no further ahead of the slowest than `staleness` mini-batches"""
         self.store = store
         self.worker = worker
         self._slot = store.slots[worker]
@@ -432,7 +440,6 @@ class Port:
         self._strict = strict
         self._owner_due = 0.0
         self._owner_gone = False
-        self._helps: int | None = None  # whose share the blocks are of that it is at
         if not self.fenced:
             self._slot["state"] = STARTED
 
@@ -459,47 +466,18 @@ class Port:
             self._owner_gone = owner != os.getpid() and not _runs(owner)
         return self._owner_gone
 
+    def pauses_at(self, rows: float) -> bool:
+        """Whether the model is measured, or copied, once this many rows are done in all."""
+        return float(self.store.control["allowed_rows"]) <= rows
+
     @property
     def rows(self) -> int:
         """Rows this worker and its earlier generations have reported."""
         return int(self._slot["rows"])
 
     @property
-    def unit(self) -> tuple[int, int]:
-        """(what this worker was at when it, or the one before it in its place, last said; rows of
-        it that are done)"""
-        return int(self._slot["unit"]), int(self._slot["unit_rows"])
-
-    def begin_epoch(self, clock: int) -> None:
-        """clock : where all workers' clocks stand at its beginning"""
-        if not self.fenced:
-            worker, slot = self.worker, self._slot
-            slot["clock_base"] = clock - slot["updates"] - self.store.helped[worker]
-            slot["resting"] = 0
-
-    def rest(self) -> None:
-        """This worker is done with its share of the epoch."""
-        if not self.fenced:
-            self._slot["resting"] = 1
-
-    def leave_unit(self) -> None:
-        """Before other blocks are taken."""
-        if not self.fenced:
-            self._slot["unit"] = 0
-
-    def begin_unit(self, unit: int, share: int) -> None:
-        """share : of which worker the blocks are that were taken"""
-        if self.fenced:
-            return
-        self.go_on(share)
-        slot = self._slot
-        slot["unit_base"] = slot["rows"]
-        slot["unit_rows"] = 0
-        slot["unit"] = unit  # last: what it promises is in place
-
-    def go_on(self, share: int) -> None:
-        """With the unit that the one before in its place had begun."""
-        self._helps = None if share == self.worker else share
+    def _helped(self) -> int:
+        return int(self.store.helped[self.worker])
 
     def grant(self, wanted: int, minibatch_size: int, *, whole: bool = False) -> int:
         """How many of the wanted rows may be taken now; waits while that is none. 0: stop.
@@ -520,15 +498,12 @@ class Port:
 
     def _lead_left(self) -> float:
         """Mini-batches this worker may still take before it is too far ahead of the slowest."""
-        states = self.store.slots["state"]
-        shares = self.store.claims is not None
         # Who takes blocks from others is done with its own, and whom others help does not fall
         # behind by it.
-        if shares and (not self._strict or self._helps is not None):
+        if not self._strict or self._helps is not None:
             return math.inf
-        running = states != FINISHED if self._strict else states == ACTIVE
-        clocks = self.store.clocks if shares else self.store.slots["updates"]
-        running &= self.store.slots["resting"] == 0
+        slots, clocks = self.store.slots, self.store.clocks
+        running = (slots["state"] != FINISHED) & (slots["resting"] == 0)
         running[self.worker] = True
         slowest = int(clocks[running].min())
         return max(0, slowest + self._staleness + 1 - int(clocks[self.worker]))
