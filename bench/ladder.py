@@ -103,9 +103,13 @@ class Server:
 
     def used(self) -> tuple[float, int]:
         """(seconds of processor time, bytes in and out)"""
+        return cpu_seconds(self._process.pid), sum(self.traffic())
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes in, bytes out."""
         told = bytes(self._wire.ask("INFO", "stats")).decode()
-        bytes_ = sum(int(n) for n in re.findall(r"total_net_(?:in|out)put_bytes:(\d+)", told))
-        return cpu_seconds(self._process.pid), bytes_
+        came, went = re.findall(r"total_net_(?:in|out)put_bytes:(\d+)", told)
+        return int(came), int(went)
 
 
 def measure(
@@ -204,12 +208,14 @@ def phases(server: Server, uri: str, given: argparse.Namespace) -> Table:
         stores += [
             (f"memory, {n} worker{s}", "memory", n, {}),
             (f"module, {n} worker{s}", server.url + "?store=module", n, {}),
+            (f"module, sync_rows=20000, {n} worker{s}", server.url + "?store=module", n,
+             {"sync_rows": 20_000}),
             (f"plain strings, sync_rows=20000, {n} worker{s}", server.url + "?store=bitfield", n,
              {"sync_rows": 20_000}),
         ]  # fmt: skip
     for name, url, n, more in stores:
         server.clear()
-        result = ours(url, uri, n, epochs=2 if n == 1 else 4, minibatch_size=SIZE, **more)
+        result = ours(url, uri, n, epochs=2 if n == 1 else 10, minibatch_size=SIZE, **more)
         spent = {phase: result.breakdown[phase] for phase in PHASES}
         a_row = [f"{1e6 * s / result.rows_processed:.2f}" for s in spent.values()]
         waiting = sum(spent[phase] for phase in WAITING) / sum(spent.values())
@@ -220,15 +226,19 @@ def loss(server: Server, uri: str, given: argparse.Namespace) -> Table:
     """Two epochs; the model at their end."""
     yield ["2 epochs, adagrad", "test logloss", "beside one worker in memory", "rows/s"]
     first = None
-    for name, url, n in (
-        ("memory, 1 worker", "memory", 1),
-        ("module, 1 worker", server.url + "?store=module", 1),
-        (f"module, {given.workers} workers", server.url + "?store=module", given.workers),
-    ):
+    served = server.url + "?store=module"
+    runs: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
+        ("memory, 1 worker", "memory", 1, {}),
+        ("module, 1 worker", served, 1, {}),
+        (f"module, {given.workers} workers", served, given.workers, {}),
+        (f"module, sync_rows=20000, {given.workers} workers", served, given.workers,
+         {"sync_rows": 20_000}),
+    )  # fmt: skip
+    for name, url, n, more in runs:
         server.clear()
         result = ours(
             url, uri, n, epochs=2, epsilon=1e-12, patience=1000, eval_interval=2.0,
-            minibatch_size=SIZE, test_dataset=given.test_uri,
+            minibatch_size=SIZE, test_dataset=given.test_uri, **more,
         )  # fmt: skip
         last = result.history[-1]
         found = float(last.test_loss)

@@ -64,7 +64,7 @@ def imports(layer: Path, runtime: Path) -> dict[str, list[float]]:
     return took
 
 
-def first_gradient(function: Function, uri: str, store: str) -> list[float]:
+def first_gradient(function: Function, uri: str, store: str, **options: Any) -> list[float]:
     """With a sandbox of its own each time."""
     took = []
     runs: list[RedisRun] = []
@@ -84,9 +84,9 @@ def first_gradient(function: Function, uri: str, store: str) -> list[float]:
 
     for _ in range(_ROUNDS):
         with LocalLambda([function]) as local, Noting("worker", endpoint=local.url) as functions:
-            LogisticRegression(
-                dataset=uri, executor=functions, param_store=store, n_workers=1, epochs=1, epsilon=0
-            ).run()
+            plain = {"dataset": uri, "executor": functions, "param_store": store}
+            plain |= {"n_workers": 1, "epochs": 1, "epsilon": 0}
+            LogisticRegression(plain | options).run()
         sent_at, began = calls[-1].sent_at, runs[-1].first_step
         assert sent_at is not None
         assert began is not None

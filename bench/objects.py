@@ -1,6 +1,6 @@
 """A folder as an S3 server that costs little: `python -m bench.objects FOLDER`.
 
-Reading only, of FOLDER/bucket/key: GET, whole or a range, and HEAD, with ETag and If-Match. Bodies
+Of FOLDER/bucket/key: GET, whole or a range, and HEAD, with ETag and If-Match; PUT, whole. Bodies
 go from the page cache to the socket without passing through Python, so that what is measured is
 the reader: moto's server copies the whole object for every range of it.
 """
@@ -12,6 +12,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -63,6 +64,18 @@ class _Objects(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def do_PUT(self) -> None:
+        path = self._folder / unquote(self.path.partition("?")[0]).lstrip("/")
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Whole or not at all; writers of one key do not meet.
+        unfinished = path.with_name(f".{path.name}.{threading.get_ident()}")
+        unfinished.write_bytes(body)
+        unfinished.replace(path)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
     def _send(self, descriptor: int, begin: int, end: int) -> None:
         try:
             while begin < end:
@@ -89,6 +102,13 @@ class _Server(ThreadingHTTPServer):
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
     """HOST:PORT of a server of the folder, in a process of its own."""
+    with serving(folder) as (address, _):
+        yield address
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[str, int]]:
+    """The same, with the number of the process."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.objects", str(folder)],
         cwd=Path(__file__).parents[1],
@@ -97,7 +117,7 @@ def served(folder: Path) -> Iterator[str]:
     )
     assert process.stdout is not None
     try:
-        yield process.stdout.readline().strip()
+        yield process.stdout.readline().strip(), process.pid
     finally:
         process.kill()
         process.stdout.close()

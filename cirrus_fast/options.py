@@ -179,7 +179,8 @@ class Options:
     )
     sync_rows: int | None = _option(
         "rows a worker learns from between exchanges with a parameter store over a network, at "
-        "most; by default 20,000, or a fifth of its rows where that is less",
+        "most; by default 20,000, or a fifth of its rows where that is less; with our module by "
+        "default none: every mini-batch is a step",
         default=None,
         kind=int,
         unit="rows",
@@ -189,7 +190,7 @@ class Options:
         "exchanges a worker has under way to a parameter store over a network at once; by default "
         "1, what it learns from is as fresh as can be; with a plain Redis up to 8, as long as "
         "all workers' are of 2,000 rows at most; with our module and several workers up to 4, of "
-        "4,000 rows; and of a hundredth of the data's",
+        "4,000 rows; and of a hundredth of the data's; with our module and sync_rows 2 at least",
         default=None,
         kind=int,
         unit="exchanges",
@@ -457,12 +458,13 @@ def _check_redis(options: Options) -> None:
     if len(stores) > 1:
         raise OptionError("param_store: ?store= must be the same in all URLs")
     why = needs_module(options)
-    if why and (stores == {"bitfield"} or (stores == {None} and options.sync_rows is not None)):
+    if why and stores == {"bitfield"}:
         raise OptionError(why)
-    if stores == {"module"} and options.sync_rows is not None:
+    if why and options.sync_rows is not None:
+        what = why.partition(":")[0]
         raise OptionError(
-            "sync_rows: means nothing with ?store=module, where every mini-batch is a step; leave "
-            "one of them out"
+            f"sync_rows={options.sync_rows}: workers that learn on copies of the model cannot have "
+            f"{what}; leave one of them out"
         )
     if options.sync_rows is not None and options.sync_rows < options.minibatch_size:
         raise OptionError(

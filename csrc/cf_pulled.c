@@ -247,6 +247,16 @@ void cf_pulled_take_ids(const cf_pulled_scratch *scratch, size_t n_distinct, uin
     }
 }
 
+void cf_pulled_sort(const cf_pulled_scratch *scratch, uint32_t *ids, size_t n) {
+    uint64_t *const bits = scratch->bits, *const used = used_words(scratch);
+    for (size_t i = 0; i < n; i++) {
+        const size_t word = ids[i] / WORD_BITS;
+        bits[word] |= bit_of(ids[i]);
+        used[word / WORD_BITS] |= bit_of(word);
+    }
+    cf_pulled_take_ids(scratch, n, ids);
+}
+
 cf_status cf_pulled_gradient(const cf_minibatch *batch, size_t n_entries, const float *w,
                              size_t n_local, float intercept, float *gradient, float *touches,
                              cf_gradient_total *total) {

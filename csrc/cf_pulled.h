@@ -40,6 +40,9 @@ size_t cf_pulled_write_set(const cf_pulled_scratch *scratch, size_t n_distinct, 
 /* The same as ids[n_distinct]. */
 void cf_pulled_take_ids(const cf_pulled_scratch *scratch, size_t n_distinct, uint32_t *ids);
 
+/* Puts n different ids into increasing order; `before` is not used. */
+void cf_pulled_sort(const cf_pulled_scratch *scratch, uint32_t *ids, size_t n);
+
 /* cf_gradient_sum for rows that were localised, `n_entries` of them into batch->local, which lead
  * into w[n_local]. Rows are counted again; on failure nothing is written. */
 cf_status cf_pulled_gradient(const cf_minibatch *batch, size_t n_entries, const float *w,

@@ -3,12 +3,15 @@
 #include <string.h>
 
 #include "cf_bitfield.h"
+#include "cf_pulled.h"
 
 /* Coordinates are all over the memory: those so many places further on are fetched meanwhile. */
 enum { AHEAD = 16 };
 
 /* Found by trial at ten workers: 8 diverges at 32. */
 static const float SAFE_TOUCHES = 5.0f, CROWD = 16.0f;
+
+static const float MOST = 2147483520.0f; /* the largest float below 2^31 */
 
 /* The counts of a row that comes next, if there is one. */
 static void fetch_counts(const cf_replica *replica, const cf_csr *rows, uint32_t row) {
@@ -50,6 +53,7 @@ cf_status cf_replica_touch(const cf_replica *replica, const cf_csr *rows, const 
             count[id]++;
         }
     }
+    cf_pulled_sort(&(cf_pulled_scratch){replica->bits, NULL, replica->n}, ids, n);
     for (size_t i = 0; i < n; i++) {
         if (i + AHEAD < n)
             __builtin_prefetch(&count[ids[i + AHEAD]], 1);
@@ -89,7 +93,6 @@ size_t cf_replica_take(const cf_replica *replica, const uint32_t *ids, const uin
                        const float *before, size_t n, uint32_t *places, int32_t *amounts,
                        size_t *n_bounded) {
     const size_t width = cf_optimizer_width(replica->kind);
-    const float most = 2147483520.0f; /* the largest float below 2^31 */
     size_t filled = 0;
     *n_bounded = 0;
     for (size_t i = 0; i < n; i++) {
@@ -111,8 +114,8 @@ size_t cf_replica_take(const cf_replica *replica, const uint32_t *ids, const uin
         }
         const float move = state[0] - weight_of(replica->held[id]);
         float amount = share * move * CF_BITFIELD_SCALE + replica->residual[id];
-        if (!(fabsf(amount) <= most)) {
-            amount = amount > 0 ? most : amount < 0 ? -most : 0; /* NaN: the loss tells */
+        if (!(fabsf(amount) <= MOST)) {
+            amount = amount > 0 ? MOST : amount < 0 ? -MOST : 0; /* NaN: the loss tells */
             ++*n_bounded;
         }
         const int32_t whole = (int32_t)nearbyintf(amount);
@@ -143,6 +146,31 @@ void cf_replica_settle_run(const cf_replica *replica, size_t first, size_t strid
                            const int32_t *values, const uint32_t *sent_then, size_t n) {
     for (size_t i = 0, id = first; i < n; i++, id += stride)
         settle(replica, id, values[i], sent_then ? sent_then[i] : replica->sent[id]);
+}
+
+void cf_replica_gradient(const int32_t *amounts, size_t n, float *gradient) {
+    for (size_t i = 0; i < n; i++)
+        gradient[i] = -weight_of(amounts[i]);
+}
+
+size_t cf_replica_settle_weights(const cf_replica *replica, const uint32_t *ids,
+                                 const float *weights, const uint32_t *sent_then, size_t n) {
+    size_t n_bounded = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (i + AHEAD < n) {
+            const size_t next = ids[i + AHEAD];
+            __builtin_prefetch(replica->state + next * cf_optimizer_width(replica->kind), 1);
+            __builtin_prefetch(&replica->held[next], 1);
+            __builtin_prefetch(&replica->sent[next]);
+        }
+        float whole = nearbyintf(weights[i] * CF_BITFIELD_SCALE);
+        if (!(fabsf(whole) <= MOST)) {
+            whole = whole > 0 ? MOST : whole < 0 ? -MOST : 0;
+            n_bounded++;
+        }
+        settle(replica, ids[i], (int32_t)whole, sent_then ? sent_then[i] : replica->sent[ids[i]]);
+    }
+    return n_bounded;
 }
 
 size_t cf_replica_missing(const cf_replica *replica, const uint32_t *ids, size_t n,

@@ -23,17 +23,18 @@
 typedef struct {
     cf_optimizer_kind kind; /* CF_SGD or CF_ADAGRAD */
     size_t n;               /* coordinates, the intercept's last */
-    size_t n_workers;
+    size_t n_workers;       /* that learn at the same time; may change from call to call */
     float *state;    /* [n * width], what the training kernels learn on */
     int32_t *held;   /* [n], what the holder has, with all that was sent to it */
     uint32_t *sent;  /* [n], the sum of all that was sent, modulo 2^32 */
     float *residual; /* [n], rounded off so far */
     uint32_t *count; /* [n], zeros between calls */
+    uint64_t *bits;  /* [cf_pulled_words(n)], zeros between calls */
 } cf_replica;
 
-/* Finds the different ids of the rows order[n_order], in order of first sight, and how many of the
- * rows have each; behind them the intercept's, with n_order. ids and counts have room for `room`;
- * more is CF_E_ROOM. */
+/* Finds the different ids of the rows order[n_order], in increasing order, and how many of the rows
+ * have each; the last is the intercept's, with n_order. ids and counts have room for `room`; more
+ * is CF_E_ROOM. */
 cf_status cf_replica_touch(const cf_replica *replica, const cf_csr *rows, const uint32_t *order,
                            size_t n_order, uint32_t *ids, uint32_t *counts, size_t room,
                            size_t *n_ids);
@@ -55,6 +56,13 @@ void cf_replica_settle(const cf_replica *replica, const uint32_t *ids, const int
 /* The same for coordinates first, first + stride, ..., whose sent[] was then sent_then[0, n). */
 void cf_replica_settle_run(const cf_replica *replica, size_t first, size_t stride,
                            const int32_t *values, const uint32_t *sent_then, size_t n);
+
+/* For a holder that has floats, and takes what is to be sent as the gradient of sgd at rate 1
+ * (redis_module/): amounts as such a gradient; and cf_replica_settle of weights, which returns how
+ * many of them are beyond what whole numbers hold. */
+void cf_replica_gradient(const int32_t *amounts, size_t n, float *gradient);
+size_t cf_replica_settle_weights(const cf_replica *replica, const uint32_t *ids,
+                                 const float *weights, const uint32_t *sent_then, size_t n);
 
 /* Those of ids[n] that are neither below `from` nor among known[n_known]; returns how many. */
 size_t cf_replica_missing(const cf_replica *replica, const uint32_t *ids, size_t n,

@@ -168,8 +168,6 @@ size_t cf_step_write(const cf_step_head *head, cf_step_ids pushed, const float *
     return (size_t)(at - out);
 }
 
-void cf_step_renumber(uint8_t *request, uint64_t number) { cf_store_u64(request + 16, number); }
-
 void cf_answer_write(const cf_step_answer *answer, uint8_t out[CF_ANSWER_HEAD]) {
     out[0] = CF_STEP_VERSION;
     out[1] = (uint8_t)answer->status;

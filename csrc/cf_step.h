@@ -73,9 +73,6 @@ typedef struct {
 size_t cf_step_write(const cf_step_head *head, cf_step_ids pushed, const float *gradient,
                      const float *touches, cf_step_ids pulled, uint8_t *out);
 
-/* Gives the push of a request another number. */
-void cf_step_renumber(uint8_t *request, uint64_t number);
-
 typedef enum {
     CF_ANSWER_DONE,
     CF_ANSWER_DUPLICATE, /* the push was there already; the pull is answered all the same */

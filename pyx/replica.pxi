@@ -10,6 +10,7 @@ cdef extern from "cf_replica.h" nogil:
         uint32_t *sent
         float *residual
         uint32_t *count
+        uint64_t *bits
     cf_status cf_replica_touch(const cf_replica *replica, const cf_csr *rows, const uint32_t *order,
                                size_t n_order, uint32_t *ids, uint32_t *counts, size_t room,
                                size_t *n_ids)
@@ -21,6 +22,9 @@ cdef extern from "cf_replica.h" nogil:
                            const uint32_t *sent_then, size_t n)
     void cf_replica_settle_run(const cf_replica *replica, size_t first, size_t stride,
                                const int32_t *values, const uint32_t *sent_then, size_t n)
+    void cf_replica_gradient(const int32_t *amounts, size_t n, float *gradient)
+    size_t cf_replica_settle_weights(const cf_replica *replica, const uint32_t *ids,
+                                     const float *weights, const uint32_t *sent_then, size_t n)
     size_t cf_replica_missing(const cf_replica *replica, const uint32_t *ids, size_t n,
                               const uint32_t *known, size_t n_known, size_t below,
                               uint32_t *missing)
@@ -63,6 +67,22 @@ cdef class Replica:
         memory.n = 0
         self._writes_all(&memory)
         _need_apart(&memory)
+        self._c.bits = <uint64_t *>calloc(cf_pulled_words(n), sizeof(uint64_t))
+        if self._c.bits == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        free(self._c.bits)
+
+    @property
+    def n_workers(self):
+        """That learn at the same time, and whose moves add up."""
+        return self._c.n_workers
+
+    @n_workers.setter
+    def n_workers(self, size_t n_workers):
+        _need(n_workers >= 1, "n_workers must be at least 1")
+        self._c.n_workers = n_workers
 
     cdef void _writes_all(self, _Memory *memory) noexcept:
         _writes(memory, self._c.state, 4 * self._c.n * cf_optimizer_width(self._c.kind))
@@ -194,6 +214,56 @@ cdef class Replica:
         _need_apart(&memory)
         with nogil:
             cf_replica_settle_run(&self._c, first, stride, given, then, n)
+
+    def give(self, StepBatch batch not None, const uint32_t[::1] places not None,
+             const int32_t[::1] amounts not None, *, uint32_t n_rows=0, double loss=0.0,
+             double weight=0.0):
+        """What is to be sent, for the next message that pushes `batch`: to a model of sgd at rate
+        1, which it is the gradient for.
+
+        n_rows, loss, weight : that it was learnt from, and sums over them
+        """
+        cdef Stepper stepper = batch._stepper
+        cdef size_t n = <size_t>places.shape[0]
+        cdef const int32_t *by = _i32(amounts)
+        cdef float intercept = 0.0
+        _need(<size_t>amounts.shape[0] == n, "amounts must be as long as places")
+        _need(stepper.n_ids + 1 == self._c.n, "the stepper is another model's")
+        if n and places[n - 1] == stepper.n_ids:
+            n -= 1
+            cf_replica_gradient(by + n, 1, &intercept)
+        batch.choose(places[:n])
+        _grow(&stepper._gradient, n, sizeof(float))
+        cdef float *into = <float *>stepper._gradient.at
+        with nogil:
+            cf_replica_gradient(by, n, into)
+        stepper._total.intercept = intercept
+        batch.n_rows, batch.loss, batch.weight = n_rows, loss, weight
+        stepper._learnt = batch
+
+    def take_over(self, StepBatch batch not None, const uint32_t[::1] sent_then):
+        """The weights that came for the ids of `batch`, and the intercept, as they were when
+        sent[] of those was sent_then (None: as now). Returns how many are out of bounds."""
+        cdef size_t n = batch.n, n_bounded
+        cdef const uint32_t *then = _u32(sent_then)
+        cdef uint32_t last = <uint32_t>(self._c.n - 1)
+        cdef float intercept = batch.intercept
+        cdef _Memory memory
+        _need(batch._stepper.n_ids + 1 == self._c.n, "the batch is another model's")
+        _need(batch.whole and batch.n_rows == 0, "the batch has no weights of ids alone")
+        _need(sent_then is None or <size_t>sent_then.shape[0] == n + 1,
+              "sent_then must be longer by one than the ids")
+        memory.n = 0
+        self._writes_all(&memory)
+        _reads(&memory, then, 4 * (n + 1) if then != NULL else 0)
+        _need_apart(&memory)
+        cdef const uint32_t *ids = <const uint32_t *>batch._ids.at
+        cdef const float *weights = <const float *>batch._weights.at
+        with nogil:
+            n_bounded = cf_replica_settle_weights(&self._c, ids, weights, then, n)
+            n_bounded += cf_replica_settle_weights(
+                &self._c, &last, &intercept, then + n if then != NULL else NULL, 1)
+        return n_bounded
 
     def missing(self, const uint32_t[::1] ids not None, const uint32_t[::1] known not None,
                 size_t below, uint32_t[::1] out not None):

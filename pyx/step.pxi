@@ -39,7 +39,6 @@ cdef extern from "cf_step.h" nogil:
     size_t cf_step_bound(const cf_step_head *head, bint has_touches, size_t set_bytes)
     size_t cf_step_write(const cf_step_head *head, cf_step_ids pushed, const float *gradient,
                          const float *touches, cf_step_ids pulled, uint8_t *out)
-    void cf_step_renumber(uint8_t *request, uint64_t number)
     cf_status cf_answer_read(const uint8_t *bytes, size_t n, size_t n_pull, cf_step_answer *answer,
                              const uint8_t **weights)
     uint8_t *cf_request_frame(const char *head, size_t n_head, size_t n_request, uint8_t *begin)
@@ -47,6 +46,7 @@ cdef extern from "cf_step.h" nogil:
                              size_t *n_string, size_t *n_whole)
 
 cdef extern from "cf_id_set.h" nogil:
+    bint cf_ids_increase(const uint32_t *ids, size_t n, size_t n_ids)
     size_t cf_id_set_bound(size_t n, size_t n_ids)
     size_t cf_id_set_write(const uint32_t *ids, size_t n, uint8_t *out)
 
@@ -242,7 +242,7 @@ cdef class StepBatch:
     n_rows, n : rows, distinct ids
     whole : whether all weights have come
     status : of the last answer read. 0: done; 1: its push was a duplicate; 2: to be asked again
-    intercept, rows_seen : that came with the weights; rows of all workers
+    intercept, rows_seen, n_updates : that came with the weights; rows and updates of all workers
     loss, weight : sums over the rows, once they were learnt from
     """
 
@@ -258,6 +258,7 @@ cdef class StepBatch:
     cdef readonly int status
     cdef readonly float intercept
     cdef readonly double rows_seen, loss, weight
+    cdef readonly uint64_t n_updates
 
     def __cinit__(self, Stepper stepper not None):
         self._stepper = stepper
@@ -291,7 +292,7 @@ cdef class StepBatch:
         self._rows, self._order = None, NULL
         self.n_rows = self._n_entries = self.n = 0
         self._n_read = 0
-        self.status, self.intercept, self.rows_seen = 0, 0.0, 0.0
+        self.status, self.intercept, self.rows_seen, self.n_updates = 0, 0.0, 0.0, 0
         self.loss = self.weight = 0.0
         cdef size_t shard, begin
         _grow(&self._sets, self._stepper.n_shards * cf_id_set_bound(0, 0), 1)
@@ -302,13 +303,24 @@ cdef class StepBatch:
                 NULL, 0, <uint8_t *>self._sets.at + begin)
         return 0
 
+    def choose(self, const uint32_t[::1] ids not None):
+        """Makes it one of these ids, which increase, without rows; its weights are to come."""
+        cdef size_t n = <size_t>ids.shape[0]
+        cdef const uint32_t *first = _u32(ids)
+        _need(not self._stepper._busy, "the stepper is in use by another thread")
+        _need(cf_ids_increase(first, n, self._stepper.n_ids),
+              "ids must increase and be the model's")
+        self._empty()
+        _grow(&self._ids, n, sizeof(uint32_t))
+        if n:
+            memcpy(self._ids.at, first, n * sizeof(uint32_t))
+        self._write_sets(n)
+        _grow(&self._weights, n, sizeof(float))
+        self.n = n
+
     cdef int _take_ids(self, size_t n) except -1:
         """The set that the stepper's scratch has, as it is sent to each shard."""
         cdef Stepper stepper = self._stepper
-        cdef uint32_t shard
-        cdef size_t begin, here, bound
-        cdef uint32_t *ids
-        cdef uint32_t *part
         if stepper.n_shards == 1:
             _grow(&self._sets, cf_id_set_bound(n, stepper.n_ids), 1)
             self._set_counts[0] = <uint32_t>n
@@ -316,12 +328,26 @@ cdef class StepBatch:
                 self._set_begins[1] = cf_pulled_write_set(&stepper._c, n, <uint8_t *>self._sets.at)
             return 0
         _grow(&self._ids, n, sizeof(uint32_t))
-        _grow(&self._part_ids, n, sizeof(uint32_t))
-        bound = cf_id_set_bound(n, stepper.n_ids // stepper.n_shards + 1)
-        _grow(&self._sets, stepper.n_shards * bound, 1)
-        ids, part = <uint32_t *>self._ids.at, <uint32_t *>self._part_ids.at
         with nogil:
-            cf_pulled_take_ids(&stepper._c, n, ids)
+            cf_pulled_take_ids(&stepper._c, n, <uint32_t *>self._ids.at)
+        return self._write_sets(n)
+
+    cdef int _write_sets(self, size_t n) except -1:
+        """Its ids, as they are sent to each shard."""
+        cdef Stepper stepper = self._stepper
+        cdef uint32_t shard
+        cdef size_t begin, here
+        cdef size_t bound = cf_id_set_bound(n, stepper.n_ids // stepper.n_shards + 1)
+        _grow(&self._sets, stepper.n_shards * bound, 1)
+        cdef const uint32_t *ids = <const uint32_t *>self._ids.at
+        if stepper.n_shards == 1:
+            self._set_counts[0] = <uint32_t>n
+            with nogil:
+                self._set_begins[1] = cf_id_set_write(ids, n, <uint8_t *>self._sets.at)
+            return 0
+        _grow(&self._part_ids, n, sizeof(uint32_t))
+        cdef uint32_t *part = <uint32_t *>self._part_ids.at
+        with nogil:
             for shard in range(stepper.n_shards):
                 begin = self._set_begins[shard]
                 here = cf_shard_ids(ids, n, stepper.n_shards, shard, part)
@@ -367,6 +393,7 @@ cdef class StepBatch:
             self._n_read += 1
             if shard == 0:
                 self.intercept, self.rows_seen = answer.intercept, answer.rows_seen
+                self.n_updates = answer.n_updates
             if self._stepper.n_shards > 1:
                 cf_shard_put(<const uint32_t *>self._ids.at, self.n, self._stepper.n_shards, shard,
                              values, <float *>self._weights.at)
@@ -380,7 +407,7 @@ cdef class StepMessage:
 
     cdef bytes _step, _push, _pull
     cdef bytearray _bytes
-    cdef size_t _begin, _end, _request
+    cdef size_t _begin, _end
     cdef cf_step_head _c
     cdef uint32_t _shard
 
@@ -399,13 +426,19 @@ cdef class StepMessage:
         return self._c.pushes
 
     @property
+    def number(self):
+        """Of the push."""
+        return self._c.number
+
+    @property
     def view(self):
         """The command's bytes, good until the next is written."""
         return memoryview(self._bytes)[self._begin:self._end]
 
     def write(self, Stepper stepper not None, StepBatch pushed, StepBatch pulled, *,
               uint64_t number=0, float rate=1.0):
-        """A push of the batch last learnt from, a pull of another's weights, or both.
+        """A push of the batch last learnt from, or of an empty one, a pull of another's weights,
+        or both.
 
         number : of the push
         """
@@ -415,7 +448,10 @@ cdef class StepMessage:
         cdef const float *touches = NULL
         cdef uint32_t shard = self._shard, n_shards = stepper.n_shards
         _need(shard < n_shards, "there is no such shard")
-        _need(pushed is None or pushed is stepper._learnt, "it was not the last learnt from")
+        cdef bint learnt = pushed is not None and pushed is stepper._learnt
+        _need(pushed is None or learnt or (
+            pushed._stepper is stepper and pushed.n_rows == 0 and pushed.n == 0),
+              "it was not the last learnt from")
         _need(pulled is None or pulled._stepper is stepper, "the mini-batch is another stepper's")
         _need(not stepper._busy, "the stepper is in use by another thread")
         push_set.bytes = pull_set.bytes = NULL
@@ -431,6 +467,7 @@ cdef class StepMessage:
             push_set, head.n_push = pushed._set(shard), pushed._set_counts[shard]
             head.n_rows = <uint32_t>pushed.n_rows
             head.loss_sum, head.weight_sum = pushed.loss, pushed.weight
+        if learnt:
             head.intercept_gradient = stepper._total.intercept
             gradient = stepper._of_shard(pushed, shard, &stepper._gradient, &stepper._part)
             if stepper._counts:
@@ -447,14 +484,8 @@ cdef class StepMessage:
         cdef uint8_t *start = <uint8_t *><char *>self._bytes
         cdef size_t n = cf_step_write(head, push_set, gradient, touches, pull_set, start + front)
         start[front + n], start[front + n + 1] = 13, 10
-        self._request, self._end = front, front + n + 2
+        self._end = front + n + 2
         self._begin = cf_request_frame(PyBytes_AsString(name), n_head, n, start + front) - start
-
-    def renumber(self, uint64_t number):
-        """The push becomes another in its worker's count."""
-        if self._c.pushes:
-            self._c.number = number
-            cf_step_renumber(<uint8_t *><char *>self._bytes + self._request, number)
 
 
 def step_answer(const uint8_t[::1] answer not None, float[::1] weights not None):

@@ -39,7 +39,7 @@ class Wire:
     """One connection. Arguments are bytes, or what bytes can be made of."""
 
     def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=120)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._file = self._socket.makefile("rb")
 
@@ -122,7 +122,8 @@ class Server:
             self._process = subprocess.Popen(
                 [
                     str(self._program), "--port", str(self.port), "--dir", str(self.folder),
-                    "--save", "", "--bind", "127.0.0.1", *load, *self._options, *more,
+                    "--save", "", "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0", *load,
+                    *self._options, *more,
                 ],
                 stdout=log,
                 stderr=log,

@@ -26,6 +26,7 @@ from cirrus_fast.data.result import Record
 from cirrus_fast.errors import OptionError, StoreError
 from cirrus_fast.options import Options, parse_options, table
 from cirrus_fast.runtime.params import bitfield, module
+from cirrus_fast.runtime.params.accumulators import read_accumulators
 from cirrus_fast.runtime.params.control import RECORD, Names, RunHeader, read_run
 from cirrus_fast.runtime.params.local import Positions
 from cirrus_fast.runtime.params.remote_claims import read_positions
@@ -181,10 +182,15 @@ def _model(
     urls: Sequence[StoreUrl], header: RunHeader, optimizer: _kernels.Optimizer
 ) -> tuple[Shards, Float32Array]:
     """Where the model is, and the state of the optimiser."""
+    shards: Shards
     if header.store == "module":
-        served = module.open_shards(urls, header)
-        return served, module.read_state(served, optimizer.width)
-    shards = bitfield.open_shards(urls, header)
-    weights = bitfield.read_weights(shards).astype(np.float64) / bitfield.SCALE
-    told = bitfield.read_state(shards) if optimizer.kind == "adagrad" else None
-    return shards, joined_state(optimizer, weights.astype(np.float32), told)
+        shards = served = module.open_shards(urls, header)
+        if not header.copies:
+            return served, module.read_state(served, optimizer.width)
+        weights = module.read_state(served, 1)
+    else:
+        shards = strings = bitfield.open_shards(urls, header)
+        whole = bitfield.read_weights(strings).astype(np.float64)
+        weights = (whole / bitfield.SCALE).astype(np.float32)
+    told = read_accumulators(shards, len(weights)) if optimizer.kind == "adagrad" else None
+    return shards, joined_state(optimizer, weights, told)

@@ -45,6 +45,8 @@ DEFAULT_FUNCTIONS = 10
 # how fast they grow to that from the first few rows on, in large data and in small.
 SYNC_ROWS, SYNC_SHARE = 20_000, 0.2
 GROWTH, GROWTH_OF_FEW = 0.15, 0.03
+# The module takes what workers send at once, and nobody need merge it: they may send more.
+GROWTH_OF_MOVES = 0.3
 # Exchanges under way at once, by default: rows of all workers that are in them, and how many they
 # are, at most. 4,000 rows would cost up to 0.15 % of the loss.
 MOST_UNDER_WAY, DEEPEST = 2000, 8
@@ -191,7 +193,7 @@ class Plan:
             "model_size": self.model_size,
             "n_workers": self.n_workers,
         }
-        if self.store == "bitfield":
+        if self._on_copies:
             decided["sync_rows"] = self.sync_rows
         if self.store != "memory":
             decided["pipeline_depth"] = self.pipeline_depth
@@ -215,12 +217,25 @@ class Plan:
         return DEFAULT_STALENESS if given is None else given
 
     @property
+    def _on_copies(self) -> bool:
+        """Whether workers learn for themselves between exchanges with a store over a network."""
+        return self.store == "bitfield" or (
+            self.store == "module" and self.options.sync_rows is not None
+        )
+
+    @property
     def sync_rows(self) -> int:
         """Rows of a worker between exchanges with a store over a network, at most."""
         if self.options.sync_rows is not None:
             return self.options.sync_rows
         share = -(-SYNC_SHARE * self.n_train // self.n_workers)
         return max(self.options.minibatch_size, int(min(SYNC_ROWS, share)))
+
+    @property
+    def _growth(self) -> float:
+        if self.n_train < FEW_ROWS:
+            return GROWTH_OF_FEW
+        return GROWTH_OF_MOVES if self.store == "module" else GROWTH
 
     @property
     def state_interval(self) -> float:
@@ -244,9 +259,10 @@ class Plan:
         given, few = self.options.pipeline_depth, MOST_IN_FLIGHT * self.n_train
         if given is not None:
             return given
-        if self.store == "bitfield":
+        if self._on_copies:
             most = min(MOST_UNDER_WAY, self.n_train if self.n_workers == 1 else few)
-            return max(1, min(DEEPEST, int(most / (self.sync_rows * self.n_workers))))
+            least = 2 if self.store == "module" else 1
+            return max(least, min(DEEPEST, int(most / (self.sync_rows * self.n_workers))))
         if self.store == "module" and self.n_workers > 1 and self.options.consistency == "async":
             steps = int(min(ROWS_UNDER_WAY, few)) // (self.n_workers * self.options.minibatch_size)
             return max(1, min(STEPS_UNDER_WAY, steps))
@@ -348,6 +364,7 @@ class Plan:
                     consistency=options.consistency,
                     staleness=self.staleness if options.consistency == "ssp" else 0,
                     intercept_rate=self.intercept_rate if options.fit_intercept else 0.0,
+                    sync_rows=self.sync_rows if self._on_copies else 0,
                 )
             if self.store == "bitfield":
                 return RedisRun(
@@ -387,7 +404,6 @@ class Plan:
         self, task: str, worker: int, generation: int, param_store: str, *, clustered: bool
     ) -> WorkerSpec:
         options = self.options
-        few = self.n_train < FEW_ROWS
         copy = self.dataset.copy if isinstance(self.dataset, TextDataset) else None
         return WorkerSpec(
             task=task,
@@ -411,8 +427,8 @@ class Plan:
             consistency=options.consistency,
             staleness=self.staleness,
             store=self.store,
-            sync_rows=self.sync_rows,
-            growth=GROWTH_OF_FEW if few else GROWTH,
+            sync_rows=self.sync_rows if self._on_copies else 0,
+            growth=self._growth,
             pipeline_depth=self.pipeline_depth,
             state_interval=self.state_interval,
             clustered=clustered,

@@ -22,6 +22,7 @@ from cirrus_fast.data.csr import Float32Array
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.errors import StoreError, TrainingError
 from cirrus_fast.runtime.params import bitfield, resp
+from cirrus_fast.runtime.params.accumulators import read_accumulators, save_accumulators
 from cirrus_fast.runtime.params.control import (
     RECORD,
     SAYS,
@@ -36,7 +37,14 @@ from cirrus_fast.runtime.params.control import (
     is_clustered,
     scale_to_bytes,
 )
-from cirrus_fast.runtime.params.local import ACTIVE, FINISHED, WAITING, LocalStore, Positions
+from cirrus_fast.runtime.params.local import (
+    ACTIVE,
+    FINISHED,
+    STARTED,
+    WAITING,
+    LocalStore,
+    Positions,
+)
 from cirrus_fast.runtime.params.merged import Bell, Merger, bell_of, inbox_of, pays
 from cirrus_fast.runtime.params.remote_claims import check_claims, read_positions, string_of
 from cirrus_fast.runtime.params.resp import key_slot, read_slots
@@ -67,6 +75,7 @@ class RedisRun:
 
     store = "bitfield"
     stop_asked = False
+    _copies = True  # workers learn on copies of it
 
     def __init__(
         self,
@@ -115,6 +124,7 @@ class RedisRun:
             mark=1 + secrets.randbelow(2**31 - 1),
             merged=self._merges(len(scale.ids), sync_rows),
             store=self.store,
+            copies=self._copies,
             n_blocks=n_blocks,
         )
         self._merging: Merging | None = None
@@ -126,6 +136,7 @@ class RedisRun:
         self._says["allowed_rows"] = math.inf
         self._first_step: float | None = None
         self._beat_at = self._prolonged = -math.inf
+        self._ended: set[int] = set()  # workers that ended of themselves
         self._looked = time.monotonic()
         self._silence = np.zeros(n_workers)  # seconds
         try:
@@ -219,6 +230,7 @@ class RedisRun:
             slot = self.slots[worker]
             slot["state"] = WAITING
             slot["granted"] = 0
+            self._ended.discard(worker)
             self._generations[worker] += 1
             generation = slot["generation"] = int(self._generations[worker])
             old = f"{worker}.{generation - 1}"
@@ -256,6 +268,9 @@ class RedisRun:
             self._silence += min(now - self._looked, MOST_LOOK_S)
             self._looked = now
             for worker, record in current_records(pairs, self._generations).items():
+                if worker in self._ended:
+                    self._tell_again(worker, record)
+                    continue
                 # Compared as numbers, member by member, they take half a core.
                 if record.tobytes() != self._records[worker].tobytes():
                     self._records[worker] = record
@@ -263,13 +278,31 @@ class RedisRun:
             began = self.slots["granted"].any() or self.slots["rows"].any()
             if self._first_step is None and began:
                 self._first_step = now
-            rows = int(self.slots["rows"].sum())
-            moved = rows != self._says["rows"]
-            self._says["rows"] = rows
+            slots = self.slots
+            learns = (slots["state"] == STARTED) | (slots["state"] == ACTIVE)
+            learns &= (slots["resting"] == 0) | (slots["unit"] != 0)
+            now_so = int(slots["rows"].sum()), int(learns.sum())
+            moved = now_so != (self._says["rows"], self._says["learning"])
+            self._says["rows"], self._says["learning"] = now_so
             if moved or now - self._beat_at >= _BEAT_S:
                 self._say()
             if now - self._prolonged >= _PROLONG_S:
                 self._prolong()
+
+    def ended(self, worker: int) -> None:
+        """A worker ended of itself. Should a server lose its last word, others must not wait for
+        it."""
+        with self._lock:
+            self._look()
+            self.slots[worker]["state"] = FINISHED
+            self._ended.add(worker)
+
+    def _tell_again(self, worker: int, found: np.void) -> None:
+        """What a worker that is gone had said, if it is no longer there."""
+        said = self._records[worker].tobytes()
+        if found.tobytes() != said:
+            field = f"{worker}.{self._generations[worker]}"
+            self._ask_all(("HSET", self._names.workers, field, said))
 
     def progress(self, worker: int) -> tuple[int, int, int]:
         """What changes as a worker gets on; the state comes first."""
@@ -375,7 +408,7 @@ class RedisRun:
         weights, told = self._weights(), None
         if self.optimizer.kind == "adagrad":
             with self._lock:
-                told = bitfield.read_state(self._shards)
+                told = read_accumulators(self._shards, len(weights))
         return joined_state(self.optimizer, weights, told)
 
     @property
@@ -405,7 +438,7 @@ class RedisRun:
             if self._merging is not None:
                 self._merging.begin(whole)
             if self.optimizer.kind == "adagrad":
-                bitfield.save_state(self._shards, np.ascontiguousarray(state[1::2]))
+                save_accumulators(self._shards, np.ascontiguousarray(state[1::2]))
             self._restore_positions(positions)
 
     def _restore_positions(self, positions: Positions) -> None:

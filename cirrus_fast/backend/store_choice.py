@@ -12,17 +12,17 @@ from cirrus_fast.store_url import StoreUrl, is_store_url, parse_urls
 
 def choose_store(options: Options) -> str:
     """memory, bitfield or module. The module is taken where all servers have it loaded, unless the
-    URL says ?store=bitfield, or workers are to learn for themselves between exchanges (sync_rows).
-    """
+    URL says ?store=bitfield."""
     if not is_store_url(options.param_store):
         return "memory"
     urls = parse_urls(options.param_store)
     forced = urls[0].store
-    if forced == "bitfield" or (forced is None and options.sync_rows is not None):
+    if forced == "bitfield":
         return "bitfield"
     without = [url.place for url in urls if _version(url) is None]
     if not without:
-        if options.consistency != "async" and (options.pipeline_depth or 1) > 1:
+        waits = options.consistency != "async" and options.sync_rows is None
+        if waits and (options.pipeline_depth or 1) > 1:
             raise OptionError(
                 f"pipeline_depth={options.pipeline_depth}: with consistency={options.consistency} "
                 "the module makes steps wait for other workers, so one is under way at a time; "

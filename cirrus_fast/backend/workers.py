@@ -130,6 +130,8 @@ class Workers:
             self.reports.append(report)
             if report["handed_over"]:
                 self._go_on(worker)
+            elif isinstance(self._store, RedisRun):
+                self._store.ended(worker)
         for worker in list(self._unanswered):
             self._look_for(worker)
         if self._futures:

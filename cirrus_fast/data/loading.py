@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -35,6 +35,8 @@ from cirrus_fast.notices import notice
 
 # Rows in a block: the unit of reading, shuffling and handing out to workers.
 BLOCK_ROWS = 4096
+# Items that wait, where they are but places in a file: some hundredths of a second's work.
+_FEW = 4
 
 Item = TypeVar("Item")
 
@@ -229,12 +231,15 @@ class Items(Generic[Item]):
     read : read(item), called on threads, gives its rows in parts, ids as to be stored; a thread is
         done with a part before it asks for the next
     unit, amount : of an item: the number of its unit, and how much progress it is
+    ahead : how many may wait beyond those that are read, so that threads have work while a unit is
+        finished
     """
 
     of: Callable[[Callable[[int], bool]], Iterable[Item]]
     read: Callable[[Item], Iterable[Part]]
     unit: Callable[[Item], int]
     amount: Callable[[Item], int]
+    ahead: int = 1
 
 
 def text_items(
@@ -245,6 +250,7 @@ def text_items(
         read,
         lambda chunk: chunk.unit,
         lambda chunk: chunk.n_bytes,
+        ahead=_FEW if source.is_cuttable else 1,  # others hold their bytes
     )
 
 
@@ -357,7 +363,7 @@ def _write_here(
             yield item
         yield from (left[number] for number in waiting)
 
-    def do(thing: Unit | Item, is_first: bool) -> Encoded | ColumnStatistics:
+    def do(is_first: bool, thing: Unit | Item) -> Encoded | ColumnStatistics:
         if isinstance(thing, Unit):
             return encoder.look_again(thing, writer.storage)
         return encoder.encode(items.read(thing), is_first=is_first)
@@ -376,7 +382,8 @@ def _write_here(
             on_progress(total.amount + (0 if blocks is None else blocks.unit.amount))
 
     numbered = ((number == 0, thing) for number, thing in enumerate(work()))
-    for thing, done in ordered_map(lambda one: (one[1], do(one[1], one[0])), numbered, n_threads):
+    each = ordered_map(lambda one: (one[1], do(*one)), numbered, n_threads, items.ahead)
+    for thing, done in each:
         if isinstance(thing, Unit):
             assert isinstance(done, ColumnStatistics)
             end_unit()
@@ -394,8 +401,10 @@ def _write_here(
         add_item(blocks, done, others, items.amount(thing))
         on_item(thing, done.sums.max_index)
         tell()
-    end_unit()
-    return total, total.columns(encoder.ones())
+    with ThreadPoolExecutor(1) as aside:  # while the disk is waited for
+        ones = aside.submit(encoder.ones)
+        end_unit()
+    return total, total.columns(ones.result())
 
 
 def add_item(blocks: UnitWriter, done: Encoded, others: MergedColumns, amount: int) -> None:

@@ -27,9 +27,9 @@ def thread_count(n_threads: int | None) -> int:
 
 
 def ordered_map(
-    function: Callable[[Item], Result], items: Iterable[Item], n_threads: int
+    function: Callable[[Item], Result], items: Iterable[Item], n_threads: int, ahead: int = 1
 ) -> Iterator[Result]:
-    """function(item) for each item, in order, with at most n_threads + 1 results waiting."""
+    """function(item) for each item, in order, with at most n_threads + ahead results waiting."""
     if n_threads == 1:
         yield from map(function, items)
         return
@@ -38,7 +38,7 @@ def ordered_map(
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                if len(waiting) > n_threads:
+                if len(waiting) >= n_threads + ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

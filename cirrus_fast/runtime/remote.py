@@ -18,24 +18,17 @@ import numpy as np
 from cirrus_fast import _kernels
 from cirrus_fast.data.csr import CSR, Float32Array, UInt32Array
 from cirrus_fast.errors import TrainingError
-from cirrus_fast.runtime.params.bitfield import (
-    Exchange,
-    Int32Array,
-    Request,
-    Shard,
-    open_shards,
-    read_state,
-    save_state,
-)
+from cirrus_fast.runtime.params.accumulators import read_accumulators, save_accumulators
+from cirrus_fast.runtime.params.bitfield import Exchange, Int32Array, Request, Shard, open_shards
 from cirrus_fast.runtime.params.control import RemotePort
 from cirrus_fast.runtime.params.merged import MergedExchange
 from cirrus_fast.runtime.params.resp import nothing
 from cirrus_fast.runtime.store_worker import StoreModel, StoreWorker
 from cirrus_fast.runtime.worker import WorkerSpec
 
-# Rows of the first interval, where exchanges are of single weights, and where of all; they grow
-# from there (Plan.growth).
-_FIRST_ROWS, _FIRST_ROWS_MERGED = 20, 500
+# Rows of the first interval, where each weight exchanged costs, and where many go in one piece;
+# they grow from there (Plan.growth).
+_FIRST_ROWS, _FIRST_ROWS_OF_MANY = 20, 500
 _NO_IDS = np.empty(0, np.uint32)
 _NO_AMOUNTS = np.empty(0, np.int32)
 
@@ -51,9 +44,7 @@ class RemoteModel(StoreModel):
         n = header.n_ids + 1
         self.state: Float32Array = np.zeros(n * self.optimizer.width, np.float32)
         self.optimizer.clear(self.state)
-        self.shards = open_shards(self.urls, header, self.ended, spec.worker)
-        for shard in self.shards:
-            shard.link.again(nothing)
+        self._open_shards(spec)
         self.replica = _kernels.Replica(
             self.optimizer,
             self.state,
@@ -64,6 +55,11 @@ class RemoteModel(StoreModel):
             header.n_workers,
         )
 
+    def _open_shards(self, spec: WorkerSpec) -> None:
+        self.shards = open_shards(self.urls, self.layout, self.ended, spec.worker)
+        for shard in self.shards:
+            shard.link.again(nothing)
+
     def hot_copies(self, worker: int) -> None:  # noqa: ARG002
         """Copies of popular coordinates are for workers that share memory."""
         return
@@ -72,17 +68,17 @@ class RemoteModel(StoreModel):
         """Accumulators that other workers left."""
         if self.optimizer.kind != "adagrad":
             return
-        there = read_state(self.shards)
+        there = read_accumulators(self.shards, len(self.state) // 2)
         if there is not None:
             np.maximum(self.state[1::2], there, out=self.state[1::2])
 
     def leave_state(self) -> None:
         if self.optimizer.kind == "adagrad":
-            save_state(self.shards, self.state[1::2])
+            save_accumulators(self.shards, self.state[1::2])
 
 
 @dataclass(eq=False)
-class _Interval:
+class Interval:
     """Some rows, from being asked for to being part of the model."""
 
     order: UInt32Array
@@ -101,7 +97,7 @@ class RemoteWorker(StoreWorker):
 
     def _connect(self) -> None:
         spec = self._spec
-        self._store = RemoteModel(spec)
+        self._store = self._open_model()
         self._port = RemotePort(
             self._store.control,
             spec.task,
@@ -112,7 +108,7 @@ class RemoteWorker(StoreWorker):
             deadline=self._deadline,
         )
         self._exchange = self._make_exchange()
-        self._sent: deque[tuple[_Interval, Request]] = deque()
+        self._sent: deque[tuple[Interval, Request]] = deque()
         # In turn, so that some worker's is there soon.
         first = spec.state_interval * (spec.worker + 1) / spec.n_workers
         self._state_due = time.monotonic() + first
@@ -120,6 +116,13 @@ class RemoteWorker(StoreWorker):
         self._learnt = self._port.rows  # rows, whether or not the store has them yet
         self._traffic = self._port.record["traffic"]
         self._before = self._traffic.copy()  # by workers that had this one's place
+
+    @property
+    def _many_at_once(self) -> bool:
+        return self._store.layout.merged
+
+    def _open_model(self) -> RemoteModel:
+        return RemoteModel(self._spec)
 
     def _make_exchange(self) -> Exchange | MergedExchange:
         store, spec, port = self._store, self._spec, self._port
@@ -144,7 +147,7 @@ class RemoteWorker(StoreWorker):
 
     def _window(self, rows: CSR, order: UInt32Array) -> bool:
         depth, done = self._spec.pipeline_depth, 0
-        ahead: deque[_Interval] = deque()
+        ahead: deque[Interval] = deque()
         while True:
             while len(ahead) < depth and done < len(order):
                 planned = self._plan(rows, order[done:], wait=False)
@@ -162,7 +165,7 @@ class RemoteWorker(StoreWorker):
             places, amounts = self._learn(rows, interval)
             following = self._plan(rows, order[done:], wait=False) if done < len(order) else None
             read = _NO_IDS if following is None else following.ids
-            request = self._submit(places, amounts, read)
+            request = self._submit(places, amounts, read, interval)
             self._sent.append((interval, request))
             if following is not None:
                 following.read = request
@@ -173,13 +176,13 @@ class RemoteWorker(StoreWorker):
                 self._store.leave_state()
                 self._state_due = time.monotonic() + self._spec.state_interval
 
-    def _plan(self, rows: CSR, left: UInt32Array, *, wait: bool) -> _Interval | None:
+    def _plan(self, rows: CSR, left: UInt32Array, *, wait: bool) -> Interval | None:
         """The next interval, if rows are granted, and what it touches."""
         size = self._spec.minibatch_size
         wanted = self._spec.sync_rows
         if self._spec.n_workers > 1:
             begun = self._port.rows + self._port.begun
-            first = _FIRST_ROWS_MERGED if self._store.layout.merged else _FIRST_ROWS
+            first = _FIRST_ROWS_OF_MANY if self._many_at_once else _FIRST_ROWS
             wanted = min(wanted, first + int(self._spec.growth * begun))
         wanted = max(1, wanted // size)
         # In equal parts, for a short rest costs as much as any interval.
@@ -196,16 +199,31 @@ class RemoteWorker(StoreWorker):
         n_ids = self._store.replica.touch(
             rows.labels, rows.indptr, rows.indices, rows.data, order, self._ids, self._counts
         )
-        return _Interval(order, self._ids[:n_ids].copy(), self._counts[:n_ids].copy())
+        return Interval(order, self._ids[:n_ids].copy(), self._counts[:n_ids].copy())
 
-    def _submit(self, add: UInt32Array, amounts: Int32Array, read: UInt32Array) -> Request:
+    def _submit(
+        self,
+        add: UInt32Array,
+        amounts: Int32Array,
+        read: UInt32Array,
+        learnt: Interval | None = None,
+    ) -> Request:
         started = time.perf_counter()
-        ahead = self._spec.pipeline_depth > 1
-        request = self._exchange.submit(add, amounts, read, ahead=ahead)
+        request = self._exchange_moves(add, amounts, read, learnt)
         self._report.push += time.perf_counter() - started
         return request
 
-    def _learn(self, rows: CSR, interval: _Interval) -> tuple[UInt32Array, Int32Array]:
+    def _exchange_moves(
+        self,
+        add: UInt32Array,
+        amounts: Int32Array,
+        read: UInt32Array,
+        learnt: Interval | None,  # noqa: ARG002
+    ) -> Request:
+        ahead = self._spec.pipeline_depth > 1
+        return self._exchange.submit(add, amounts, read, ahead=ahead)
+
+    def _learn(self, rows: CSR, interval: Interval) -> tuple[UInt32Array, Int32Array]:
         """Takes the rows of an interval, once its weights are there; returns what to add where."""
         assert interval.read is not None
         while not interval.read.settled:
@@ -228,6 +246,7 @@ class RemoteWorker(StoreWorker):
             rate=self._rate(seen),
         )
         self._learnt += len(interval.order)
+        replica.n_workers = self._port.n_learning
         if not math.isfinite(interval.loss):
             raise TrainingError(self._blame(rows))
         places, amounts = np.empty(n + 1, np.uint32), np.empty(n + 1, np.int32)

@@ -91,7 +91,8 @@ class SteppingWorker(StoreWorker):
             spec.worker,
             spec.generation,
             lambda: port.over,
-            max(1, spec.pipeline_depth // 2),
+            together=max(1, spec.pipeline_depth // 2),
+            in_turn=spec.consistency != "async",
         )
         # Steps under way: what each pushed and pulled.
         self._under_way: deque[tuple[StepBatch | None, StepBatch | None]] = deque()
@@ -118,7 +119,7 @@ class SteppingWorker(StoreWorker):
             return
         finally:
             if self._served:
-                with suppress(StoreError):
+                with suppress(StoreError, Stopped):
                     self._steps.leave()
 
     def _window(self, rows: CSR, order: UInt32Array) -> bool:
@@ -233,6 +234,7 @@ class SteppingWorker(StoreWorker):
         traffic, (sent, received) = self._traffic, self._steps.traffic
         traffic["exchanges"] += done.updates
         traffic["rollbacks"] = self._before["rollbacks"] + self._steps.rollbacks
+        traffic["lost"] = self._before["lost"] + self._steps.lost
         traffic["bytes_sent"] = self._before["bytes_sent"] + sent
         traffic["bytes_received"] = self._before["bytes_received"] + received
 

@@ -75,7 +75,7 @@ class WorkerSpec:
     staleness: int
     store: str  # what holds the model: memory, bitfield or module
     # Where that is over a network:
-    sync_rows: int  # between exchanges with it, at most
+    sync_rows: int  # between exchanges with it, at most; 0: each mini-batch is a step
     growth: float  # an interval is at most this share of the rows a worker has learnt from
     pipeline_depth: int  # intervals under way at once
     state_interval: float  # seconds after which a worker leaves its state of the optimiser there
@@ -136,10 +136,14 @@ def run_worker(spec_json: str, deadline: float = math.inf) -> str:
 def _kind(spec: WorkerSpec) -> type[Worker]:
     if not is_store_url(spec.param_store):
         return Worker
-    if spec.store == "module":
+    if spec.store == "module" and spec.sync_rows == 0:
         from cirrus_fast.runtime.stepping import SteppingWorker
 
         return SteppingWorker
+    if spec.store == "module":
+        from cirrus_fast.runtime.moving import MovingWorker
+
+        return MovingWorker
     from cirrus_fast.runtime.remote import RemoteWorker
 
     return RemoteWorker

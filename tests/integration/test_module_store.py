@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from module_server import Server, server_programs, wait_for_steps
+from redis_server import Proxy
 
 from cirrus_fast import Dataset, LogisticRegression, load_libsvm, make_clicks
 from cirrus_fast.data.result import TrainResult
@@ -133,6 +135,115 @@ def test_a_run_goes_on_from_a_checkpoint(server, clicks, tmp_path, monkeypatch):
     assert_same_model(both, train(clicks, epochs=2, **more))
 
 
+# Learning on copies
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad"])
+def test_a_worker_alone_learns_on_a_copy_as_with_plain_strings(server, clicks, optimizer, depth):
+    more = {"optimizer": optimizer, "l2": 1e-5, "class_weight": (1.0, 2.0)}
+    more |= {"sync_rows": 2000, "pipeline_depth": depth}
+    held = train(clicks, url_of(server), **more)
+    assert held.param_store == url_of(server, "?store=module")
+    assert held.params["sync_rows"] == 2000
+    assert held.rows_processed == 2 * clicks.n_rows
+    assert held.exchanges["exchanges"] == 2 * clicks.n_rows // 2000
+    assert held.exchanges["staleness_max"] == 0
+    plain = train(clicks, url_of(server, "?store=bitfield"), **more)
+    np.testing.assert_allclose(held.model.weights, plain.model.weights, atol=2e-6)
+    assert held.model.intercept == pytest.approx(plain.model.intercept, abs=2e-6)
+
+
+def test_copies_of_a_model_in_parts_are_of_the_same_model(server, clicks):
+    more = {"sync_rows": 500, "minibatch_size": 50}
+    one = train(clicks, url_of(server), **more)
+    several = train(clicks, url_of(server), n_ps=3, **more)
+    np.testing.assert_array_equal(several.model.weights, one.model.weights)
+    assert several.model.intercept == one.model.intercept
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"executor": "processes"},
+        {"consistency": "ssp", "staleness": 10},
+        {"n_ps": 2, "pipeline_depth": 3},
+    ],
+)
+def test_workers_on_copies_share_the_model(server, clicks, more):
+    more = {"n_workers": 2, "sync_rows": 500, "epochs": 4, "test_fraction": 0.2} | more
+    held = train(clicks, url_of(server), **more)
+    alone = train(clicks, epochs=4, test_fraction=0.2)
+    assert held.rows_processed == alone.rows_processed
+    assert held.rows_repeated == 0
+    assert held.test_loss == pytest.approx(alone.test_loss, rel=0.02)
+    assert server.connect()("DBSIZE") == 0
+
+
+def test_a_run_on_copies_goes_on_from_a_checkpoint(server, clicks, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    more = {"sync_rows": 1000}
+    half = train(clicks, url_of(server), epochs=1, checkpoint_interval=1e-3, **more)
+    assert half.checkpoint is not None
+    both = train(clicks, url_of(server), epochs=2, resume_from=half.checkpoint, **more)
+    expected = train(clicks, epochs=2)
+    np.testing.assert_allclose(both.model.weights, expected.model.weights, atol=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("more", "what"), [({"optimizer": "ftrl"}, "ftrl"), ({"consistency": "bsp"}, "bsp")]
+)
+def test_copies_are_refused_where_the_server_must_have_the_optimiser(server, clicks, more, what):
+    with pytest.raises(OptionError, match=rf"sync_rows=500: .* cannot have \w+={what}"):
+        train(clicks, url_of(server), sync_rows=500, n_workers=2, **more)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_moves_whose_connections_are_cut_count_once(server, clicks, n_workers):
+    way, draw = Proxy(server.port), random.Random(1)
+    lives: dict[tuple[str, int], int] = {}
+
+    def cut(direction: str, connection: int, passed: int, data: bytes) -> bytes | None:
+        """Each way of each connection ends somewhere, in mid-command."""
+        end = lives.setdefault((direction, connection), draw.randint(20_000, 200_000))
+        return data if passed + len(data) <= end else data[: max(0, end - passed)]
+
+    way.rule = cut
+    more = {"sync_rows": 500, "epochs": 3, "n_workers": n_workers}
+    try:
+        held = train(clicks, way.url, **more)
+    finally:
+        way.stop()
+    assert way.connections > 8
+    assert held.rows_processed == 3 * clicks.n_rows
+    told = held.exchanges
+    assert (told["doubtful"], told["lost"], told["rollbacks"]) == (0, 0, 0)
+    if n_workers == 1:
+        undisturbed = train(clicks, url_of(server), **more)
+        np.testing.assert_array_equal(held.model.weights, undisturbed.model.weights)
+
+
+def test_moves_that_a_server_lost_are_made_again(server, clicks):
+    more = {"sync_rows": 100, "epochs": 10}
+    done: list[TrainResult] = []
+    runner = threading.Thread(target=lambda: done.append(train(clicks, url_of(server), **more)))
+    runner.start()
+    wire = server.connect()
+    key = wait_for_steps(wire, 20)
+    updates = wire.info(key)["updates"]
+    older = wire("GET", key)
+    wait_for_steps(wire, updates + 10)
+    wire("MULTI")
+    wire("SET", key, older)
+    wire("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    wire("EXEC")
+    runner.join(120)
+    (result,) = done
+    assert (result.exchanges["rollbacks"], result.exchanges["lost"]) == (1, 0)
+    undisturbed = train(clicks, url_of(server), **more)
+    np.testing.assert_allclose(result.model.weights, undisturbed.model.weights, atol=1e-5)
+
+
 # Which store
 
 
@@ -140,13 +251,6 @@ def test_the_url_may_force_plain_strings(server, clicks):
     held = train(clicks, url_of(server, "?store=bitfield"))
     assert held.param_store == url_of(server, "?store=bitfield")
     assert "sync_rows" in held.params
-
-
-def test_learning_between_exchanges_is_for_plain_strings(server, clicks):
-    held = train(clicks, url_of(server), sync_rows=2000)
-    assert held.param_store == url_of(server, "?store=bitfield")
-    with pytest.raises(OptionError, match="sync_rows: means nothing with"):
-        train(clicks, url_of(server, "?store=module"), sync_rows=2000)
 
 
 def test_a_server_without_the_module_is_told_apart(program, tmp_path, clicks):

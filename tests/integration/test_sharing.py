@@ -366,11 +366,12 @@ def test_a_run_goes_on_from_a_checkpoint_with_every_row_once(
     assert rest.rows_processed == 3 * N_ROWS
 
 
-@pytest.mark.parametrize("elsewhere", [False, True])
+@pytest.mark.parametrize("order", [(0, 0), (0, 1), (1, 0)])
 def test_a_run_that_was_stopped_goes_on_with_no_row_left_out(
-    numbered: Dataset, learnt: Counts, store: dict[str, Any], elsewhere: bool
+    numbered: Dataset, learnt: Counts, store: dict[str, Any], order: tuple[int, int]
 ) -> None:
-    """elsewhere : the model is in memory then"""
+    """order : whether the model is in the store, or in memory, at first and then"""
+    places = [store, {}]
     ends = options(numbered, n_workers=3, checkpoint_interval=1000.0, eval_interval=0.1, epochs=3)
     seen: list[int] = []
 
@@ -378,11 +379,10 @@ def test_a_run_that_was_stopped_goes_on_with_no_row_left_out(
         seen.append(record.rows)
         return record.rows > 1.4 * N_ROWS
 
-    first = LogisticRegression(ends | store, callbacks=[stop]).run()
+    first = LogisticRegression(ends | places[order[0]], callbacks=[stop]).run()
     assert first.stop_reason == "callback"
     before = all_of(learnt)
-    ends |= {} if elsewhere else store
-    rest = LogisticRegression(ends, resume_from=first.checkpoint).run()
+    rest = LogisticRegression(ends | places[order[1]], resume_from=first.checkpoint).run()
     assert rest.rows_processed == 3 * N_ROWS
     assert all_of(learnt) == each(3)
     assert before.total() < 3 * N_ROWS

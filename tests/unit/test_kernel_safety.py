@@ -197,6 +197,14 @@ def replica() -> _kernels.Replica:
     return _kernels.Replica(_kernels.Optimizer("adagrad", 0.1), **replica_arrays(), n_workers=3)
 
 
+def chosen() -> _kernels.StepBatch:
+    """Of two ids alone, with their weights."""
+    batch, reply = _kernels.StepBatch(_kernels.Stepper(N_IDS)), step_reply(np.ones(2, F32))
+    batch.choose(np.array([0, 2], U32))
+    batch.read(0, reply, 0, len(reply))
+    return batch
+
+
 def replica_calls() -> dict[str, Call]:
     ids = np.array([1, 4, 2], U32)
     some = {"ids": ids, "counts": np.array([1, 2, 3], U32), "before": np.ones(3, F32)}
@@ -222,6 +230,17 @@ def replica_calls() -> dict[str, Call]:
         "Replica.settle_run": (
             replica().settle_run,
             {"first": 1, "stride": 3, "values": np.ones(3, I32), "sent_then": np.ones(3, U32)},
+        ),
+        "Replica.give": (
+            replica().give,
+            {
+                **{"batch": chosen(), "places": np.array([0, 2], U32), "amounts": np.ones(2, I32)},
+                **{"n_rows": 1, "loss": 0.5, "weight": 1.0},
+            },
+        ),
+        "Replica.take_over": (
+            replica().take_over,
+            {"batch": chosen(), "sent_then": np.ones(3, U32)},
         ),
         "Replica.missing": (
             replica().missing,
@@ -263,6 +282,10 @@ def step_calls() -> dict[str, Call]:
         ),
         "Stepper.learn": (stepper.learn, {"batch": one}),
         "StepBatch": (_kernels.StepBatch, {"stepper": stepper}),
+        "StepBatch.choose": (
+            _kernels.StepBatch(_kernels.Stepper(N_IDS)).choose,
+            {"ids": np.array([1, 4], U32)},
+        ),
         "StepBatch.read": (
             fresh_read,
             {"shard": 0, "buffer": reply, "begin": 0, "end": len(reply)},
@@ -275,7 +298,6 @@ def step_calls() -> dict[str, Call]:
             _kernels.StepMessage(b"key").write,
             {"stepper": stepper, "pushed": one, "pulled": other, "number": 1, "rate": 0.5},
         ),
-        "StepMessage.renumber": (message.renumber, {"number": 3}),
         "step_answer": (_kernels.step_answer, {"answer": answer, "weights": weights}),
     }
 

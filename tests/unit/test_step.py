@@ -148,8 +148,8 @@ def test_a_push_has_the_gradient_of_a_model_in_memory(n_shards):
     found, pulled = {}, []
     for shard in range(n_shards):
         message = StepMessage(KEY, shard, worker=4, generation=2)
-        message.write(stepper, batch, following, number=9, rate=0.5)
-        message.renumber(8)
+        message.write(stepper, batch, following, number=8, rate=0.5)
+        assert (message.pushes, message.number) == (True, 8)
         said = read_command(bytes(message.view))
         assert said.name == b"CIRRUS.STEP"
         assert (said.worker, said.generation, said.number, said.rate) == (4, 2, 8, 0.5)
@@ -309,3 +309,82 @@ def test_shards_answer_in_turn():
     for shard in (0, 1):
         assert batch.read(shard, reply, 0, len(reply)) == len(reply)
     assert batch.whole
+
+
+# Moves of a worker that learns on a copy
+
+
+def replica_of(n_ids: int, kind: str = "sgd") -> _kernels.Replica:
+    optimizer = _kernels.Optimizer(kind, 0.1)
+    state = np.zeros((n_ids + 1) * optimizer.width, np.float32)
+    return _kernels.Replica(
+        optimizer, state, np.zeros(n_ids + 1, "i4"), np.zeros(n_ids + 1, "u4"),
+        np.zeros(n_ids + 1, "f4"), np.zeros(n_ids + 1, "u4"), 1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("n_shards", [1, 3])
+def test_moves_are_pushed_as_the_gradient_of_sgd_at_rate_1(n_shards: int):
+    n_ids, unit = 500, 2.0**-24
+    replica, stepper = replica_of(n_ids), Stepper(n_ids, n_shards)
+    places = np.array([0, 5, 77, 400, n_ids], np.uint32)
+    amounts = np.array([1, -3, 2**24, 5, 7], np.int32)
+    batch, following = StepBatch(stepper), StepBatch(stepper)
+    replica.give(batch, places, amounts, n_rows=9, loss=2.5, weight=8.0)
+    following.choose(np.array([2, 77], np.uint32))
+    found, pulled = {}, []
+    for shard in range(n_shards):
+        message = StepMessage(KEY, shard)
+        message.write(stepper, batch, following, number=1)
+        said = read_command(bytes(message.view))
+        assert (said.n_rows, said.loss_sum, said.weight_sum, said.rate) == (9, 2.5, 8.0, 1.0)
+        assert said.intercept_gradient == -7 * unit
+        for id_, g in zip(said.push_ids, said.gradient, strict=True):
+            found[id_ * n_shards + shard] = float(g)
+        pulled += [id_ * n_shards + shard for id_ in said.pull_ids]
+    assert found == {0: -unit, 5: 3 * unit, 77: -1.0, 400: -5 * unit}
+    assert sorted(pulled) == [2, 77]
+
+
+@pytest.mark.parametrize("n_shards", [1, 3])
+def test_a_copy_takes_over_weights_and_keeps_what_it_sent_since(n_shards: int):
+    n_ids = 40
+    replica, stepper = replica_of(n_ids, "adagrad"), Stepper(n_ids, n_shards)
+    weights = np.linspace(-2, 2, n_ids).astype(np.float32)
+    batch, ids = StepBatch(stepper), np.array([1, 7, 39], np.uint32)
+    batch.choose(ids)
+    pull(stepper, batch, weights, 0.25)
+    sent = np.asarray(replica.sent)
+    sent_then = sent[[1, 7, 39, n_ids]]
+    sent[7] += np.uint32(2**22)  # sent after these were asked for
+    assert replica.take_over(batch, sent_then) == 0
+    found = np.asarray(replica.state)[::2]
+    expected = np.zeros(n_ids + 1, np.float32)
+    expected[ids], expected[-1] = weights[ids], 0.25
+    expected[7] += 0.25
+    np.testing.assert_allclose(found, expected, atol=2**-24)
+
+
+@pytest.mark.parametrize("weight", [200.0, -200.0, float("nan"), float("inf")])
+def test_weights_that_a_copy_cannot_hold_are_counted(weight: float):
+    replica, stepper = replica_of(3), Stepper(3)
+    batch = StepBatch(stepper)
+    batch.choose(np.array([0, 1], np.uint32))
+    pull(stepper, batch, np.array([1, weight, 0], np.float32))
+    assert replica.take_over(batch, None) == 1
+    assert np.isfinite(replica.state).all()
+
+
+@pytest.mark.parametrize("ids", [[3, 2], [2, 2], [1, 40]])
+def test_ids_that_are_chosen_must_increase_within_the_model(ids: list[int]):
+    with pytest.raises(ValueError, match="ids must increase"):
+        StepBatch(Stepper(40)).choose(np.array(ids, np.uint32))
+
+
+def test_a_push_of_nothing_has_a_number_and_nothing_else():
+    stepper, message = Stepper(40, counts_touches=True), StepMessage(KEY)
+    nothing = StepBatch(stepper)
+    message.write(stepper, nothing, nothing, number=5, rate=0.5)
+    said = read_command(bytes(message.view))
+    assert (said.name, said.number, said.rate) == (b"CIRRUS.STEP", 5, 0.5)
+    assert (said.push_ids, said.pull_ids, said.n_rows, said.intercept_gradient) == ([], [], 0, 0)

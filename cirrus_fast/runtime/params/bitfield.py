@@ -530,34 +530,3 @@ def _read_piece(shard: Shard, first: int, out: Int32Array, connection: Connectio
     if not whole or mark != struct.pack(">i", shard.mark):
         raise shard.lost()
     _kernels.bitfield_decode(raw, out)
-
-
-def save_state(shards: Sequence[Shard], state: Float32Array) -> None:
-    """Puts accumulators beside the model, where they are larger than those that are there: each is
-    about what a single worker that learns from all rows would have, so any worker's will do for
-    another's, and a coordinate that few touch has the accumulator of who did."""
-    for shard in shards:
-        mine = np.ascontiguousarray(state[shard.number :: shard.n_shards])
-        there = _read_state(shard)
-        merged = mine if there is None else np.maximum(mine, there)
-        shard.link.ask("SET", shard.state_key, merged.astype("<f4").tobytes(), "EX", TTL_S)
-
-
-def read_state(shards: Sequence[Shard]) -> Float32Array | None:
-    """The accumulators that workers have put beside the model; None if none has yet."""
-    parts = [_read_state(shard) for shard in shards]
-    if any(part is None for part in parts):
-        return None
-    out = np.empty(sum(shard.n for shard in shards), np.float32)
-    for shard, part in zip(shards, parts, strict=True):
-        out[shard.number :: shard.n_shards] = part
-    return out
-
-
-def _read_state(shard: Shard) -> Float32Array | None:
-    data = shard.link.ask("GET", shard.state_key)
-    if data is None:
-        return None
-    if len(data) != 4 * shard.n:
-        raise shard.lost()
-    return np.frombuffer(data, "<f4").astype(np.float32)

@@ -46,6 +46,13 @@ TTL_S = 3600
 # How old a worker's view of the run may be, how often it looks while it has to wait, at first and
 # at most.
 _REFRESH_S, _NAP_S, _LONGEST_NAP_S = 0.1, 0.001, 0.02
+<<<<<<< HEAD
+# How long a worker's moves are damped as if all others were there: the best of 0, 0.15 and 0.5 s
+=======
+# How long a worker's moves are damped as if all others were there: half a second measured best
+>>>>>>> main
+# where workers begin 0, 0.1 and 0.5 s apart.
+_YOUNG_S = 0.5
 # Who has told nothing for so long may have been asleep, and its place taken.
 _ASLEEP_S = 1.0
 # Workers end when their supervisor has shown no sign of life for so long.
@@ -94,6 +101,7 @@ class RunHeader:
     mark : a number in each model, which tells it from another with the same name
     merged : whether the supervisor merges what workers learn (params/merged.py)
     store : how it is held: bitfield or module
+    copies : whether workers learn on copies of it, with an optimiser of their own
     n_blocks : of the data, where workers take over blocks of those that are slow; else 0
     """
 
@@ -111,6 +119,7 @@ class RunHeader:
     mark: int
     merged: bool
     store: str
+    copies: bool
     n_blocks: int
     format: int = FORMAT
 
@@ -130,7 +139,7 @@ class RunHeader:
     @property
     def n_bytes(self) -> int:
         """Of what a worker keeps beside its rows, about: its copy of the model, and the scale."""
-        kept = KEPT_BYTES if self.store == "bitfield" and not self.merged else 0
+        kept = 0 if self.merged else KEPT_BYTES
         return 40 * (self.n_ids + 1) + 8 * self.n_places + kept
 
 
@@ -246,6 +255,7 @@ SAYS = np.dtype(
         ("stop", np.int64),
         ("allowed_rows", np.float64),
         ("rows", np.int64),  # learnt from, by all workers
+        ("learning", np.int64),  # workers that learn, or are about to
         ("beat", np.int64),
     ]
 )
@@ -281,7 +291,7 @@ class RemotePort(Place):
         self._fenced = self._out_of_time = False
         self._deadline = deadline
         self._beat, self._beat_seen = -1, time.monotonic()
-        self._refreshed = -math.inf
+        self._refreshed, self._joined = -math.inf, math.inf
         # What is sent before anything else: commands, and what takes the answer to the last.
         self._queued: list[tuple[list[Command], Callable[[Any], None]]] = []
         mine = link.ask("HGET", self._names.workers, self._field)
@@ -294,6 +304,7 @@ class RemotePort(Place):
         self._refresh()
 
     def join(self) -> None:
+        self._joined = time.monotonic()
         self._slot["state"] = ACTIVE
         self._refresh()
 
@@ -399,7 +410,15 @@ class RemotePort(Place):
         """
         if self._n_workers == 1:
             return learnt
-        return int(self._says["rows"]) + self._n_workers * (learnt - self._told)
+        return int(self._says["rows"]) + self.n_learning * (learnt - self._told)
+
+    @property
+    def n_learning(self) -> int:
+        """Workers that learn at the same time, as far as this one is to reckon with them: at first
+        with all, since its accumulators are young and its moves large."""
+        if time.monotonic() - self._joined < _YOUNG_S:
+            return self._n_workers
+        return max(1, int(self._says["learning"]))
 
     def later(self, commands: Sequence[Command], take: Callable[[Any], None]) -> None:
         """Sends some commands with the next that are sent, before them, and before they tell how

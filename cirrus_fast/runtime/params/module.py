@@ -3,15 +3,21 @@
 Coordinate i is coordinate i // n of the (i mod n)-th key; the first has the intercept. A worker
 numbers its pushes, and the server takes each number once: a request that got no answer is sent
 again as it was, and nothing is lost or done twice.
+
+A server may come back without what it had answered, or a replica take its place that lags behind.
+The worker keeps its last pushes, and sends those again that are missing. For older ones it sends
+pushes of nothing: so workers, and the keys of a model, stay as far as they were beside each other,
+and nobody waits for what cannot come.
 """
 
 from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -32,6 +38,8 @@ _HEAD, _SLOT = 128, 64
 _ROWS_SEEN_AT, _UPDATES_AT = 64, 72
 _WAIT = 2
 _PIECE_BYTES = 1 << 24
+# What a worker keeps of its last pushes to a key: so many bytes, but so many of them at least.
+_KEPT_BYTES, _LEAST_KEPT = 1 << 20, 4
 
 # The rights a run needs beside those of control.COMMANDS, as ACL SETUSER takes them.
 _NAMES = ("create", "pull", "push", "step", "snapshot", "info", "join", "leave")
@@ -88,6 +96,10 @@ class ModuleShard:
     n: int
     link: Link
 
+    @property
+    def state_key(self) -> bytes:
+        return self.key.removesuffix(b"model") + b"state"
+
     def of(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The part of an array by coordinate that is here."""
         return np.ascontiguousarray(array[self.number :: self.n_shards])
@@ -128,9 +140,11 @@ class _Line:
 
     shard: ModuleShard
     number: int = 0  # of the last push
-    settled: int = 0  # of the last push known to be in the model
     n_unsent: int = 0  # of those under way, the last
+    n_again: int = 0  # of those under way, the first: answered before, and then lost by the server
     under_way: deque[StepMessage] = field(default_factory=deque)
+    kept: deque[StepMessage] = field(default_factory=deque)  # pushes that were answered
+    kept_bytes: int = 0
     spare: list[StepMessage] = field(default_factory=list)  # to be written into
 
 
@@ -140,6 +154,7 @@ class Steps:
     Attributes
     ----------
     rollbacks : times a server came back with an older model
+    lost : steps that were lost by it, and not kept any more
     """
 
     def __init__(
@@ -149,17 +164,21 @@ class Steps:
         worker: int,
         generation: int,
         stopping: Callable[[], bool],
+        *,
         together: int = 1,
+        in_turn: bool = False,
     ) -> None:
         """
         stopping : asked while the server makes this worker wait
         together : requests that may be sent by one call, unless an answer is waited for before
+        in_turn : the server makes workers wait for each other: no request before the last's answer
         """
-        self._stepper = stepper
+        self._stepper, self._nothing = stepper, StepBatch(stepper)
         self._worker, self._generation = worker, generation
-        self._stopping, self._together = stopping, together
+        self._stopping, self._together, self._in_turn = stopping, together, in_turn
         self._lines = [_Line(shard) for shard in shards]
-        self.rollbacks = 0
+        self._rate = 1.0
+        self.rollbacks = self.lost = 0
         for line in self._lines:
             line.shard.link.welcome = partial(self._join, line)
 
@@ -176,6 +195,10 @@ class Steps:
     def leave(self) -> None:
         """Nobody need wait for this worker any more."""
         for line in self._lines:
+            is_done = not line.under_way
+            line.shard.link.again(nothing, give_up_s=2)
+            while is_done and line.under_way:  # what the server has lost meanwhile
+                self._receive(line, self._nothing)
             line.shard.link.ask(
                 "CIRRUS.LEAVE", line.shard.key, self._worker, self._generation, give_up_s=2
             )
@@ -183,6 +206,7 @@ class Steps:
     def submit(self, pushed: StepBatch | None, pulled: StepBatch | None, rate: float) -> None:
         """Sends a push of the mini-batch last learnt from, a pull or both, now or with the next;
         does not wait."""
+        self._rate = rate
         for line in self._lines:
             if pushed is not None:
                 line.number += 1
@@ -205,19 +229,26 @@ class Steps:
     def _flush(self, line: _Line) -> None:
         if line.shard.link.is_closed:
             raise Lost("not connected")
-        n, line.n_unsent = line.n_unsent, 0
+        first = len(line.under_way) - line.n_unsent
+        n = min(line.n_unsent, int(first == 0)) if self._in_turn else line.n_unsent
+        if n == 0:
+            return
+        line.n_unsent -= n
         if n == 1:
-            together: memoryview | bytearray = line.under_way[-1].view
+            together: memoryview | bytearray = line.under_way[first].view
         else:
-            together = bytearray().join([line.under_way[i].view for i in range(-n, 0)])
+            views = [one.view for one in islice(line.under_way, first, first + n)]
+            together = bytearray().join(views)
         line.shard.link.connection().send(together)
 
     def settle(self, pulled: StepBatch) -> None:
         """Waits for the oldest answer, which is to what the mini-batch was pulled by."""
         for line in self._lines:
-            self._receive(line, pulled)
+            while self._receive(line, pulled):
+                pass
 
-    def _receive(self, line: _Line, pulled: StepBatch) -> None:
+    def _receive(self, line: _Line, pulled: StepBatch) -> bool:
+        """Waits for the oldest answer; returns whether it was to a push that was sent again."""
         while True:
             try:
                 if line.shard.link.is_closed:
@@ -225,8 +256,13 @@ class Steps:
                 connection = line.shard.link.connection()
                 if line.n_unsent and not connection.has_more:
                     self._flush(line)
-                connection.read_step(pulled, line.shard.number)
-                if pulled.status == _WAIT:  # nothing else is under way then
+                again = line.n_again > 0
+                if again:
+                    status = _status_of(connection.read())
+                else:
+                    connection.read_step(pulled, line.shard.number)
+                    status = pulled.status
+                if status == _WAIT:  # nothing else is on its way then
                     if self._stopping():
                         line.shard.link.close()
                         raise Stopped
@@ -240,20 +276,30 @@ class Steps:
                     self._recover(line)
                     continue
                 raise self._blame(line, error) from error
-            message = line.under_way.popleft()
-            line.settled += message.pushes
+            self._answered(line)
+            return again
+
+    def _answered(self, line: _Line) -> None:
+        message = line.under_way.popleft()
+        line.n_again -= line.n_again > 0
+        if not message.pushes:
             line.spare.append(message)
             return
+        line.kept.append(message)
+        line.kept_bytes += len(message.view)
+        while line.kept_bytes > _KEPT_BYTES and len(line.kept) > _LEAST_KEPT:
+            oldest = line.kept.popleft()
+            line.kept_bytes -= len(oldest.view)
+            line.spare.append(oldest)
 
     def _recover(self, line: _Line) -> None:
         """Sends all that is not answered again, on a new connection. What was taken before is not
         taken twice."""
         line.shard.link.close()
-        line.n_unsent = 0
 
-        def send_again(connection: Connection) -> None:
-            for message in line.under_way:
-                connection.send(message.view)
+        def send_again(_: Connection) -> None:
+            line.n_unsent = len(line.under_way)
+            self._flush(line)
 
         try:
             line.shard.link.again(send_again)
@@ -270,18 +316,33 @@ class Steps:
             if error.passes:
                 raise
             raise self._blame(line, error) from error
-        if known >= line.settled:
-            return
+        first = next((one.number for one in line.under_way if one.pushes), line.number + 1)
+        if known + 1 < first:
+            self._push_again(line, connection, known, first - known - 1)
+        line.n_unsent = len(line.under_way)
+
+    def _push_again(self, line: _Line, connection: Connection, known: int, n_lost: int) -> None:
+        """The pushes behind `known` are to be made once more, before those under way."""
+        n_again = 0
+        while line.kept and line.kept[-1].number > known:
+            message = line.kept.pop()
+            line.kept_bytes -= len(message.view)
+            line.under_way.appendleft(message)
+            n_again += 1
+        self._nothing.clear()
+        for number in range(known + n_lost - n_again, known, -1):
+            message = line.spare.pop() if line.spare else self._message(line)
+            message.write(
+                self._stepper, self._nothing, self._nothing, number=number, rate=self._rate
+            )
+            line.under_way.appendleft(message)
+        line.n_again += n_lost
         self.rollbacks += 1
+        self.lost += n_lost - n_again
         notice_once(
-            f"{connection.place}: came back with an older model: {line.settled - known} steps of "
-            f"worker {self._worker} are lost, and the run goes on"
+            f"{connection.place}: came back with an older model: {n_lost} steps of worker "
+            f"{self._worker} are missing, the last {n_again} are made again, and the run goes on"
         )
-        line.number = line.settled = known
-        for message in line.under_way:
-            if message.pushes:
-                line.number += 1
-                message.renumber(line.number)
 
     def _blame(self, line: _Line, error: Refused) -> StoreError:
         line.shard.link.close()
@@ -290,6 +351,12 @@ class Steps:
         if error.code in ("CIRRUSNOMODEL", "CIRRUSDAMAGED", "WRONGTYPE"):
             return line.shard.lost()
         return line.shard.bare() if "unknown command" in str(error) else error
+
+
+def _status_of(answer: Any) -> int:
+    if not isinstance(answer, bytes) or len(answer) < 2:
+        raise Lost(f"it sends no answer to a step ({str(answer)[:20]})")
+    return answer[1]
 
 
 # The supervisor's side
@@ -335,10 +402,32 @@ def create(
             _write(shard, shard.tell()["penalties_offset"], pairs)
 
 
+def create_sum(shards: Sequence[ModuleShard], n_workers: int, intercept: float) -> None:
+    """Makes a model that adds up what it gets (moves.py)."""
+    create(
+        shards,
+        "sgd",
+        1.0,
+        None,
+        n_workers=n_workers,
+        consistency="async",
+        staleness=0,
+        intercept=intercept,
+        intercept_rate=1.0,
+    )
+
+
 def _write(shard: ModuleShard, offset: int, array: npt.NDArray[Any]) -> None:
     data = array.tobytes()
     for first in range(0, len(data), _PIECE_BYTES):
         shard.link.ask("SETRANGE", shard.key, offset + first, data[first : first + _PIECE_BYTES])
+
+
+def leave(shards: Sequence[ModuleShard], gone: Mapping[int, int], give_up_s: float) -> None:
+    """Nobody need wait for these workers, of these generations, any more."""
+    for shard in shards:
+        commands = [("CIRRUS.LEAVE", shard.key, *one) for one in gone.items()]
+        shard.link.ask_all(*commands, give_up_s=give_up_s)
 
 
 def read_weights(shards: Sequence[ModuleShard], give_up_s: float) -> tuple[Float32Array, float]:
