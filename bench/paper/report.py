@@ -303,7 +303,8 @@ def _simulated_text(results: Results) -> str:
     middle = sorted(abs(one.error) for one in errors)[len(errors) // 2]
     return (
         "On this machine, where all share two cores. One worker agrees by construction, what is "
-        f"said of more is a prediction; over links there is no real run of more. Error: median {middle:.0%}, at most {abs(worst.error):.0%} "
+        "said of more is a prediction; over links there is no real run of more. "
+        f"Error: median {middle:.0%}, at most {abs(worst.error):.0%} "
         f"({SYSTEMS[worst.system].text}, {worst.n_workers} workers)."
     )
 
