@@ -1,6 +1,6 @@
 # One command each. Uses the Python of the active environment; override with PYTHON=...
 PYTHON ?= python
-C_FILES = $(wildcard csrc/*.c csrc/*.h csrc/redis_module/*.c csrc/redis_module/*.h tests/core/*.c tests/fuzz/*.c tests/fuzz/*.h bench/*.c)
+C_FILES = $(wildcard csrc/*.c csrc/*.h csrc/redis_module/*.c csrc/redis_module/*.h tests/core/*.c tests/fuzz/*.c tests/fuzz/*.h bench/*.c bench/paper/*.c)
 FUZZ_SECONDS ?= 60
 COMMANDS ?= 1000000
 

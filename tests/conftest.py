@@ -140,7 +140,7 @@ def compile_core(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
     """compile_core(name, *sources, flags=()): a program of these sources and the whole core, which
     is compiled once for each set of flags."""
     folder = tmp_path_factory.mktemp("core")
-    # Lines for stack traces and no more: with -g sanitized kernels take twice as long to compile.
+    # Lines for stack traces and no more: with -g the largest sanitized kernels compile more slowly.
     strict = ["-std=c11", "-O1", "-g1", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
     cores: dict[tuple[str, ...], list[Path]] = {}
     # The compiler is not what a preloaded sanitizer is to look at.

@@ -118,7 +118,7 @@ def _contenders(results: Results) -> Iterable[_Contender]:
         yield label, _COLORS[name], points, whole / (start + rows / rate), 0.0
     for name, label, color in (
         ("bosen", "Bösen's design, VM", "k"),
-        ("bosen-digits", "the same, digits by hand", "0.5"),
+        ("bosen-digits", "Bösen, digits by hand", "C1"),
         ("vowpal", "Vowpal Wabbit, VM", "C2"),
         ("scikit-learn", "scikit-learn SGD, VM", "C8"),
     ):

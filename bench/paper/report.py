@@ -222,7 +222,7 @@ def _by_workers(results: Results) -> Rows:
 
 
 def _by_servers(results: Results) -> Rows:
-    yield ["n_ps", *(f"{n} workers" for n in results.workers)]
+    yield ["n_ps, by workers", *map(str, results.workers)]
     for n_ps in results.servers:
         yield [
             str(n_ps),

@@ -41,9 +41,9 @@ PINS_OF_PYTHON = {"3.11": {"numpy": "2.2.6"}}
 
 # A worker needs none of these: tests, what is for type checkers, compilers and packagers; of NumPy
 # its Fourier transforms, polynomials and masked arrays (which rewrite the docstrings that are left
-# out below) and what builds on them; the module for Redis; and what asks for packages that are not
-# in the layer: our commands for click and rich, some of redis for others. All that is left can be
-# imported.
+# out below) and what builds on them; what deploys; the module for Redis; and what asks for packages
+# that are not in the layer: our commands for click and rich, some of redis for others. All that is
+# left can be imported.
 _LEFT_OUT = re.compile(
     r"(^|/)(tests|include|_pyinstaller|_examples)/"
     r"|\.(pyi|pxd|pyx|h|hpp|c|a|pc|typed)$"
@@ -51,20 +51,20 @@ _LEFT_OUT = re.compile(
     r"|^numpy/(conftest|matlib|lib/recfunctions|_core/cversions)\.py$"
     r"|^numpy/_core/(_simd|_\w+_tests)\.[^/]*\.so$"
     r"|^redis/(asyncio/)?multidb/|^redis/ocsp\.py$"
+    r"|^cirrus_fast/backend/(deployment/|layer\.py$)"
     r"|^cirrus_fast/(cli/|local_lambda/|sklearn\.py|_reference\.py|demo\.py|plots\.py|__main__\.py|cirrus\.so$)"
     r"|^[^/]+\.dist-info/(RECORD|WHEEL|INSTALLER|entry_points\.txt|top_level\.txt|sboms/.*)$"
     r"|^[^/]+\.data/"
 )
+# NumPy imports these for nothing but docstrings, which they add to its compiled functions.
+_EMPTY = re.compile(r"^numpy/_core/_add_newdocs(_scalars)?\.py$")
 _IN_ZIP = "python/"  # Lambda unpacks into /opt and has /opt/python on the path
 _DATE = (1980, 1, 1, 0, 0, 0)
 _COMPRESSION = 9
 
-# Whose sources stay beside their byte code: errors of ours show the line. Those of NumPy and redis
-# would be 1.5 MB of the zip and 6 MB unpacked.
-_WITH_SOURCES = "cirrus_fast/"
-
 # Run by the Python of the layer: reads a list of [source, name in the layer, target] and compiles.
 # Docstrings, a third of NumPy's byte code, become empty ones: without any, NumPy does not import.
+# Annotations of functions, a tenth of redis's, go too: nothing there reads them.
 # Assertions stay. Unchecked: dates in a zip mean nothing, and a check would read every source at
 # every cold start.
 _COMPILER = """
@@ -78,6 +78,10 @@ for source, name, target in json.load(sys.stdin):
     for node in ast.walk(tree):
         if isinstance(node, WITH_DOCSTRINGS) and ast.get_docstring(node, False):
             node.body[0].value.value = ""
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.returns = None
+        if isinstance(node, ast.arg):
+            node.annotation = None
     code = compile(tree, name, "exec", dont_inherit=True, optimize=0)
     head = importlib.util.MAGIC_NUMBER + UNCHECKED_HASH + importlib.util.source_hash(text)
     with open(target, "wb") as file:
@@ -138,7 +142,7 @@ def build_layer(
     python : "3.11" to "3.14", Lambda's runtime; arch : "x86_64" or "arm64"
     find_links : folders of wheels, looked through beside the package index
     no_index : take wheels from `find_links` only
-    compile_python : put byte code beside the sources, which needs that Python on this machine;
+    compile_python : put byte code in place of the sources, which needs that Python on this machine;
         without it every cold start compiles what it imports, a second or so
 
     Raises
@@ -153,7 +157,7 @@ def build_layer(
     with tempfile.TemporaryDirectory(prefix="cirrus_fast_layer_") as folder:
         wheels = _fetch(Path(folder, "wheels"), python, arch, find_links, no_index)
         if interpreter is not None:
-            wheels = _compile(interpreter, python, wheels, Path(folder, "compiled"))
+            wheels = _compile(interpreter, wheels, Path(folder, "compiled"))
     content, parts = _pack(wheels)
     unpacked = sum(part.unpacked for part in parts)
     for what, n_bytes, most in (
@@ -235,7 +239,11 @@ def _read(path: Path, name: str, version: str) -> _Wheel:
                 left_out += info.file_size
                 continue
             data = archive.read(info)
-            if ".so" in inside.suffixes:
+            if _EMPTY.search(info.filename):
+                data = b""
+            elif info.filename.endswith(".dist-info/METADATA"):
+                data = data.partition(b"\n\n")[0] + b"\n"  # without the description
+            elif ".so" in inside.suffixes:
                 data = _without_symbols(data)
             files[info.filename] = data
             left_out += info.file_size - len(data)
@@ -285,8 +293,8 @@ def _find_interpreter(python: str) -> str:
     )
 
 
-def _compile(interpreter: str, python: str, wheels: Sequence[_Wheel], folder: Path) -> list[_Wheel]:
-    """The wheels with the byte code of their modules, in place of the sources or beside them."""
+def _compile(interpreter: str, wheels: Sequence[_Wheel], folder: Path) -> list[_Wheel]:
+    """The wheels with the byte code of their modules in place of the sources."""
     folder.mkdir()
     jobs: list[tuple[str, str, str]] = []
     compiled = []
@@ -313,13 +321,8 @@ def _compile(interpreter: str, python: str, wheels: Sequence[_Wheel], folder: Pa
         files = dict(wheel.files)
         left_out = wheel.left_out
         for name in sorted(name for name in wheel.files if name.endswith(".py")):
-            module, target = PurePosixPath(name), Path(next(targets)[2])
-            if name.startswith(_WITH_SOURCES):
-                cached = f"{module.stem}.cpython-{python.replace('.', '')}.pyc"
-                files[str(module.parent / "__pycache__" / cached)] = target.read_bytes()
-            else:
-                files[f"{name}c"] = target.read_bytes()
-                left_out += len(files.pop(name))
+            files[f"{name}c"] = Path(next(targets)[2]).read_bytes()
+            left_out += len(files.pop(name))
         compiled.append(replace(wheel, files=files, left_out=left_out))
     return compiled
 

@@ -46,7 +46,7 @@ def test_phases_add_up_to_the_time_on_the_wall(runs):
 
 def test_rows_add_up(runs, kept):
     for run in runs:
-        assert run["rows"] == pytest.approx(run["size"] * run["updates"], rel=0.02), run["system"]
+        assert run["rows"] == pytest.approx(run["size"] * run["updates"], rel=0.05), run["system"]
     n_rows = kept["machine"]["n_rows"]
     for points in kept["workers-learn"].values():
         assert points[-1][0] == 2 * n_rows
