@@ -16,6 +16,8 @@ static inline vec vec_sqrt(vec v) {
     return (vec){sqrtf(v[0]), sqrtf(v[1]), sqrtf(v[2]), sqrtf(v[3])};
 }
 
+static inline vec vec_inverse_sqrt(vec v) { return 1.0f / vec_sqrt(v); }
+
 static inline int vec_all(vec_mask mask) { return (mask[0] & mask[1] & mask[2] & mask[3]) == -1; }
 
 #include "cf_grid_loops.h"
@@ -162,27 +164,40 @@ cf_status cf_grid_measure(const cf_kernels *kernels, const cf_grid_model *model,
     return status;
 }
 
-/* A lane's weights at n coordinates from `state` on, `times` rows seen. */
-static void lane_weights(const cf_grid_model *model, const float *state, size_t lane, size_t n,
-                         cf_penalties penalties, float *weights) {
-    const size_t width = cf_optimizer_width(model->kind);
+/* A lane's weights at the n coordinates from `first` on, whose state is at `state`. */
+static void lane_weights(const cf_grid_model *model, const float *state, size_t lane, size_t first,
+                         size_t n, cf_penalties penalties, float *weights) {
+    const size_t size = cf_optimizer_width(model->kind) * CF_GRID_LANES;
     const cf_optimizer optimizer = optimizer_of(model, lane);
     for (size_t i = 0; i < n; i++) {
-        float own[2] = {0, 0};
-        for (size_t member = 0; member < width; member++)
-            own[member] = state[(i * width + member) * CF_GRID_LANES + lane];
-        cf_penalty due = cf_penalty_due(penalties, i, 1.0f);
+        const float *const members = state + i * size + lane;
+        if (model->kind != CF_FTRL) {
+            weights[i] = members[0];
+            continue;
+        }
+        const float own[2] = {members[0], members[CF_GRID_LANES]};
+        cf_penalty due = cf_penalty_due(penalties, first + i, 1.0f);
         due.l1 = model->l1[lane] * due.l1 * (float)model->rows_seen;
         due.l2 = model->l2[lane] * due.l2 * (float)model->rows_seen;
         weights[i] = cf_optimizer_weight(optimizer, own, due);
     }
 }
 
-void cf_grid_weights(const cf_grid_model *model, size_t lane, float *weights, float *intercept) {
-    const size_t size = cf_optimizer_width(model->kind) * CF_GRID_LANES;
+void cf_grid_weights(const cf_grid_model *model, uint32_t lanes, float *const *weights,
+                     float *intercepts) {
+    enum { TOGETHER = 128 }; /* coordinates that stay near while all lanes are read */
+    const size_t size = cf_optimizer_width(model->kind) * CF_GRID_LANES, n_ids = model->n_ids;
     const cf_penalties none = {NULL, 0};
-    lane_weights(model, model->state, lane, model->n_ids, model->penalties, weights);
-    lane_weights(model, model->state + model->n_ids * size, lane, 1, none, intercept);
+    for (size_t first = 0; first < n_ids; first += TOGETHER) {
+        const size_t n = n_ids - first < TOGETHER ? n_ids - first : TOGETHER;
+        for (size_t lane = 0, i = 0; lane < CF_GRID_LANES; lane++)
+            if (lanes >> lane & 1)
+                lane_weights(model, model->state + first * size, lane, first, n, model->penalties,
+                             weights[i++] + first);
+    }
+    for (size_t lane = 0, i = 0; lane < CF_GRID_LANES; lane++)
+        if (lanes >> lane & 1)
+            lane_weights(model, model->state + n_ids * size, lane, 0, 1, none, &intercepts[i++]);
 }
 
 void cf_grid_move(const cf_grid_model *from, size_t lane, const cf_grid_model *to, size_t to_lane) {

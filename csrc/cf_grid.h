@@ -4,8 +4,9 @@
  * A model is a lane. Where one model has a float of state sixteen lie side by side, so an entry of
  * a row costs the waiting for one piece of memory, and vector arithmetic for all. Lanes never mix:
  * each computes what cf_train computes for its model alone, and one that has diverged, or that is
- * not active, leaves the others as they would be without it. All tables of kernels agree bit for
- * bit, since no sum goes across lanes.
+ * not active, leaves the others as they would be without it. No sum goes across lanes, so all
+ * tables of kernels agree bit for bit with sgd and ftrl. With adagrad 1 / sqrt(s) is right to 3e-7
+ * of it, from a guess that CPUs differ in; the same CPU and table give the same bits.
  */
 #ifndef CF_GRID_H
 #define CF_GRID_H
@@ -80,8 +81,10 @@ cf_status cf_grid_train(const cf_kernels *kernels, const cf_grid_model *model, c
 cf_status cf_grid_measure(const cf_kernels *kernels, const cf_grid_model *model, const cf_csr *rows,
                           float *margins, cf_grid_total *total);
 
-/* The weights [n_ids] of one lane after rows_seen rows, and its intercept. */
-void cf_grid_weights(const cf_grid_model *model, size_t lane, float *weights, float *intercept);
+/* After rows_seen rows, of each lane i whose bit of `lanes` is set, in order: its weights [n_ids]
+ * and its intercept. */
+void cf_grid_weights(const cf_grid_model *model, uint32_t lanes, float *const *weights,
+                     float *intercepts);
 
 /* Copies a lane's state to a lane of another model, or of the same one, of equal kind and n_ids. */
 void cf_grid_move(const cf_grid_model *from, size_t lane, const cf_grid_model *to, size_t to_lane);

@@ -1,5 +1,6 @@
 /* Sixteen lanes as two vectors of eight. */
 #if defined(__x86_64__)
+#include <float.h>
 #include <immintrin.h>
 #include <stdint.h>
 
@@ -12,6 +13,13 @@ typedef int32_t vec_mask __attribute__((vector_size(32)));
 
 LOOP static inline __attribute__((always_inline)) vec vec_sqrt(vec v) {
     return (vec)_mm256_sqrt_ps((__m256)v);
+}
+
+LOOP static inline __attribute__((always_inline)) vec vec_inverse_sqrt(vec v) {
+    const vec most = FLT_MAX - (vec){0};
+    v = (vec)_mm256_min_ps((__m256)most, (__m256)v); /* NaN stays */
+    const vec y = (vec)_mm256_rsqrt_ps((__m256)v);
+    return y * (1.5f - 0.5f * v * y * y);
 }
 
 LOOP static inline __attribute__((always_inline)) int vec_all(vec_mask mask) {

@@ -5,9 +5,11 @@
  *     VEC                  how many lanes
  *     LOOP                 attributes of functions that use them
  *     vec_sqrt, vec_all    square roots; whether all lanes of a mask are set
- * and gets `cf_grid_kernels` named KERNELS. Each lane's arithmetic is that of cf_optimizer.h and
- * cf_loss.h, step by step, so the width of a vector changes nothing. A group whose active lanes are
- * all in the first half has the second left out.
+ *     vec_inverse_sqrt     1 / sqrt of what is no smaller than FLT_MIN, to 3e-7 of it: square root
+ * and division would take as long as all else of an entry and gets `cf_grid_kernels` named KERNELS.
+ * Each lane's arithmetic is that of cf_optimizer.h and cf_loss.h, step by step, so the width of a
+ * vector changes nothing. A group whose active lanes are all in the first half has the second left
+ * out.
  */
 #include <string.h>
 
@@ -151,7 +153,7 @@ INLINE void update(grid_shape is, const grid_constants *the, float *state, size_
     } else if (is.kind == CF_ADAGRAD) {
         const vec s = load(second) + g * g;
         store(second, s);
-        store(first, proximal_step(is, w, rate / vec_sqrt(s), g, due, v));
+        store(first, proximal_step(is, w, rate * vec_inverse_sqrt(s), g, due, v));
     } else {
         const vec n = load(second), grown = n + g * g;
         const vec sigma = (vec_sqrt(grown) - root) * the->inverse_rate[v];
@@ -217,14 +219,16 @@ INLINE size_t coordinate_floats(grid_shape is) {
 /* Adds a row's entries to its margins. */
 INLINE void read_row(grid_shape is, const grid_constants *the, const cf_grid_walk *walk,
                      size_t begin, size_t end, float rows_seen, const grid_charge *most,
-                     vec *margin, grid_kept *kept) {
+                     vec *margin, grid_kept *kept, cf_grid_ahead ahead) {
     const cf_grid_model *const model = walk->model;
+    const size_t width = cf_optimizer_width(is.kind), n_read = is.kind == CF_FTRL ? 2 : 1;
     const uint32_t *const ids = walk->rows->indices;
     const float *const data = walk->rows->data;
     grid_charge own;
     for (size_t k = begin; k < end; k++) {
         const float *const state = model->state + ids[k] * coordinate_floats(is);
         const grid_charge *due = most;
+        cf_grid_ask(walk, &ahead, width, n_read);
         if (is.kind == CF_FTRL)
             due = charge_of(is, the, model, ids[k], rows_seen, most, &own);
         for (size_t v = 0; v < is.n; v++) {
@@ -237,19 +241,23 @@ INLINE void read_row(grid_shape is, const grid_constants *the, const cf_grid_wal
             }
         }
     }
+    while (ahead.n)
+        cf_grid_ask(walk, &ahead, width, n_read);
 }
 
 /* Its step. */
 INLINE void write_row(grid_shape is, const grid_constants *the, const cf_grid_walk *walk,
                       size_t begin, size_t end, float times, const grid_charge *most,
-                      const vec *error, const grid_kept *kept) {
+                      const vec *error, const grid_kept *kept, cf_grid_ahead ahead) {
     const cf_grid_model *const model = walk->model;
+    const size_t width = cf_optimizer_width(is.kind);
     const uint32_t *const ids = walk->rows->indices;
     const float *const data = walk->rows->data;
     grid_charge own;
     for (size_t k = begin; k < end; k++) {
         float *const state = model->state + ids[k] * coordinate_floats(is);
         const grid_charge *const due = charge_of(is, the, model, ids[k], times, most, &own);
+        cf_grid_ask(walk, &ahead, width, width);
         for (size_t v = 0; v < is.n; v++) {
             vec w, root;
             if (is.kind == CF_FTRL && k - begin < CF_GRID_KEPT) {
@@ -261,14 +269,16 @@ INLINE void write_row(grid_shape is, const grid_constants *the, const cf_grid_wa
             update(is, the, state, v, error[v] * data[k], due, w, root);
         }
     }
+    while (ahead.n)
+        cf_grid_ask(walk, &ahead, width, width);
 }
 
 INLINE cf_status train_rows(grid_shape is, cf_grid_walk *walk, const uint32_t *order, size_t n) {
     const cf_grid_model *const model = walk->model;
     const grid_constants the = constants_of(model);
-    const size_t width = cf_optimizer_width(is.kind);
     const grid_shape free = {is.kind, false, is.n};
     float *const intercept = model->state + model->n_ids * coordinate_floats(is);
+    const cf_grid_ahead none = {NULL, 0};
     grid_kept kept;
     grid_charge most;
     charge_most(is, &the, model, 1.0f, &most);
@@ -279,17 +289,18 @@ INLINE cf_status train_rows(grid_shape is, cf_grid_walk *walk, const uint32_t *o
             return cf_fail(code, i);
         if (i + CF_GRID_ROWS_AHEAD < n)
             cf_csr_prefetch(walk->rows, order[i + CF_GRID_ROWS_AHEAD]);
+        cf_grid_ahead ahead = {NULL, 0};
         if (i + CF_GRID_IDS_AHEAD < n)
-            cf_grid_prefetch_row(walk, order[i + CF_GRID_IDS_AHEAD], width, width);
+            ahead = cf_grid_look_ahead(walk, order[i + CF_GRID_IDS_AHEAD]);
         const float times = is.kind == CF_FTRL ? (float)(walk->rows_seen + (double)i) : 1.0f;
         if (is.kind == CF_FTRL)
             charge_most(is, &the, model, times, &most);
         vec margin[MOST], error[MOST], w[MOST], root[MOST];
         for (size_t v = 0; v < is.n; v++)
             margin[v] = w[v] = weight_of(free, &the, intercept, v, NULL, &root[v]);
-        read_row(is, &the, walk, begin, end, times, &most, margin, &kept);
+        read_row(is, &the, walk, begin, end, times, &most, margin, &kept, none);
         error_of(is, &the, walk, order[i], margin, error);
-        write_row(is, &the, walk, begin, end, times, &most, error, &kept);
+        write_row(is, &the, walk, begin, end, times, &most, error, &kept, ahead);
         for (size_t v = 0; model->fit_intercept && v < is.n; v++)
             update(free, &the, intercept, v, error[v], NULL, w[v], root[v]);
         walk->total->n_rows++;
@@ -307,6 +318,7 @@ INLINE void train_batch(grid_shape is, cf_grid_walk *walk, const cf_grid_batch *
     const size_t width = cf_optimizer_width(is.kind), n_distinct = batch->n_distinct;
     const float rows_seen = (float)walk->rows_seen;
     const bool touched = is.charged && is.kind != CF_FTRL;
+    const bool copied = is.kind != CF_SGD; /* weights that lie apart, or are computed */
     const uint32_t *const distinct = batch->distinct;
     float *const intercept = model->state + model->n_ids * coordinate_floats(is);
     grid_charge most, own;
@@ -315,7 +327,9 @@ INLINE void train_batch(grid_shape is, cf_grid_walk *walk, const cf_grid_batch *
         memset(scratch->gradient, 0, n_distinct * CF_GRID_LANES * sizeof *scratch->gradient);
     if (n_distinct && touched)
         memset(scratch->touches, 0, n_distinct * sizeof *scratch->touches);
-    for (size_t j = 0; is.kind == CF_FTRL && j < n_distinct; j++) {
+    for (size_t j = 0; copied && j < n_distinct; j++) {
+        if (j + CF_GRID_DISTINCT_AHEAD < n_distinct)
+            cf_grid_prefetch_id(walk, distinct[j + CF_GRID_DISTINCT_AHEAD], width, width);
         const float *const state = model->state + distinct[j] * coordinate_floats(is);
         const grid_charge *const due =
             charge_of(is, &the, model, distinct[j], rows_seen, &most, &own);
@@ -338,12 +352,12 @@ INLINE void train_batch(grid_shape is, cf_grid_walk *walk, const cf_grid_batch *
         vec margin[MOST], error[MOST];
         if (i + CF_GRID_ROWS_AHEAD / 4 < batch->n)
             cf_csr_prefetch(rows, batch->order[i + CF_GRID_ROWS_AHEAD / 4]);
-        for (const size_t due = batch->n_next * (i + 1) / batch->n; asked < due; asked++)
+        for (const size_t due = batch->n_next * (i + 1) / batch->n; !copied && asked < due; asked++)
             cf_grid_prefetch_id(walk, batch->next[asked], width, width);
         for (size_t v = 0; v < is.n; v++)
             margin[v] = start[v];
         for (size_t k = 0; k < length; k++) {
-            const float *const w = is.kind == CF_FTRL
+            const float *const w = copied
                                        ? scratch->weights + local[k] * (size_t)CF_GRID_LANES
                                        : model->state + distinct[local[k]] * coordinate_floats(is);
             for (size_t v = 0; v < is.n; v++)
@@ -362,6 +376,8 @@ INLINE void train_batch(grid_shape is, cf_grid_walk *walk, const cf_grid_batch *
         local = length ? local + length : local;
     }
     for (size_t j = 0; j < n_distinct; j++) {
+        if (j + CF_GRID_DISTINCT_AHEAD < n_distinct)
+            cf_grid_prefetch_id(walk, distinct[j + CF_GRID_DISTINCT_AHEAD], width, width);
         float *const state = model->state + distinct[j] * coordinate_floats(is);
         const grid_charge *due = &own;
         if (touched)
@@ -370,13 +386,11 @@ INLINE void train_batch(grid_shape is, cf_grid_walk *walk, const cf_grid_batch *
         else
             due = charge_of(is, &the, model, distinct[j], rows_seen, &most, &own);
         for (size_t v = 0; v < is.n; v++) {
-            vec w, at = {0};
-            if (is.kind == CF_FTRL) {
-                w = load(scratch->weights + j * CF_GRID_LANES + v * VEC);
+            vec at = {0};
+            const vec w =
+                load(copied ? scratch->weights + j * CF_GRID_LANES + v * VEC : state + v * VEC);
+            if (is.kind == CF_FTRL)
                 at = vec_sqrt(load(state + CF_GRID_LANES + v * VEC));
-            } else {
-                w = load(state + v * VEC);
-            }
             const vec g = load(scratch->gradient + j * CF_GRID_LANES + v * VEC);
             update(is, &the, state, v, g, due, w, at);
         }
@@ -400,12 +414,11 @@ INLINE cf_status measure(grid_shape is, cf_grid_walk *walk, float *margins) {
         const cf_code code = cf_grid_find_row(walk, i, &begin, &end);
         if (code != CF_OK)
             return cf_fail(code, i);
-        cf_grid_prefetch_row(walk, i + CF_GRID_IDS_AHEAD, cf_optimizer_width(is.kind),
-                             is.kind == CF_FTRL ? 2 : 1);
+        const cf_grid_ahead ahead = cf_grid_look_ahead(walk, i + CF_GRID_IDS_AHEAD);
         vec margin[MOST], error[MOST], root;
         for (size_t v = 0; v < is.n; v++)
             margin[v] = weight_of(free, &the, intercept, v, NULL, &root);
-        read_row(is, &the, walk, begin, end, rows_seen, &most, margin, NULL);
+        read_row(is, &the, walk, begin, end, rows_seen, &most, margin, NULL, ahead);
         error_of(is, &the, walk, i, margin, error);
         for (size_t v = 0; v < is.n; v++)
             store(margins + i * CF_GRID_LANES + v * VEC, only(the.active[v], margin[v]));

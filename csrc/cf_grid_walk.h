@@ -34,11 +34,12 @@ struct cf_grid_kernels {
 extern const struct cf_grid_kernels cf_grid_scalar;
 #if defined(__x86_64__)
 extern const struct cf_grid_kernels cf_grid_avx2;
+extern const struct cf_grid_kernels cf_grid_avx512;
 #endif
 
 /* How far ahead memory is asked for: a row's entries, then the coordinates they name. A row of them
  * is some hundred lines of the nearest cache, which a few rows would fill. */
-enum { CF_GRID_ROWS_AHEAD = 24, CF_GRID_IDS_AHEAD = 3 };
+enum { CF_GRID_ROWS_AHEAD = 24, CF_GRID_IDS_AHEAD = 3, CF_GRID_DISTINCT_AHEAD = 16 };
 
 /* Coordinates as popular as these, 128 bytes each, are in a near cache anyway. */
 enum { CF_GRID_NEAR = 512 };
@@ -72,16 +73,31 @@ static inline void cf_grid_prefetch_id(const cf_grid_walk *walk, uint32_t id, si
         __builtin_prefetch((const void *)(at + line), 1);
 }
 
-/* Asks for the coordinates of a row to come, which may be no row at all. */
-static inline void cf_grid_prefetch_row(const cf_grid_walk *walk, size_t row, size_t width,
-                                        size_t n) {
+/* The ids of a row to come whose coordinates are to be asked for: none if it is no row. They are in
+ * order of popularity, mostly. */
+typedef struct {
+    const uint32_t *ids;
+    size_t n;
+} cf_grid_ahead;
+
+static inline cf_grid_ahead cf_grid_look_ahead(const cf_grid_walk *walk, size_t row) {
     const cf_csr *const rows = walk->rows;
     size_t begin, end;
-    if (row >= rows->n_rows || !cf_csr_row(rows, row, &begin, &end))
+    if (row >= rows->n_rows || !cf_csr_row(rows, row, &begin, &end) || begin == end)
+        return (cf_grid_ahead){NULL, 0};
+    while (begin < end && rows->indices[begin] < CF_GRID_NEAR)
+        begin++;
+    return (cf_grid_ahead){rows->indices + begin, end - begin};
+}
+
+/* Asks for the next of them, if there is one. One at a time between other work: all at once, they
+ * would wait for each other, and what comes behind for them. */
+static inline void cf_grid_ask(const cf_grid_walk *walk, cf_grid_ahead *ahead, size_t width,
+                               size_t n) {
+    if (!ahead->n)
         return;
-    for (size_t k = begin; k < end; k++)
-        if (rows->indices[k] >= CF_GRID_NEAR)
-            cf_grid_prefetch_id(walk, rows->indices[k], width, n);
+    cf_grid_prefetch_id(walk, *ahead->ids++, width, n);
+    ahead->n--;
 }
 
 #endif

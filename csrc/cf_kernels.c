@@ -39,7 +39,7 @@ const cf_kernels cf_kernels_avx512 = {
     .crc32c = cf_crc32c_sse42,
     .train_rows = cf_train_rows_avx2,
     .rank_ids = cf_rank_ids_avx2,
-    .grid = &cf_grid_avx2,
+    .grid = &cf_grid_avx512,
     .block = &cf_block_avx2,
 };
 #elif defined(__aarch64__)

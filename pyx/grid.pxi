@@ -41,8 +41,8 @@ cdef extern from "cf_grid.h" nogil:
                             cf_grid_total *total)
     cf_status cf_grid_measure(const cf_kernels *kernels, const cf_grid_model *model,
                               const cf_csr *rows, float *margins, cf_grid_total *total)
-    void cf_grid_weights(const cf_grid_model *model, size_t lane, float *weights,
-                         float *intercept)
+    void cf_grid_weights(const cf_grid_model *model, uint32_t lanes, float **weights,
+                         float *intercepts)
     void cf_grid_move(const cf_grid_model *source, size_t lane, const cf_grid_model *to,
                       size_t to_lane)
 
@@ -166,7 +166,7 @@ cdef class GridModel:
                   double initial=1.0, bint fit_intercept=True, float intercept_rate=1.0):
         cdef size_t n, i
         _need(kind in _KINDS, f"optimizer must be one of {', '.join(_KINDS)}, not {kind}")
-        _need(<float>initial > 0, "initial must be above 0")
+        _need(<float>initial >= 1.17549435e-38, "initial must be no smaller than FLT_MIN")
         _need(learning_rate.shape[0] == CF_GRID_LANES and l1.shape[0] == CF_GRID_LANES
               and l2.shape[0] == CF_GRID_LANES and class_weight.shape[0] == 2
               and class_weight.shape[1] == CF_GRID_LANES,
@@ -304,23 +304,35 @@ cdef class GridModel:
             losses[i] = total.loss_sum[i]
         return total.weight_sum
 
-    def weights(self, size_t lane, float[::1] out not None, *, double rows_seen=0.0):
-        """Reads the weights of a lane, as they are after `rows_seen` rows, into float32[n_ids];
-        returns its intercept."""
-        cdef float intercept
+    def weights(self, dict into not None, *, double rows_seen=0.0):
+        """Reads the weights of lanes, as they are after `rows_seen` rows, in one walk over the state.
+
+        into : by lane, float32[n_ids] to read them into
+        Returns the intercepts, by lane.
+        """
+        cdef float intercepts[16]
+        cdef float *first[16]
         cdef cf_grid_model model = self._c
-        _need(lane < CF_GRID_LANES, f"there are {CF_GRID_LANES} lanes")
-        _need(<size_t>out.shape[0] == self._c.n_ids, "out must have a place for every id")
-        cdef float *first = _f32_out(out)
         cdef _Memory memory
-        memory.n = 0
-        _writes(&memory, first, 4 * self._c.n_ids)
+        cdef float[::1] out
+        cdef uint32_t lanes = 0
+        cdef size_t i = 0
+        memory.n = memory.n_written = 0
+        order = sorted(into)
+        for lane in order:
+            _need(0 <= lane < CF_GRID_LANES, f"there are {CF_GRID_LANES} lanes")
+            out = into[lane]
+            _need(<size_t>out.shape[0] == self._c.n_ids, "out must have a place for every id")
+            first[i] = _f32_out(out)
+            _writes(&memory, first[i], 4 * self._c.n_ids)
+            lanes |= <uint32_t>1 << <uint32_t>lane
+            i += 1
         self._uses_state(&memory, False)
         _need_apart(&memory)
         model.rows_seen = rows_seen
         with nogil:
-            cf_grid_weights(&model, lane, first, &intercept)
-        return intercept
+            cf_grid_weights(&model, lanes, first, intercepts)
+        return {lane: intercepts[i] for i, lane in enumerate(order)}
 
     def move(self, size_t lane, GridModel to not None, size_t to_lane):
         """Copies the state and options of a lane to a lane of `to`, which may be this model."""

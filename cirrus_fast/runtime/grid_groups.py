@@ -8,16 +8,15 @@ alone, whoever is beside it.
 from __future__ import annotations
 
 import math
-import mmap
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from cirrus_fast import _kernels
 from cirrus_fast.data.csr import CSR, Float32Array, UInt32Array
 from cirrus_fast.data.evaluation import exact_auc
+from cirrus_fast.data.parallel import fresh_memory
 from cirrus_fast.data.result import Record
 
 LANES = _kernels.GRID_LANES
@@ -76,6 +75,7 @@ class Lane:
     margins: Float32Array | None = None
     auc: float | None = None
     weights: Float32Array | None = None
+    spare: Float32Array | None = None  # to keep others in
     intercept: float = 0.0
     reference: float = math.inf
     stale: int = 0
@@ -187,7 +187,7 @@ class Group:
 
         self._model = _kernels.GridModel(
             family.optimizer,
-            _large_array(state_bytes(family, n_ids) // 4),
+            np.frombuffer(fresh_memory(state_bytes(family, n_ids)), np.float32),
             penalties if family.charged else None,
             of("learning_rate"),
             of("l1"),
@@ -266,7 +266,9 @@ class Group:
             best = math.inf if lane.best_loss is None else lane.best_loss
             lane.improved = loss is not None and loss < best  # which NaN is not
             if lane.improved and margins is not None:
-                lane.best_loss, lane.weights = loss, None
+                lane.best_loss = loss
+                if lane.weights is not None:
+                    lane.spare, lane.weights = lane.weights, None
                 lane.margins = margins[:, lane.slot]
             elif lane.margins is not None:  # of its own, so that the others' can go
                 lane.margins = np.ascontiguousarray(lane.margins)
@@ -283,10 +285,17 @@ class Group:
             )
             lane.loss_sum = lane.weight_sum = 0.0
 
-    def keep(self, lane: Lane, rows_seen: int) -> None:
-        """Takes a copy of a lane's weights, as the training scale has them."""
-        lane.weights = np.empty(self._n_ids, np.float32)
-        lane.intercept = self._model.weights(lane.slot, lane.weights, rows_seen=float(rows_seen))
+    def keep(self, lanes: Sequence[Lane], rows_seen: int) -> None:
+        """Takes copies of lanes' weights, as the training scale has them, in the place of those
+        that were taken before."""
+        for lane in lanes:
+            if lane.weights is None:
+                spare, lane.spare = lane.spare, None
+                lane.weights = np.empty(self._n_ids, np.float32) if spare is None else spare
+        into = {lane.slot: lane.weights for lane in lanes if lane.weights is not None}
+        intercepts = self._model.weights(into, rows_seen=float(rows_seen))
+        for lane in lanes:
+            lane.intercept = intercepts[lane.slot]
 
     def take(self, lane: Lane, other: Group) -> None:
         """Moves a running lane of another group here, in the place of one that has ended."""
@@ -315,13 +324,3 @@ def repack(groups: list[Group]) -> list[Group]:
                 group.take(lane, group)
         group.activate()
     return left
-
-
-def _large_array(n: int) -> Float32Array:
-    """Rows touch it all over: with large pages that takes up to a third less time."""
-    memory = mmap.mmap(-1, max(4, 4 * n))
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # of a system without them
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    array: np.ndarray[Any, np.dtype[np.float32]] = np.frombuffer(memory, np.float32, n)
-    return array

@@ -338,12 +338,11 @@ class GridPass:
         best = {id(lane) for lane in ranked[: self.spec.keep]}
         for lane in measured:
             if id(lane) not in best:
-                lane.weights = None
+                lane.weights = lane.spare = None
         self._each(
-            partial(group.keep, lane, self.rows)
+            partial(group.keep, kept, self.rows)
             for group in self._groups
-            for lane in group.running
-            if lane.improved and id(lane) in best
+            if (kept := [one for one in group.running if one.improved and id(one) in best])
         )
 
     def _climb(self) -> None:
@@ -369,9 +368,9 @@ class GridPass:
         without_test = [lane for lane in ending if lane.best_loss is None and not lane.error]
         best = sorted(without_test, key=lambda lane: lane.loss)[: self.spec.keep]
         for group in self._groups:
-            for lane in group.running:
-                if lane in best:
-                    group.keep(lane, self.rows)
+            kept = [lane for lane in group.running if lane in best]
+            if kept:
+                group.keep(kept, self.rows)
         for lane in ending:
             lane.reason = lane.reason or reason or "epochs"
         self._repack()
