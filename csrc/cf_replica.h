@@ -24,12 +24,12 @@ typedef struct {
     cf_optimizer_kind kind; /* CF_SGD or CF_ADAGRAD */
     size_t n;               /* coordinates, the intercept's last */
     size_t n_workers;       /* that learn at the same time; may change from call to call */
-    float *state;    /* [n * width], what the training kernels learn on */
-    int32_t *held;   /* [n], what the holder has, with all that was sent to it */
-    uint32_t *sent;  /* [n], the sum of all that was sent, modulo 2^32 */
-    float *residual; /* [n], rounded off so far */
-    uint32_t *count; /* [n], zeros between calls */
-    uint64_t *bits;  /* [cf_pulled_words(n)], zeros between calls */
+    float *state;           /* [n * width], what the training kernels learn on */
+    int32_t *held;          /* [n], what the holder has, with all that was sent to it */
+    uint32_t *sent;         /* [n], the sum of all that was sent, modulo 2^32 */
+    float *residual;        /* [n], rounded off so far */
+    uint32_t *count;        /* [n], zeros between calls */
+    uint64_t *bits;         /* [cf_pulled_words(n)], zeros between calls */
 } cf_replica;
 
 /* Finds the different ids of the rows order[n_order], in increasing order, and how many of the rows

@@ -302,8 +302,9 @@ def _simulated_text(results: Results) -> str:
     worst = max(errors, key=lambda one: abs(one.error))
     middle = sorted(abs(one.error) for one in errors)[len(errors) // 2]
     return (
-        "On this machine, where all share two cores. Costs are of one worker; what is said of more "
-        f"is a prediction. Error: median {middle:.0%}, at most {abs(worst.error):.0%} "
+        "On this machine, where all share two cores. One worker agrees by construction, what is "
+        "said of more is a prediction; over links there is no real run of more. "
+        f"Error: median {middle:.0%}, at most {abs(worst.error):.0%} "
         f"({SYSTEMS[worst.system].text}, {worst.n_workers} workers)."
     )
 

@@ -36,6 +36,7 @@ PINS_OF_PYTHON = dict(layers.PINS_OF_PYTHON)
 PINS = {"numpy": "1.0", "redis": "2.0", "hiredis": "3.0", "cirrus-fast": cirrus_fast.__version__}
 SOURCE = (
     b'"""A long docstring."""\nclass A:\n    """And another."""\nassert A.__doc__ == "", "docs"\n'
+    b"def f(x: Annotated) -> Annotated: pass\n"
 )
 
 
@@ -103,6 +104,7 @@ def test_byte_code_is_taken_without_a_look_at_the_source(wheels: Path, tmp_path:
                 assert head[:4] == importlib.util.MAGIC_NUMBER
                 assert head[4:8] == bytes([1, 0, 0, 0])  # by hash, unchecked (PEP 552)
                 assert b"A docstring." not in archive.read(name)
+                assert b"Annotated" not in archive.read(name)
 
 
 def test_without_byte_code_sources_stay(wheels: Path, tmp_path: Path) -> None:

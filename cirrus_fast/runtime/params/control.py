@@ -46,11 +46,7 @@ TTL_S = 3600
 # How old a worker's view of the run may be, how often it looks while it has to wait, at first and
 # at most.
 _REFRESH_S, _NAP_S, _LONGEST_NAP_S = 0.1, 0.001, 0.02
-<<<<<<< HEAD
 # How long a worker's moves are damped as if all others were there: the best of 0, 0.15 and 0.5 s
-=======
-# How long a worker's moves are damped as if all others were there: half a second measured best
->>>>>>> main
 # where workers begin 0, 0.1 and 0.5 s apart.
 _YOUNG_S = 0.5
 # Who has told nothing for so long may have been asleep, and its place taken.
