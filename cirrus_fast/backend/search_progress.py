@@ -6,25 +6,31 @@ import math
 import sys
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from cirrus_fast.backend.grid_run import PassState
 from cirrus_fast.data.trials import Trial
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
 
 class SearchProgress:
-    """Use as a context manager around the search. On a terminal a line that is written anew; else,
-    if it is wanted, a line for each evaluation."""
+    """Use as a context manager around the search. On a terminal a line that moves; else, if it is
+    wanted, a line for each evaluation."""
 
     def __init__(self, wanted: bool | None, n_models: int) -> None:
         self._n_models = n_models
         terminal = sys.stderr is not None and sys.stderr.isatty()
         self._shown = sys.stderr is not None and (terminal if wanted is None else wanted)
-        self._in_place = terminal
+        self._live = _live(n_models) if self._shown and terminal else None
         self._ended = 0
         self._best = math.inf
         self._began = time.perf_counter()
 
     def __enter__(self) -> SearchProgress:
+        if self._live is not None:
+            self._live.start()
         return self
 
     def __exit__(
@@ -33,14 +39,14 @@ class SearchProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._shown and self._in_place:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+        if self._live is not None:
+            self._live.stop()
 
     def ended(self, trial: Trial) -> None:
         """A model has ended."""
         self._ended += 1
         self._best = min(self._best, trial.loss)
-        if self._shown and self._in_place:
+        if self._live is not None:
             self._say(f"best {self._best:.4f}")
 
     def evaluated(self, state: PassState) -> None:
@@ -56,9 +62,26 @@ class SearchProgress:
         self._say(text)
 
     def _say(self, text: str) -> None:
+        if self._live is not None:
+            self._live.update(self._live.task_ids[0], completed=self._ended, text=text)
+            return
         seconds = time.perf_counter() - self._began
         line = f"{seconds:8.2f} s  {self._ended} of {self._n_models} models done; {text}"
-        if self._in_place:
-            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
+
+
+def _live(n_models: int) -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    progress = Progress(
+        TextColumn("models"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[text]}"),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    progress.add_task("models", total=n_models, text="")
+    return progress
