@@ -560,8 +560,7 @@ class Merging:
         """The model with all that was pushed."""
         self.check()
         with self._lock:
-            while self._merger.merge(give_up_s):
-                pass
+            self._merger.merge(give_up_s)  # once: workers that are fast never stop pushing
             return self._merger.whole
 
     @property

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cirrus_fast.errors import OptionError, StoreError
 from cirrus_fast.notices import notice_once
 from cirrus_fast.options import Options, needs_module
+from cirrus_fast.runtime.params.control import is_clustered
 from cirrus_fast.runtime.params.module import module_version
-from cirrus_fast.runtime.params.resp import GIVE_UP_S, Link
+from cirrus_fast.runtime.params.resp import GIVE_UP_S, Link, Refused
 from cirrus_fast.store_url import StoreUrl, is_store_url, parse_urls
 
 
@@ -19,7 +22,7 @@ def choose_store(options: Options) -> str:
     forced = urls[0].store
     if forced == "bitfield":
         return "bitfield"
-    without = [url.place for url in urls if _version(url) is None]
+    without = _without_module(urls)
     if not without:
         waits = options.consistency != "async" and options.sync_rows is None
         if waits and (options.pipeline_depth or 1) > 1:
@@ -40,6 +43,25 @@ def choose_store(options: Options) -> str:
     if len(without) < len(urls):
         notice_once(f"{', '.join(without)}: has not loaded our module, so that of others is unused")
     return "bitfield"
+
+
+def _without_module(urls: Sequence[StoreUrl]) -> list[str]:
+    """Servers that have not loaded it. Of a cluster, some may be away: others have their places."""
+    may_be_away = len(urls) > 1 and is_clustered(urls)
+    without, away = [], []
+    for url in urls:
+        try:
+            if _version(url) is None:
+                without.append(url.place)
+        except Refused:
+            raise
+        except StoreError as error:
+            if not may_be_away:
+                raise
+            away.append(error)
+    if len(away) == len(urls):
+        raise away[0]
+    return without
 
 
 def _version(url: StoreUrl) -> str | None:

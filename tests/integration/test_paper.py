@@ -62,6 +62,8 @@ def test_simulated_equals_real_within_what_the_report_says(folder):
     assert len(errors) == 9
     # Over links and beside the servers, one worker; then two.
     assert max(row[2] for row in errors) <= int(stated[1])
+    # Runs as short as these, beside whatever else the machine does, differ by so much themselves.
+    assert max(row[2] for row in errors) <= 150
     # Of one worker nothing is predicted but that no two parts of its step go on at once.
     assert max(max(row[:2]) for row in errors) <= 25
 

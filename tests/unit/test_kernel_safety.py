@@ -178,9 +178,13 @@ def grid_calls() -> dict[str, Call]:
             grid_model().measure,
             {**rows(), "margins": np.empty((N_ROWS, LANES), F32), "losses": np.empty(LANES)},
         ),
-        "GridModel.weights": (grid_model().weights, {"lane": 3, "out": np.empty(N_IDS, F32)}),
+        "GridModel.weights": (grid_weights, {"lane": 3, "out": np.empty(N_IDS, F32)}),
         "GridModel.move": (grid_model().move, {"lane": 3, "to": grid_model(), "to_lane": 4}),
     }
+
+
+def grid_weights(lane: Any, out: Any) -> dict[int, float]:
+    return grid_model().weights({lane: out})
 
 
 def replica_arrays() -> dict[str, Array]:
