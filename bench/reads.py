@@ -148,7 +148,9 @@ def first(uri: str) -> None:
     waits: list[tuple[float, float]] = []
     for _ in range(_ROUNDS):
         store = plan.create_store("bench")
-        spec = plan.spec("bench", 0, store.admit(0), local.shared_url(store, inherited=False))
+        spec = plan.spec(
+            "bench", 0, store.admit(0), local.shared_url(store, inherited=False), clustered=False
+        )
         began = time.monotonic()
         process = subprocess.run(
             [sys.executable, "-c", _FIRST],
