@@ -1,30 +1,7 @@
-/* Sixteen lanes as two vectors of eight. */
 #if defined(__x86_64__)
-#include <float.h>
-#include <immintrin.h>
-#include <stdint.h>
+#define LOOP               __attribute__((target("avx2")))
+#define GUESS_INVERSE_SQRT _mm256_rsqrt_ps
+#define KERNELS            cf_grid_avx2
 
-#define LOOP    __attribute__((target("avx2")))
-#define VEC     8
-#define KERNELS cf_grid_avx2
-
-typedef float vec __attribute__((vector_size(32)));
-typedef int32_t vec_mask __attribute__((vector_size(32)));
-
-LOOP static inline __attribute__((always_inline)) vec vec_sqrt(vec v) {
-    return (vec)_mm256_sqrt_ps((__m256)v);
-}
-
-LOOP static inline __attribute__((always_inline)) vec vec_inverse_sqrt(vec v) {
-    const vec most = FLT_MAX - (vec){0};
-    v = (vec)_mm256_min_ps((__m256)most, (__m256)v); /* NaN stays */
-    const vec y = (vec)_mm256_rsqrt_ps((__m256)v);
-    return y * (1.5f - 0.5f * v * y * y);
-}
-
-LOOP static inline __attribute__((always_inline)) int vec_all(vec_mask mask) {
-    return _mm256_movemask_ps((__m256)mask) == 0xff;
-}
-
-#include "cf_grid_loops.h"
+#include "cf_grid_eights.h"
 #endif

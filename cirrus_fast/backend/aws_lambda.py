@@ -42,7 +42,8 @@ _GRACE_S = 3.0
 
 # What the layer has of this package, and no worker needs, it is without (backend/layer.py).
 _NOT_IN_LAYER = re.compile(
-    r"cirrus_fast\.(cli|local_lambda|sklearn|demo|plots|_reference|__main__)(\.|$)"
+    r"cirrus_fast\.(cli|backend\.(deployment|layer)|local_lambda|sklearn|demo|plots|_reference"
+    r"|__main__)(\.|$)"
 )
 _BY_FUNCTION = {target: kind for kind, target in KINDS.items()}
 _REPORT = re.compile(r"^REPORT RequestId: .*$", re.M)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from cirrus_fast.backend.redis_run import RedisRun, joined_state
+from cirrus_fast.backend.redis_run import RedisRun
 from cirrus_fast.data.csr import Float32Array
 from cirrus_fast.runtime.params import module
-from cirrus_fast.runtime.params.accumulators import read_accumulators, save_accumulators
+from cirrus_fast.runtime.params.accumulators import key_of, save_accumulators
 from cirrus_fast.runtime.params.local import Positions
 
 # How often servers are told who has ended: one may have come back with a model in which others wait
@@ -72,7 +72,7 @@ class ModuleRun(RedisRun):
         )
 
     def _keys(self, shard: module.ModuleShard) -> tuple[bytes, ...]:  # type: ignore[override]
-        return (shard.key, shard.state_key) if self._copies else (shard.key,)
+        return (shard.key, key_of(shard)) if self._copies else (shard.key,)
 
     def _look(self) -> None:
         super()._look()
@@ -91,11 +91,7 @@ class ModuleRun(RedisRun):
 
     def merged_state(self) -> Float32Array:
         if self._copies:
-            told, weights = None, self._weights()
-            if self.optimizer.kind == "adagrad":
-                with self._lock:
-                    told = read_accumulators(self._shards, len(weights))
-            return joined_state(self.optimizer, weights, told)
+            return super().merged_state()
         with self._lock:
             return module.read_state(self._shards, self.optimizer.width)
 

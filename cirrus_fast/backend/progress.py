@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cirrus_fast.data.result import Record
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 class Reporter(Protocol):
@@ -41,6 +44,25 @@ def describe(record: Record) -> str:
     if record.auc is not None:
         parts.append(f"auc {record.auc:.4f}")
     return "  ".join(parts)
+
+
+def moving_line(what: str, counted: str, total: int) -> Progress:
+    """A line on standard error, a terminal, with one task: a bar, what is counted of it, the time,
+    and its field `said`."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    line = Progress(
+        TextColumn(what),
+        BarColumn(),
+        TextColumn(counted),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[said]}"),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    line.add_task(what, total=total, said="")
+    return line
 
 
 class Silent:
@@ -79,19 +101,10 @@ class Live(Silent):
     """One line that moves."""
 
     def __init__(self, total_rows: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        self._progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f} of at most {task.total:,.0f} rows"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[loss]}"),
-            console=Console(stderr=True),
-            transient=True,
+        self._progress = moving_line(
+            "training", "{task.completed:,.0f} of at most {task.total:,.0f} rows", total_rows
         )
-        self._task = self._progress.add_task("training", total=total_rows, loss="")
+        (self._task,) = self._progress.task_ids
 
     def __enter__(self) -> Live:
         self._progress.start()
@@ -109,4 +122,4 @@ class Live(Silent):
         self._progress.update(self._task, completed=rows)
 
     def record(self, record: Record) -> None:
-        self._progress.update(self._task, completed=record.rows, loss=describe(record))
+        self._progress.update(self._task, completed=record.rows, said=describe(record))

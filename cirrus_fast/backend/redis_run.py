@@ -22,7 +22,11 @@ from cirrus_fast.data.csr import Float32Array
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.errors import StoreError, TrainingError
 from cirrus_fast.runtime.params import bitfield, resp
-from cirrus_fast.runtime.params.accumulators import read_accumulators, save_accumulators
+from cirrus_fast.runtime.params.accumulators import (
+    key_of,
+    read_accumulators,
+    save_accumulators,
+)
 from cirrus_fast.runtime.params.control import (
     RECORD,
     SAYS,
@@ -465,7 +469,7 @@ class RedisRun:
         )
 
     def _keys(self, shard: bitfield.Shard) -> tuple[bytes, ...]:
-        return shard.key, shard.state_key, inbox_of(shard), bell_of(shard)
+        return shard.key, key_of(shard), inbox_of(shard), bell_of(shard)
 
     def keep(self, plan: str, best: bytes | None) -> None:
         """What another supervisor would have to know; the best model where it is another now."""

@@ -6,13 +6,10 @@ import math
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from cirrus_fast.backend.grid_run import PassState
+from cirrus_fast.backend.progress import moving_line
 from cirrus_fast.data.trials import Trial
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 
 class SearchProgress:
@@ -23,7 +20,10 @@ class SearchProgress:
         self._n_models = n_models
         terminal = sys.stderr is not None and sys.stderr.isatty()
         self._shown = sys.stderr is not None and (terminal if wanted is None else wanted)
-        self._live = _live(n_models) if self._shown and terminal else None
+        self._live = None
+        if self._shown and terminal:
+            counted = "{task.completed:.0f}/{task.total:.0f}"
+            self._live = moving_line("models", counted, n_models)
         self._ended = 0
         self._best = math.inf
         self._began = time.perf_counter()
@@ -63,25 +63,8 @@ class SearchProgress:
 
     def _say(self, text: str) -> None:
         if self._live is not None:
-            self._live.update(self._live.task_ids[0], completed=self._ended, text=text)
+            self._live.update(self._live.task_ids[0], completed=self._ended, said=text)
             return
         seconds = time.perf_counter() - self._began
         line = f"{seconds:8.2f} s  {self._ended} of {self._n_models} models done; {text}"
         print(line, file=sys.stderr, flush=True)
-
-
-def _live(n_models: int) -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    progress = Progress(
-        TextColumn("models"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[text]}"),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    progress.add_task("models", total=n_models, text="")
-    return progress

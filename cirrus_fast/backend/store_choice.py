@@ -47,7 +47,6 @@ def choose_store(options: Options) -> str:
 
 def _without_module(urls: Sequence[StoreUrl]) -> list[str]:
     """Servers that have not loaded it. Of a cluster, some may be away: others have their places."""
-    may_be_away = len(urls) > 1 and is_clustered(urls)
     without, away = [], []
     for url in urls:
         try:
@@ -56,10 +55,8 @@ def _without_module(urls: Sequence[StoreUrl]) -> list[str]:
         except Refused:
             raise
         except StoreError as error:
-            if not may_be_away:
-                raise
             away.append(error)
-    if len(away) == len(urls):
+    if away and (len(away) == len(urls) or not is_clustered(urls)):
         raise away[0]
     return without
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from module_server import Server, server_programs
+from module_server import Server, first_program
 from redis_server import keys_left
 from unfinished_loads import objects, put
 
@@ -318,10 +318,7 @@ def test_data_out_of_reach_is_refused(
 def test_workers_of_a_server_with_our_module_hand_over_too(
     clicks: Dataset, short: Short, tmp_path: Path, consistency: str
 ) -> None:
-    programs = server_programs()
-    if not programs:
-        pytest.skip("needs a redis-server")
-    server = Server(programs[0], tmp_path)
+    server = Server(first_program(), tmp_path)
     wanted: dict[str, Any] = {
         "dataset": "clicks",
         "executor": "lambda",

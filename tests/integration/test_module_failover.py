@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from module_server import ReplyError, Server, make, redis_module, server_programs, wait_for_steps
+from module_server import ReplyError, Server, first_program, make, redis_module, wait_for_steps
 from redis_server import Proxy, major_version
 
 from cirrus_fast import Dataset, LogisticRegression, load_libsvm, make_clicks
@@ -29,10 +29,7 @@ PLAIN: dict[str, Any] = {"epochs": 3, "epsilon": 0, "minibatch_size": 10, "worke
 
 @pytest.fixture(scope="module")
 def program() -> Path:
-    programs = server_programs()
-    if not programs:
-        pytest.skip("needs a redis-server")
-    return programs[0]
+    return first_program()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from module_server import Server, server_programs, wait_for_steps
+from module_server import Server, first_program, wait_for_steps
 from redis_server import Proxy
 
 from cirrus_fast import Dataset, LogisticRegression, load_libsvm, make_clicks
@@ -23,10 +23,7 @@ PLAIN: dict[str, Any] = {"epochs": 2, "epsilon": 0, "minibatch_size": 50, "worke
 
 @pytest.fixture(scope="module")
 def program() -> Path:
-    programs = server_programs()
-    if not programs:
-        pytest.skip("needs a redis-server")
-    return programs[0]
+    return first_program()
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import socket
 import numpy as np
 import pytest
 from redis_server import RedisServer
+from replicas import new_replica
 
-from cirrus_fast import _kernels
 from cirrus_fast.runtime.params import bitfield, resp
 from cirrus_fast.runtime.params.bitfield import Exchange, Shard
 from cirrus_fast.runtime.params.resp import Connection, Link, Lost
@@ -24,16 +24,8 @@ class Worker:
     """One that learns nothing of its own: it moves what it is told to."""
 
     def __init__(self, server: RedisServer, number: int) -> None:
-        self.held = np.zeros(N, np.int32)
-        self.replica = _kernels.Replica(
-            _kernels.Optimizer("sgd", 0.1),
-            np.zeros(N, np.float32),
-            self.held,
-            np.zeros(N, np.uint32),
-            np.zeros(N, np.float32),
-            np.zeros(N, np.uint32),
-            N_WORKERS,
-        )
+        self.replica = new_replica(N, n_workers=N_WORKERS)
+        self.held = np.asarray(self.replica.held)
         link = Link((StoreUrl.parse(server.url),), KEY, clustered=False)
         self.shard = Shard(0, 1, KEY, N, 77, link, N_WORKERS, number)
         self.exchange = Exchange(self.replica, [self.shard])

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from redis_server import RedisServer
+from replicas import new_replica
 
-from cirrus_fast import _kernels
 from cirrus_fast.runtime.params import merged
 from cirrus_fast.runtime.params.bitfield import Shard
 from cirrus_fast.runtime.params.merged import Layout, MergedExchange, Merger, bell_of, inbox_of
@@ -32,17 +32,8 @@ class Worker:
     """One that learns nothing of its own: it moves what it is told to."""
 
     def __init__(self, server: RedisServer, number: int, n: int, n_shards: int) -> None:
-        optimizer = _kernels.Optimizer("sgd", 0.1)
-        self.held = np.zeros(n, np.int32)
-        self.replica = _kernels.Replica(
-            optimizer,
-            np.zeros(n, np.float32),
-            self.held,
-            np.zeros(n, np.uint32),
-            np.zeros(n, np.float32),
-            np.zeros(n, np.uint32),
-            N_WORKERS,
-        )
+        self.replica = new_replica(n, n_workers=N_WORKERS)
+        self.held = np.asarray(self.replica.held)
         self.shards = shards_of(server, n, n_shards)
         self.exchange = MergedExchange(
             self.replica, self.shards, number, GENERATION, N_WORKERS, 4, lambda: False

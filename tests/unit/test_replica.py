@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from replicas import new_replica
 
-from cirrus_fast import _kernels
 from cirrus_fast.errors import KernelError
 
 SCALE = 2.0**24
@@ -17,15 +17,11 @@ class Copy:
     """A replica and its arrays, by name."""
 
     def __init__(self, n: int, kind: str = "adagrad", n_workers: int = 1) -> None:
-        self.optimizer = _kernels.Optimizer(kind, 0.1)
-        self.state = np.zeros(n * self.optimizer.width, np.float32)
-        self.optimizer.clear(self.state)
-        self.held, self.sent = np.zeros(n, np.int32), np.zeros(n, np.uint32)
-        self.residual, self.count = np.zeros(n, np.float32), np.zeros(n, np.uint32)
-        self.replica = _kernels.Replica(
-            self.optimizer, self.state, self.held, self.sent, self.residual, self.count, n_workers
-        )
-        self.weights = self.state[:: self.optimizer.width]
+        self.replica = replica = new_replica(n, kind, n_workers)
+        self.state, self.held = np.asarray(replica.state), np.asarray(replica.held)
+        self.sent, self.residual = np.asarray(replica.sent), np.asarray(replica.residual)
+        self.count = np.asarray(replica.count)
+        self.weights = self.state[:: len(self.state) // n]
 
     def take(self, ids: list[int], counts: list[int], before: list[float]) -> dict[int, int]:
         n = len(ids)

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from replicas import new_replica
 from step_messages import encode_ids, read_command, step_reply
 
 from cirrus_fast import _kernels
@@ -314,19 +315,10 @@ def test_shards_answer_in_turn():
 # Moves of a worker that learns on a copy
 
 
-def replica_of(n_ids: int, kind: str = "sgd") -> _kernels.Replica:
-    optimizer = _kernels.Optimizer(kind, 0.1)
-    state = np.zeros((n_ids + 1) * optimizer.width, np.float32)
-    return _kernels.Replica(
-        optimizer, state, np.zeros(n_ids + 1, "i4"), np.zeros(n_ids + 1, "u4"),
-        np.zeros(n_ids + 1, "f4"), np.zeros(n_ids + 1, "u4"), 1,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("n_shards", [1, 3])
 def test_moves_are_pushed_as_the_gradient_of_sgd_at_rate_1(n_shards: int):
     n_ids, unit = 500, 2.0**-24
-    replica, stepper = replica_of(n_ids), Stepper(n_ids, n_shards)
+    replica, stepper = new_replica(n_ids + 1), Stepper(n_ids, n_shards)
     places = np.array([0, 5, 77, 400, n_ids], np.uint32)
     amounts = np.array([1, -3, 2**24, 5, 7], np.int32)
     batch, following = StepBatch(stepper), StepBatch(stepper)
@@ -349,7 +341,7 @@ def test_moves_are_pushed_as_the_gradient_of_sgd_at_rate_1(n_shards: int):
 @pytest.mark.parametrize("n_shards", [1, 3])
 def test_a_copy_takes_over_weights_and_keeps_what_it_sent_since(n_shards: int):
     n_ids = 40
-    replica, stepper = replica_of(n_ids, "adagrad"), Stepper(n_ids, n_shards)
+    replica, stepper = new_replica(n_ids + 1, "adagrad"), Stepper(n_ids, n_shards)
     weights = np.linspace(-2, 2, n_ids).astype(np.float32)
     batch, ids = StepBatch(stepper), np.array([1, 7, 39], np.uint32)
     batch.choose(ids)
@@ -367,7 +359,7 @@ def test_a_copy_takes_over_weights_and_keeps_what_it_sent_since(n_shards: int):
 
 @pytest.mark.parametrize("weight", [200.0, -200.0, float("nan"), float("inf")])
 def test_weights_that_a_copy_cannot_hold_are_counted(weight: float):
-    replica, stepper = replica_of(3), Stepper(3)
+    replica, stepper = new_replica(4), Stepper(3)
     batch = StepBatch(stepper)
     batch.choose(np.array([0, 1], np.uint32))
     pull(stepper, batch, np.array([1, weight, 0], np.float32))

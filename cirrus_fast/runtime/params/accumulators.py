@@ -26,10 +26,15 @@ class StateShard(Protocol):
     @property
     def n_shards(self) -> int: ...
     @property
-    def state_key(self) -> bytes: ...
+    def key(self) -> bytes: ...
     @property
     def link(self) -> Link: ...
     def lost(self) -> StoreError: ...
+
+
+def key_of(shard: StateShard) -> bytes:
+    """Beside the model's."""
+    return shard.key.removesuffix(b"model") + b"state"
 
 
 def save_accumulators(shards: Sequence[StateShard], mine: Float32Array) -> None:
@@ -38,7 +43,7 @@ def save_accumulators(shards: Sequence[StateShard], mine: Float32Array) -> None:
         part = np.ascontiguousarray(mine[shard.number :: shard.n_shards])
         there = _read(shard, len(part))
         larger = part if there is None else np.maximum(part, there)
-        shard.link.ask("SET", shard.state_key, larger.astype("<f4").tobytes(), "EX", TTL_S)
+        shard.link.ask("SET", key_of(shard), larger.astype("<f4").tobytes(), "EX", TTL_S)
 
 
 def read_accumulators(shards: Sequence[StateShard], n: int) -> Float32Array | None:
@@ -53,7 +58,7 @@ def read_accumulators(shards: Sequence[StateShard], n: int) -> Float32Array | No
 
 
 def _read(shard: StateShard, n: int) -> Float32Array | None:
-    data = shard.link.ask("GET", shard.state_key)
+    data = shard.link.ask("GET", key_of(shard))
     if data is None:
         return None
     if len(data) != 4 * n:

@@ -48,16 +48,16 @@ from cirrus_fast.store_url import StoreUrl
 Int32Array = npt.NDArray[np.int32]
 
 SCALE = 2.0**24
-MOST_WEIGHTS = 2**27 - 2 - 4 * 10_000  # of a string: 512 MB with what lies behind them
 _TURNS = 4  # counters of each worker
+MOST_WEIGHTS = 2**27 - 2 - _TURNS * 10_000  # of a string: 512 MB with what lies behind them
 _MARK, _COUNT, _OWN = 0, 1, 2
 _BEHIND = _OWN + _TURNS  # of these, in each command
 _PIECE_BYTES = 1 << 24
 # What reading one weight costs if it is asked for alone, in bytes of a piece that is read as a
 # whole: some 31 there and 12 back, and the server's time.
 _BYTES_ALONE = 80
-# A worker alone reads so many weights at once at first, and no more then.
-_MOST_AT_ONCE = 1 << 22
+# A worker alone reads so many weights at once at first, and no more then: nobody else moves them.
+MOST_AT_ONCE = 1 << 22
 _NO_IDS = np.empty(0, np.uint32)
 _NO_AMOUNTS = np.empty(0, np.int32)
 
@@ -88,10 +88,6 @@ class Shard:
         """Commands that were done, and that the server does not have."""
         pairs = zip(self.done, self.found, strict=True)
         return sum(max(0, done - found) for done, found in pairs)
-
-    @property
-    def state_key(self) -> bytes:
-        return self.key.removesuffix(b"model") + b"state"
 
     def mine(self, ids: UInt32Array) -> npt.NDArray[np.bool_]:
         """Which of some ids are here."""
@@ -227,7 +223,7 @@ class Exchange(Exchanges):
             shard.number: deque() for shard in shards
         }
         self._kept_bytes = 0
-        self._alone = shards[0].n_workers == 1 and len(self._sent) <= _MOST_AT_ONCE
+        self._alone = shards[0].n_workers == 1 and len(self._sent) <= MOST_AT_ONCE
         # What had gone wrong by the time when it read all.
         self._read_at: tuple[int, int] | None = None
 

@@ -96,10 +96,6 @@ class ModuleShard:
     n: int
     link: Link
 
-    @property
-    def state_key(self) -> bytes:
-        return self.key.removesuffix(b"model") + b"state"
-
     def of(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The part of an array by coordinate that is here."""
         return np.ascontiguousarray(array[self.number :: self.n_shards])

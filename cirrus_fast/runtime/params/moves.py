@@ -21,11 +21,9 @@ import numpy as np
 
 from cirrus_fast._kernels import Replica, StepBatch, Stepper
 from cirrus_fast.data.csr import UInt32Array
-from cirrus_fast.runtime.params.bitfield import Int32Array
+from cirrus_fast.runtime.params.bitfield import MOST_AT_ONCE, Int32Array
 from cirrus_fast.runtime.params.module import ModuleShard, Steps, Stopped
 
-# A worker alone reads so many weights at once at first, and no more then: nobody else moves them.
-_MOST_AT_ONCE = 1 << 22
 # How long the end waits for a server that is away.
 _FAREWELL_S = 2.0
 
@@ -87,7 +85,7 @@ class MovesExchange:
         self._under_way: deque[Request] = deque()
         self._spare: SimpleQueue[StepBatch] = SimpleQueue()
         self._own = self.bounded = 0
-        alone = n_workers == 1 and n_ids <= _MOST_AT_ONCE
+        alone = n_workers == 1 and n_ids <= MOST_AT_ONCE
         self._every_id = np.arange(n_ids + 1, dtype=np.uint32) if alone else None
         # How often servers had come back with an older model by the time when it read all.
         self._read_at = -1
