@@ -568,7 +568,9 @@ class LambdaExecutor(Executor):
                 found: Mapping[str, Any] = self._client.get_function_configuration(
                     FunctionName=self.function
                 )
-                return found
+                if "MemorySize" in found:
+                    return found
+                # Else its headers were cut short, and their end taken for that of the answer.
             except ClientError as error:
                 status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
                 if status == 404:

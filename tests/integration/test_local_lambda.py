@@ -20,6 +20,7 @@ import lambda_functions
 import numpy as np
 import pytest
 from botocore.config import Config
+from redis_server import Proxy
 
 import cirrus_fast
 from cirrus_fast import LambdaExecutor
@@ -345,6 +346,24 @@ def test_a_function_that_is_not_there_and_one_not_reached_are_told_apart(
         nowhere.submit(is_s3, "x").result()
     with pytest.raises(FunctionError, match=r"Could not connect .*is the region right"):
         nowhere.configuration()
+
+
+def test_an_answer_whose_headers_were_cut_short_is_asked_for_again(
+    start: Start, executor: Callable[..., LambdaExecutor]
+) -> None:
+    """Such a one seems to be whole, and to have no body."""
+    local = start()
+    way = Proxy(int(local.url.rpartition(":")[2]))
+    way.rule = lambda direction, connection, _passed, data: (
+        data[: data.index(b"\r\n") + 2] if (direction, connection) == ("down", 0) else data
+    )
+    try:
+        found = executor(endpoint=f"http://127.0.0.1:{way.port}").configuration()
+    finally:
+        way.stop()
+    assert found is not None
+    assert found["MemorySize"] == 2048
+    assert way.connections == 2
 
 
 def test_a_region_or_credentials_that_are_missing_are_named(
