@@ -234,6 +234,7 @@ class RedisRun:
         """A new generation for a worker about to be started, which fences any older one; returns
         it. What the older one had begun may be learnt from twice: see `begun`."""
         with self._lock:
+            self._look()  # the older one's last words
             slot = self.slots[worker]
             slot["state"] = WAITING
             slot["granted"] = 0

@@ -210,6 +210,33 @@ def test_who_was_asleep_and_replaced_says_nothing_more(
     assert (words(redis_server)[:5] == 2).all()  # it is for the one in its place to say
 
 
+def test_who_was_asleep_and_dies_has_not_told_of_rows_before_their_blocks(
+    join: Join, proxy: Proxy, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the one in its place would learn from them again, and count them twice."""
+    member = join(1)
+    member.port.begin_unit(1, 1)
+    assert member.claims.take(ALL[:5], 0).all()
+    member.learn(ALL[:5], 0)
+    member.port.leave_unit()
+    monkeypatch.setattr("cirrus_fast.runtime.params.control._ASLEEP_S", 0)
+    seen = b""
+
+    def rule(direction: str, _connection: int, _passed: int, data: bytes) -> bytes:
+        nonlocal seen
+        seen += data if direction == "up" else b""
+        return data
+
+    proxy.rule = rule
+    assert member.claims.take(ALL[5:7], 0).all()
+    told = [i for i in range(len(seen)) if seen.startswith((b"HSET", b"INCRBY"), i)]
+    assert seen[told[0] :].startswith(b"HSET")  # the rows, of the unit that they are of
+    first = np.frombuffer(seen[told[0] :].split(b"\r\n", 6)[6][: RECORD.itemsize], RECORD)[0]
+    assert (int(first["slot"]["rows"]), int(first["slot"]["unit"])) == (50, 1)
+    assert seen[told[1] :].startswith(b"INCRBY")  # then, that their blocks are done
+    assert (words(redis_server)[:5] == 1 << 16).all()
+
+
 def test_a_worker_beyond_those_that_words_have_room_for_is_refused() -> None:
     check_claims(16_383, 1000, 10)
     with pytest.raises(TrainingError, match="n_workers: 16383 at most"):

@@ -432,11 +432,11 @@ class RemotePort(Place):
     def _refresh(self, *more: Command, give_up_s: float | None = None) -> list[Any]:
         """Tells where this worker is, and asks how the run is, and for more: those answers."""
         if self._queued and time.monotonic() - self._refreshed > _ASLEEP_S:
-            queued, self._queued = self._queued, []
-            self._refresh(give_up_s=give_up_s)
+            # Asks only: what is queued comes before what this worker has gone on to.
+            (said,) = self._link.ask_all(("GET", self._names.control), give_up_s=give_up_s)
+            self._take_control(said, ())
             if self._fenced:
-                return self._refresh(*more, give_up_s=give_up_s)  # what was queued is another's
-            self._queued = queued
+                self._queued = []  # it is another's to say
         self.record["looks"] += 1  # a sign of life, even of one who waits
         names, queued = self._names, self._queued
         commands = [command for some, _ in queued for command in some]
