@@ -35,7 +35,7 @@ static void check_kernels(const cf_block_input *input, const cf_dictionary_index
     for (size_t i = 0; usable_kernels(i); i++) {
         uint64_t *scratch = exactly(8 * cf_block_encode_scratch(index, input->n_rows, nnz));
         cf_block_header mine;
-        const cf_status status = cf_block_measure(usable_kernels(i), input, index, scratch, &mine);
+        const cf_status status = cf_block_measure(usable_kernels(i), input, index, scratch, &mine, NULL);
         CHECK(status.code == expected.code && status.offset == expected.offset);
         if (status.code == CF_OK) {
             CHECK(mine.n_bytes == h->n_bytes);
@@ -48,6 +48,59 @@ static void check_kernels(const cf_block_input *input, const cf_dictionary_index
     }
 }
 
+static cf_column_table make_table(size_t n) {
+    const cf_column_table table = {calloc(n, 4), calloc(n, sizeof(cf_column)), exactly(4 * n), n, 0};
+    CHECK(table.ones != NULL && table.others != NULL);
+    return table;
+}
+
+static void free_table(cf_column_table table) {
+    free(table.ones);
+    free(table.others);
+    free(table.met);
+}
+
+/* Every kernel counts the columns as a scan of the entries does. */
+static void check_columns(const cf_block_input *input, const cf_dictionary_index *index, size_t nnz,
+                          uint64_t *scratch) {
+    const uint32_t *ids = input->indices + input->indptr[0];
+    size_t n = 1;
+    for (size_t e = 0; e < nnz; e++)
+        n = ids[e] >= n ? (size_t)ids[e] + 1 : n;
+    if (n > 1u << 18)
+        return;
+    const cf_dictionary *d = index != NULL ? index->dictionary : &cf_no_dictionary;
+    cf_column_table whole = make_table(n);
+    CHECK(cf_columns_scan(ids, input->data + input->indptr[0], nnz, &whole).code == CF_OK);
+    for (size_t i = 0; usable_kernels(i); i++) {
+        cf_column_table table = make_table(n);
+        cf_block_columns columns = {&table, calloc((size_t)d->n_ids + 1, 4)};
+        cf_block_header h;
+        CHECK(cf_block_measure(usable_kernels(i), input, index, scratch, &h, &columns).code ==
+              CF_OK);
+        CHECK(cf_block_columns_by_id(&columns, d));
+        CHECK(same_bytes(table.ones, whole.ones, 4 * n) && table.n_met == whole.n_met);
+        for (size_t id = 0; id < n; id++) {
+            const cf_column *a = table.others + id, *b = whole.others + id;
+            CHECK(a->count == b->count && same_bytes(&a->min, &b->min, 4) &&
+                  same_bytes(&a->max, &b->max, 4));
+            CHECK(same_bytes(&a->sum_squares, &b->sum_squares, 8) ||
+                  (a->sum_squares != a->sum_squares && b->sum_squares != b->sum_squares));
+        }
+        free(columns.ones);
+        free_table(table);
+        if (nnz != 0) { /* too short for the largest id */
+            table = make_table(n - 1);
+            columns = (cf_block_columns){&table, calloc((size_t)d->n_ids + 1, 4)};
+            CHECK(cf_block_measure(usable_kernels(i), input, index, scratch, &h, &columns).code ==
+                  CF_E_ID);
+            free(columns.ones);
+            free_table(table);
+        }
+    }
+    free_table(whole);
+}
+
 static void check_block(const cf_csr *rows, const cf_dictionary *dictionary) {
     const cf_block_input input = {rows->n_rows,  rows->labels, rows->indptr,
                                   rows->indices, rows->data,   rows->weights};
@@ -56,7 +109,7 @@ static void check_block(const cf_csr *rows, const cf_dictionary *dictionary) {
     const cf_dictionary_index *index = make_fuzz_index(dictionary, &memory);
     uint64_t *scratch = exactly(8 * cf_block_encode_scratch(index, rows->n_rows, nnz));
     cf_block_header h, read;
-    const cf_status status = cf_block_measure(scalar_kernels(), &input, index, scratch, &h);
+    const cf_status status = cf_block_measure(scalar_kernels(), &input, index, scratch, &h, NULL);
     CHECK(status.code == judge(rows, UINT32_MAX));
     if (status.code != CF_OK) {
         check_kernels(&input, index, nnz, &h, NULL, status);
@@ -64,6 +117,7 @@ static void check_block(const cf_csr *rows, const cf_dictionary *dictionary) {
         uint8_t *block = exactly(h.n_bytes);
         cf_block_fill(scalar_kernels(), &input, index, scratch, &h, block);
         check_kernels(&input, index, nnz, &h, block, status);
+        check_columns(&input, index, nnz, scratch);
         CHECK(cf_block_read_header(block, h.n_bytes, &read).code == CF_OK);
         CHECK(read.n_rows == rows->n_rows && read.nnz == nnz);
         uint64_t *words = exactly(8 * cf_block_decode_scratch(&read, 1));

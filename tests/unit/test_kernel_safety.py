@@ -643,6 +643,13 @@ def calls() -> dict[str, Call]:
             _kernels.ParsedDictionary,
             {"data": np.frombuffer(a_dictionary().to_bytes(), U8)},
         ),
+        "ParsedDictionary.move_ones": (
+            a_dictionary()._parsed.move_ones,
+            {
+                "ones_by_rank": np.ones(a_dictionary()._parsed.n_ids, U32),
+                "ones": np.zeros(N_IDS, U32),
+            },
+        ),
         "block_read_header": (
             _kernels.block_read_header,
             {"block": np.frombuffer(encode_block(*rows().values()), U8)},
@@ -662,6 +669,11 @@ def calls() -> dict[str, Call]:
                 "scratch": np.empty(
                     _kernels.block_encode_scratch(N_ROWS, NNZ, a_dictionary()._parsed), U64
                 ),
+                "ones": np.zeros(N_IDS, U32),
+                "others": columns(),
+                "met": np.empty(N_IDS, U32),
+                "n_met": 0,
+                "ones_by_rank": np.zeros(a_dictionary()._parsed.n_ids, U32),
             },
         ),
     }
@@ -772,7 +784,8 @@ WRITES = {
     "block_decode_minibatches": (
         *("labels", "indptr", "local", "data", "weights", "ids", "offsets", "scratch"),
     ),
-    "block_encode": ("scratch",),
+    "block_encode": ("scratch", "ones", "others", "met", "ones_by_rank"),
+    "ParsedDictionary.move_ones": ("ones_by_rank", "ones"),
     "dictionary_build": ("scratch", "out"),
     "libsvm_fill hashed": ("labels", "row_ends", "indices", "data", "weights", "scratch"),
     "criteo_fill": ("labels", "row_ends", "indices", "data"),
