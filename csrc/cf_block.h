@@ -133,9 +133,9 @@ typedef struct {
 
 /* Encoding is measure, then fill. The measure reads all rows, chooses the cheapest way to write
  * them and gives header->n_bytes; the fill needs the same arguments and writes exactly so many.
- * `index` is that of the dictionary, or NULL for none. The measure adds the entries to `columns`, if
- * that is not NULL: its table is as wide as all ids ask for, or CF_E_ID. If the measure fails, some
- * of them may have been added.
+ * `index` is that of the dictionary, or NULL for none. The measure adds the entries to `columns`,
+ * if that is not NULL: its table is as wide as all ids ask for, or CF_E_ID. If the measure fails,
+ * some of them may have been added.
  *
  * scratch: cf_block_encode_scratch() words, which carry over from one call to the other.
  * CF_E_INDPTR or CF_E_ORDER: the rows are no CSR (offset: the row, or the entry counted from the

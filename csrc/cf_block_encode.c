@@ -135,8 +135,8 @@ typedef struct {
     workspace *w;
     cf_block_header *h;
     cf_block_columns *columns; /* or NULL */
-    uint32_t n_valued_others; /* values with a table that are not 1.0 */
-    uint64_t gap_bits;        /* of all ids if there were no dictionary, as gaps; estimated */
+    uint32_t n_valued_others;  /* values with a table that are not 1.0 */
+    uint64_t gap_bits;         /* of all ids if there were no dictionary, as gaps; estimated */
     uint32_t largest;
 } measure;
 
@@ -412,9 +412,14 @@ static bool count_plain(const measure *m) {
     if (!(h->flags & CF_BLOCK_ONES)) /* it has listed them */
         return cf_block_columns_plain(m->columns, ids, data, w->missing[0],
                                       h->nnz - h->n_narrow - h->n_wide);
-    cf_sorted_ones sorted = {w->bitmaps,         w->sorted.eight,   w->sorted.twelve,
-                             w->sorted.sixteen,  w->sorted.outside, h->n_rows,
-                             {0}};
+    cf_sorted_ones sorted = {
+        .bitmaps = w->bitmaps,
+        .eight = w->sorted.eight,
+        .twelve = w->sorted.twelve,
+        .sixteen = w->sorted.sixteen,
+        .outside = w->sorted.outside,
+        .n_rows = h->n_rows,
+    };
     memcpy(sorted.n, h->n_codes, sizeof sorted.n);
     cf_block_columns_ones(m->columns, m->index->dictionary, &sorted);
     for (uint32_t e = 0; h->n_exceptions != 0 && e < h->nnz; e++)
@@ -428,7 +433,8 @@ static bool count_plain(const measure *m) {
  * is returned in 64 bits, since it may not fit the header. */
 static cf_status measure_with(const cf_kernels *kernels, const cf_block_input *rows,
                               const cf_dictionary_index *index, workspace *w, cf_block_header *h,
-                              cf_block_columns *columns, uint64_t *n_bytes, uint64_t *id_bits, uint64_t *plain_bits) {
+                              cf_block_columns *columns, uint64_t *n_bytes, uint64_t *id_bits,
+                              uint64_t *plain_bits) {
     measure m = {.rows = rows, .index = index, .w = w, .h = h, .columns = columns};
     const cf_block_header start = {
         .n_rows = (uint32_t)rows->n_rows,
@@ -480,10 +486,11 @@ cf_status cf_block_measure(const cf_kernels *kernels, const cf_block_input *rows
     if (status.code == CF_OK && plain_bits < id_bits && index != without) {
         /* Rows unlike the sample: without the dictionary they may be shorter. */
         const uint64_t with_bytes = n_bytes;
-        status = measure_with(kernels, rows, without, &w, header, NULL, &n_bytes, &id_bits, &plain_bits);
+        status =
+            measure_with(kernels, rows, without, &w, header, NULL, &n_bytes, &id_bits, &plain_bits);
         if (status.code == CF_OK && with_bytes <= n_bytes) /* the workspace must be its again */
-            status =
-                measure_with(kernels, rows, index, &w, header, NULL, &n_bytes, &id_bits, &plain_bits);
+            status = measure_with(kernels, rows, index, &w, header, NULL, &n_bytes, &id_bits,
+                                  &plain_bits);
     }
     if (status.code == CF_OK && n_bytes > UINT32_MAX)
         return cf_fail(CF_E_ROOM, 0);

@@ -86,7 +86,8 @@ static void check_round_trip(const cf_block_header *h, const cf_dictionary *dict
     const cf_dictionary_index *index = make_fuzz_index(dictionary, &memory);
     uint64_t *scratch = exactly(8 * cf_block_encode_scratch(index, h->n_rows, h->nnz));
     cf_block_header measured, read;
-    CHECK(cf_block_measure(scalar_kernels(), &input, index, scratch, &measured, NULL).code == CF_OK);
+    CHECK(cf_block_measure(scalar_kernels(), &input, index, scratch, &measured, NULL).code ==
+          CF_OK);
     uint8_t *block = exactly(measured.n_bytes);
     cf_block_fill(scalar_kernels(), &input, index, scratch, &measured, block);
     free(scratch);

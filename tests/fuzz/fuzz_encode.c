@@ -35,7 +35,8 @@ static void check_kernels(const cf_block_input *input, const cf_dictionary_index
     for (size_t i = 0; usable_kernels(i); i++) {
         uint64_t *scratch = exactly(8 * cf_block_encode_scratch(index, input->n_rows, nnz));
         cf_block_header mine;
-        const cf_status status = cf_block_measure(usable_kernels(i), input, index, scratch, &mine, NULL);
+        const cf_status status =
+            cf_block_measure(usable_kernels(i), input, index, scratch, &mine, NULL);
         CHECK(status.code == expected.code && status.offset == expected.offset);
         if (status.code == CF_OK) {
             CHECK(mine.n_bytes == h->n_bytes);
@@ -49,7 +50,8 @@ static void check_kernels(const cf_block_input *input, const cf_dictionary_index
 }
 
 static cf_column_table make_table(size_t n) {
-    const cf_column_table table = {calloc(n, 4), calloc(n, sizeof(cf_column)), exactly(4 * n), n, 0};
+    const cf_column_table table = {calloc(n, 4), calloc(n, sizeof(cf_column)), exactly(4 * n), n,
+                                   0};
     CHECK(table.ones != NULL && table.others != NULL);
     return table;
 }
