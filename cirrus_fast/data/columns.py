@@ -381,12 +381,13 @@ def store_npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     """An .npz file, the same at any time of the day. As np.savez_compressed, whose harder
     compression takes several times as long for a sixth; and `zipfile` has no way to ask for what is
     best for bytes, runs of equal ones and the rest as Huffman codes."""
-    if sum(array.nbytes for array in arrays.values()) > _MOST_ZIPPED:
+    whole = [np.asanyarray(array, order="C") for array in arrays.values()]
+    if sum(array.nbytes for array in whole) > _MOST_ZIPPED:
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         return buffer.getvalue()
     with ThreadPoolExecutor(2) as pool:  # whoever loads the data waits for it
-        members = list(pool.map(_deflated, arrays.values()))
+        members = list(pool.map(_deflated, whole))
     parts, directory, offset = [], [], 0
     for name, (sums, packed) in zip(arrays, members, strict=True):
         path = f"{name}.npy".encode()
@@ -404,7 +405,7 @@ def store_npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
 def _deflated(array: npt.NDArray[Any]) -> tuple[tuple[int, int, int], bytes]:
     """(checksum, length deflated, length), and an array's .npy file, deflated."""
     raw = io.BytesIO()
-    np.lib.format.write_array(raw, np.asanyarray(array, order="C"), allow_pickle=False)
+    np.lib.format.write_array(raw, array, allow_pickle=False)
     whole = raw.getbuffer()
     how = zlib.Z_RLE if array.itemsize == 1 else zlib.Z_DEFAULT_STRATEGY
     pack = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, how)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -590,3 +591,22 @@ def test_sgds_large_steps_are_smaller_for_columns_that_many_of_their_rows_have()
         np.testing.assert_array_equal(divisor(optimizer, 400), plain)
     crowded = CROWD / np.maximum(CROWD, [80, 40, 40])
     np.testing.assert_allclose(divisor("sgd", 400), plain / np.sqrt(crowded), rtol=1e-6)
+
+
+@pytest.mark.parametrize("most", [0, 1 << 31])
+def test_arrays_of_any_kind_come_back_from_an_npz_file(monkeypatch, most):
+    monkeypatch.setattr(columns_module, "_MOST_ZIPPED", most)
+    arrays = {
+        "bytes": np.repeat(np.arange(250, dtype=np.uint8), 9),
+        "numbers": np.arange(12.0).reshape(3, 4).T,
+        "none": np.empty(0, np.uint32),
+        "one": np.float32(3),
+    }
+    raw = columns_module.store_npz(arrays)
+    found = columns_module.load_npz(raw, "here")
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        assert archive.testzip() is None
