@@ -474,6 +474,7 @@ class ParsedDictionary:
     identity: int
     n_ids: int
     def __init__(self, data: _Bytes) -> None: ...
+    def move_ones(self, ones_by_rank: _U32, ones: _U32) -> None: ...
 
 def block_read_header(block: _Bytes) -> tuple[int, int, bool, int, int, int]: ...
 def block_decode(
@@ -519,4 +520,9 @@ def block_encode(
     weights: _F32 | None,
     dictionary: ParsedDictionary | None,
     scratch: _U64,
-) -> bytes: ...
+    ones: _U32 | None = None,
+    others: _U8 | None = None,
+    met: _U32 | None = None,
+    n_met: int = 0,
+    ones_by_rank: _U32 | None = None,
+) -> tuple[bytes, int]: ...

@@ -67,6 +67,12 @@ static inline uint32_t cf_float_bits(float value) {
     return bits;
 }
 
+static inline float cf_float_of(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
 /* How many bits v needs: 0 for 0, 32 for 2^31 and above. */
 static inline unsigned cf_bit_length(uint32_t v) {
     return v == 0 ? 0 : 32u - (unsigned)__builtin_clz(v);

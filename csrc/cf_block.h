@@ -14,6 +14,7 @@
 #define CF_BLOCK_H
 
 #include "cf_bits.h"
+#include "cf_block_columns.h"
 #include "cf_dictionary.h"
 #include "cf_dictionary_index.h"
 #include "cf_dispatch.h"
@@ -132,16 +133,19 @@ typedef struct {
 
 /* Encoding is measure, then fill. The measure reads all rows, chooses the cheapest way to write
  * them and gives header->n_bytes; the fill needs the same arguments and writes exactly so many.
- * `index` is that of the dictionary, or NULL for none.
+ * `index` is that of the dictionary, or NULL for none. The measure adds the entries to `columns`,
+ * if that is not NULL: its table is as wide as all ids ask for, or CF_E_ID. If the measure fails,
+ * some of them may have been added.
  *
  * scratch: cf_block_encode_scratch() words, which carry over from one call to the other.
  * CF_E_INDPTR or CF_E_ORDER: the rows are no CSR (offset: the row, or the entry counted from the
- * block's first). CF_E_ROOM: more than CF_BLOCK_MAX_ENTRIES rows or entries, or than 4 GiB. */
+ * block's first). CF_E_ROOM: more than CF_BLOCK_MAX_ENTRIES rows or entries, or than 4 GiB; or the
+ * table lists columns met that cannot be its own. */
 enum { CF_BLOCK_MAX_ENTRIES = 1 << 27 };
 size_t cf_block_encode_scratch(const cf_dictionary_index *index, size_t n_rows, size_t nnz);
 cf_status cf_block_measure(const cf_kernels *kernels, const cf_block_input *rows,
                            const cf_dictionary_index *index, uint64_t *scratch,
-                           cf_block_header *header);
+                           cf_block_header *header, cf_block_columns *columns);
 void cf_block_fill(const cf_kernels *kernels, const cf_block_input *rows,
                    const cf_dictionary_index *index, uint64_t *scratch,
                    const cf_block_header *header, uint8_t *out);

@@ -134,8 +134,9 @@ typedef struct {
     const cf_dictionary_index *index;
     workspace *w;
     cf_block_header *h;
-    uint32_t n_valued_others; /* values with a table that are not 1.0 */
-    uint64_t gap_bits;        /* of all ids if there were no dictionary, as gaps; estimated */
+    cf_block_columns *columns; /* or NULL */
+    uint32_t n_valued_others;  /* values with a table that are not 1.0 */
+    uint64_t gap_bits;         /* of all ids if there were no dictionary, as gaps; estimated */
     uint32_t largest;
 } measure;
 
@@ -264,8 +265,13 @@ static cf_status sort_rows(measure *m, cf_block_sort *sort) {
             return find_fall(rows, row, row + n);
         const cf_block_sorted *sorted = &m->w->sorted;
         ask_for_values(m->index, sorted);
-        for (unsigned k = CF_KIND_NARROW; k <= CF_KIND_WIDE; k++)
+        for (unsigned k = CF_KIND_NARROW; k <= CF_KIND_WIDE; k++) {
             m->n_valued_others += count_others(sorted->values[k], sorted->n_valued[k]);
+            if (m->columns != NULL &&
+                !cf_block_columns_valued(m->columns, m->index->dictionary, sorted->tables[k],
+                                         sorted->values[k], sorted->n_valued[k]))
+                return cf_fail(CF_E_ROOM, row);
+        }
         const uint32_t n_narrow = code_narrow(m), n_wide = code_wide(m);
         if (n_narrow + n_wide != 0)
             list_missing(m, n, n_narrow, n_wide);
@@ -397,12 +403,39 @@ static void choose_plain(measure *m) {
     h->n_exceptions = 0;
 }
 
+/* Adds the entries without a table to the columns, after `choose_plain`. */
+static bool count_plain(const measure *m) {
+    const cf_block_header *h = m->h;
+    const workspace *w = m->w;
+    const uint32_t *ids = m->rows->indices + m->rows->indptr[0];
+    const float *data = m->rows->data + m->rows->indptr[0];
+    if (!(h->flags & CF_BLOCK_ONES)) /* it has listed them */
+        return cf_block_columns_plain(m->columns, ids, data, w->missing[0],
+                                      h->nnz - h->n_narrow - h->n_wide);
+    cf_sorted_ones sorted = {
+        .bitmaps = w->bitmaps,
+        .eight = w->sorted.eight,
+        .twelve = w->sorted.twelve,
+        .sixteen = w->sorted.sixteen,
+        .outside = w->sorted.outside,
+        .n_rows = h->n_rows,
+    };
+    memcpy(sorted.n, h->n_codes, sizeof sorted.n);
+    cf_block_columns_ones(m->columns, m->index->dictionary, &sorted);
+    for (uint32_t e = 0; h->n_exceptions != 0 && e < h->nnz; e++)
+        if (data[e] != 1.0f && !is_valued(m->index, ids[e]) &&
+            !cf_block_columns_exception(m->columns, ids[e], data[e]))
+            return false;
+    return true;
+}
+
 /* Measures with this dictionary; *id_bits: what the ids take, *plain_bits: without one. The length
  * is returned in 64 bits, since it may not fit the header. */
 static cf_status measure_with(const cf_kernels *kernels, const cf_block_input *rows,
                               const cf_dictionary_index *index, workspace *w, cf_block_header *h,
-                              uint64_t *n_bytes, uint64_t *id_bits, uint64_t *plain_bits) {
-    measure m = {.rows = rows, .index = index, .w = w, .h = h};
+                              cf_block_columns *columns, uint64_t *n_bytes, uint64_t *id_bits,
+                              uint64_t *plain_bits) {
+    measure m = {.rows = rows, .index = index, .w = w, .h = h, .columns = columns};
     const cf_block_header start = {
         .n_rows = (uint32_t)rows->n_rows,
         .nnz = (uint32_t)(rows->indptr[rows->n_rows] - rows->indptr[0]),
@@ -411,12 +444,17 @@ static cf_status measure_with(const cf_kernels *kernels, const cf_block_input *r
     };
     *h = start;
     cf_status status = survey_rows(&m);
+    if (status.code == CF_OK && columns != NULL && m.largest >= columns->table->n_columns &&
+        h->nnz != 0)
+        status = cf_fail(CF_E_ID, 0);
     if (status.code == CF_OK)
         status = sort_rows(&m, kernels->block->sort);
     if (status.code != CF_OK)
         return status;
     choose_ids(&m, id_bits);
     choose_plain(&m);
+    if (columns != NULL && !count_plain(&m))
+        return cf_fail(CF_E_ROOM, 0);
     choose_labels(rows, h);
     if (h->dictionary != 0)
         h->flags |= CF_BLOCK_DICTIONARY;
@@ -432,7 +470,7 @@ static cf_status measure_with(const cf_kernels *kernels, const cf_block_input *r
 
 cf_status cf_block_measure(const cf_kernels *kernels, const cf_block_input *rows,
                            const cf_dictionary_index *index, uint64_t *scratch,
-                           cf_block_header *header) {
+                           cf_block_header *header, cf_block_columns *columns) {
     if (rows->indptr[0] < 0 || rows->indptr[rows->n_rows] < rows->indptr[0])
         return cf_fail(CF_E_INDPTR, rows->n_rows);
     const int64_t nnz = rows->indptr[rows->n_rows] - rows->indptr[0];
@@ -444,14 +482,15 @@ cf_status cf_block_measure(const cf_kernels *kernels, const cf_block_input *rows
         index = without;
     uint64_t n_bytes, id_bits, plain_bits;
     cf_status status =
-        measure_with(kernels, rows, index, &w, header, &n_bytes, &id_bits, &plain_bits);
+        measure_with(kernels, rows, index, &w, header, columns, &n_bytes, &id_bits, &plain_bits);
     if (status.code == CF_OK && plain_bits < id_bits && index != without) {
         /* Rows unlike the sample: without the dictionary they may be shorter. */
         const uint64_t with_bytes = n_bytes;
-        status = measure_with(kernels, rows, without, &w, header, &n_bytes, &id_bits, &plain_bits);
+        status =
+            measure_with(kernels, rows, without, &w, header, NULL, &n_bytes, &id_bits, &plain_bits);
         if (status.code == CF_OK && with_bytes <= n_bytes) /* the workspace must be its again */
-            status =
-                measure_with(kernels, rows, index, &w, header, &n_bytes, &id_bits, &plain_bits);
+            status = measure_with(kernels, rows, index, &w, header, NULL, &n_bytes, &id_bits,
+                                  &plain_bits);
     }
     if (status.code == CF_OK && n_bytes > UINT32_MAX)
         return cf_fail(CF_E_ROOM, 0);

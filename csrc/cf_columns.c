@@ -1,8 +1,5 @@
 #include "cf_columns.h"
 
-#include <math.h>
-#include <stdbool.h>
-
 /* Entries; tables are larger than the nearer caches. */
 enum { AHEAD = 48 };
 
@@ -30,18 +27,8 @@ cf_status cf_columns_scan(const uint32_t *indices, const float *data, size_t nnz
         /* Where values are, more are likely. To look at the one ahead, too, would mispredict. */
         if (i < last_ahead)
             ask(others, sizeof *others * (size_t)indices[i + AHEAD]);
-        cf_column *const column = others + id;
-        if (column->count == 0) {
-            if (table->n_met == n_columns)
-                return cf_fail(CF_E_ROOM, i);
-            column->min = INFINITY;
-            column->max = -INFINITY;
-            table->met[table->n_met++] = id;
-        }
-        column->count++;
-        column->min = x < column->min ? x : column->min;
-        column->max = x > column->max ? x : column->max;
-        column->sum_squares += (double)x * x;
+        if (!cf_column_add(table, id, x))
+            return cf_fail(CF_E_ROOM, i);
     }
     return cf_ok();
 }

@@ -6,6 +6,8 @@
 #ifndef CF_COLUMNS_H
 #define CF_COLUMNS_H
 
+#include <math.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -31,6 +33,23 @@ typedef struct {
     uint32_t *met;
     size_t n_columns, n_met;
 } cf_column_table;
+
+/* Adds an entry that is not 1, of a column below n_columns. False without room in `met`. */
+static inline bool cf_column_add(cf_column_table *table, uint32_t id, float x) {
+    cf_column *const column = table->others + id;
+    if (column->count == 0) {
+        if (table->n_met == table->n_columns)
+            return false;
+        column->min = INFINITY;
+        column->max = -INFINITY;
+        table->met[table->n_met++] = id;
+    }
+    column->count++;
+    column->min = x < column->min ? x : column->min;
+    column->max = x > column->max ? x : column->max;
+    column->sum_squares += (double)x * x;
+    return true;
+}
 
 /* Adds nnz entries. Every index must be below n_columns, else CF_E_ID at that entry; the entries
  * before it have been added. */

@@ -21,7 +21,7 @@ static bool prepare_entries(const cf_csr *rows, size_t k, size_t n, const cf_pla
     const uint32_t *const ids = rows->indices + k, *const of = places->of;
     const float *const values = rows->data + k;
     const size_t n_ids = places->n_ids, n_places = places->n_places;
-    const size_t last = places->n_divisors - 1;
+    const uint32_t last = (uint32_t)places->n_divisors - 1;
     float divisors[TOGETHER];
     size_t n_bad = 0;
     for (size_t i = 0; i < n; i++) {
@@ -29,7 +29,8 @@ static bool prepare_entries(const cf_csr *rows, size_t k, size_t n, const cf_pla
         const uint32_t place = of[id < n_ids ? id : 0];
         n_bad += (id >= n_ids) | (place >= n_places);
         indices[i] = place;
-        divisors[i] = places->divisors[place < last ? place : last];
+        /* The smaller one. Which it is nothing predicts, and compilers like to branch. */
+        divisors[i] = places->divisors[last ^ ((place ^ last) & (0u - (place < last)))];
     }
     for (size_t i = 0; i < n; i++)
         data[i] = values[i] / divisors[i];

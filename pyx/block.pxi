@@ -31,6 +31,12 @@ cdef extern from "cf_dictionary_index.h" nogil:
     size_t cf_dictionary_index_words(const cf_dictionary *d)
     cf_status cf_dictionary_index_make(const cf_dictionary *d, uint64_t *memory)
 
+cdef extern from "cf_block_columns.h" nogil:
+    ctypedef struct cf_block_columns:
+        cf_column_table *table
+        uint32_t *ones
+    bint cf_block_columns_by_id(cf_block_columns *columns, const cf_dictionary *dictionary)
+
 cdef extern from "cf_block.h" nogil:
     enum:
         CF_BLOCK_WEIGHTS
@@ -89,7 +95,7 @@ cdef extern from "cf_block.h" nogil:
     size_t cf_block_encode_scratch(const cf_dictionary_index *index, size_t n_rows, size_t nnz)
     cf_status cf_block_measure(const cf_kernels *kernels, const cf_block_input *rows,
                                const cf_dictionary_index *index, uint64_t *scratch,
-                               cf_block_header *header)
+                               cf_block_header *header, cf_block_columns *columns)
     void cf_block_fill(const cf_kernels *kernels, const cf_block_input *rows,
                        const cf_dictionary_index *index, uint64_t *scratch,
                        const cf_block_header *header, uint8_t *out)
@@ -202,6 +208,25 @@ cdef class ParsedDictionary:
             else:  # another thread was faster
                 PyMem_Free(made)
         return <const cf_dictionary_index *>self._index
+
+    def move_ones(self, uint32_t[::1] ones_by_rank not None, uint32_t[::1] ones not None):
+        """Adds what block_encode has counted by rank to a table by id; zeros stay."""
+        cdef cf_column_table table
+        cdef cf_block_columns columns
+        cdef _Memory memory
+        cdef bint fits
+        _need(<size_t>ones_by_rank.shape[0] == self.n_ids, "a number for each id is needed")
+        table.ones = _u32_out(ones)
+        table.n_columns = <size_t>ones.shape[0]
+        columns.table = &table
+        columns.ones = _u32_out(ones_by_rank)
+        memory.n = 0
+        _writes(&memory, columns.ones, 4 * <size_t>self.n_ids)
+        _writes(&memory, table.ones, 4 * table.n_columns)
+        _need_apart(&memory)
+        with nogil:
+            fits = cf_block_columns_by_id(&columns, <const cf_dictionary *>self._memory)
+        _need(fits, "an id that was counted is beyond the table")
 
     def __dealloc__(self):
         PyMem_Free(self._index)
@@ -416,10 +441,18 @@ def block_encode(
     const float[::1] weights,
     ParsedDictionary dictionary,
     uint64_t[::1] scratch not None,
+    uint32_t[::1] ones=None,
+    uint8_t[::1] others=None,
+    uint32_t[::1] met=None,
+    size_t n_met=0,
+    uint32_t[::1] ones_by_rank=None,
 ):
-    """One block as bytes. GIL released.
+    """One block as bytes, and how many columns are met. GIL released.
 
     indptr need not start at 0; scratch has as many words as block_encode_scratch says, or more.
+    ones, others, met, n_met : a table as of columns_scan that the entries are added to, or None
+    ones_by_rank : the ones of as many of the dictionary's ids, to be added to the table's by
+        ParsedDictionary.move_ones
     """
     cdef cf_block_input rows
     rows.n_rows = <size_t>labels.shape[0]
@@ -440,9 +473,22 @@ def block_encode(
     cdef const cf_dictionary_index *shared = _index(dictionary)
     cdef cf_block_header header
     cdef cf_status status
+    cdef cf_column_table table
+    cdef cf_block_columns columns
+    cdef cf_block_columns *counted = NULL
     cdef _Memory memory
     memory.n = 0
     _writes(&memory, words, 8 * <size_t>scratch.shape[0])
+    table.n_met = 0
+    if ones is not None:
+        _take_table(&table, ones, others, met, n_met, &memory)
+        _need(ones_by_rank is not None and
+              <size_t>ones_by_rank.shape[0] == (dictionary.n_ids if dictionary is not None else 0),
+              "ones_by_rank must have a number for each id of the dictionary")
+        columns.table = &table
+        columns.ones = _u32_out(ones_by_rank)
+        _writes(&memory, columns.ones, 4 * <size_t>ones_by_rank.shape[0])
+        counted = &columns
     _reads(&memory, rows.labels, 4 * rows.n_rows)
     _reads(&memory, rows.indptr, 8 * (rows.n_rows + 1))
     _reads(&memory, rows.indices, 4 * <size_t>indices.shape[0])
@@ -450,14 +496,14 @@ def block_encode(
     _reads(&memory, rows.weights, 4 * rows.n_rows)
     _need_apart(&memory)
     with nogil:
-        status = cf_block_measure(_kernels, &rows, shared, words, &header)
+        status = cf_block_measure(_kernels, &rows, shared, words, &header, counted)
     if status.code != CF_OK:
         raise ValueError(f"{_reason(status)} (at {status.offset})")
     block = PyBytes_FromStringAndSize(NULL, header.n_bytes)
     cdef uint8_t *out = <uint8_t *>PyBytes_AsString(block)
     with nogil:
         cf_block_fill(_kernels, &rows, shared, words, &header, out)
-    return block
+    return block, table.n_met
 
 
 cdef const cf_dictionary *_dictionary(ParsedDictionary parsed) noexcept:

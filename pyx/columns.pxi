@@ -33,30 +33,37 @@ cdef cf_column *_columns(const uint8_t[::1] view, size_t *n) except? NULL:
     return <cf_column *>&view[0]
 
 
+cdef int _take_table(cf_column_table *table, uint32_t[::1] ones, uint8_t[::1] others,
+                     uint32_t[::1] met, size_t n_met, _Memory *memory) except -1:
+    cdef size_t n = 0
+    _need(ones is not None and others is not None and met is not None,
+          "ones, others and met belong together")
+    table.others = _columns(others, &n)
+    _need(<size_t>ones.shape[0] == n and <size_t>met.shape[0] == n,
+          "ones, others and met must be equally long")
+    _need(n_met <= n, "n_met must not be beyond met")
+    table.ones = _u32_out(ones)
+    table.met = _u32_out(met)
+    table.n_columns = n
+    table.n_met = n_met
+    _writes(memory, table.ones, 4 * n)
+    _writes(memory, table.others, sizeof(cf_column) * n)
+    _writes(memory, table.met, 4 * n)
+    return 0
+
+
 def columns_scan(const uint32_t[::1] indices not None, const float[::1] data not None,
                  uint32_t[::1] ones not None, uint8_t[::1] others not None,
                  uint32_t[::1] met not None, size_t n_met):
     """Adds entries to a table of columns: how many are 1, and all about the others, whose columns
     are listed in `met` behind the first n_met; returns how many are then. `ones` and `others` start
     as zeros, and `ones` must be looked at before any column has had 2**32 entries."""
-    cdef size_t n = 0
-    cdef cf_column *out = _columns(others, &n)
     cdef cf_column_table table
     cdef cf_status status
     cdef _Memory memory
     _need(indices.shape[0] == data.shape[0], "indices and data must be equally long")
-    _need(<size_t>ones.shape[0] == n and <size_t>met.shape[0] == n,
-          "ones, others and met must be equally long")
-    _need(n_met <= n, "n_met must not be beyond met")
-    table.ones = _u32_out(ones)
-    table.others = out
-    table.met = _u32_out(met)
-    table.n_columns = n
-    table.n_met = n_met
     memory.n = 0
-    _writes(&memory, table.ones, 4 * n)
-    _writes(&memory, table.others, sizeof(cf_column) * n)
-    _writes(&memory, table.met, 4 * n)
+    _take_table(&table, ones, others, met, n_met, &memory)
     _reads(&memory, _u32(indices), 4 * <size_t>indices.shape[0])
     _reads(&memory, _f32(data), 4 * <size_t>data.shape[0])
     _need_apart(&memory)

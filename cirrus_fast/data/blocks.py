@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cirrus_fast import _kernels
+from cirrus_fast.data.columns import ColumnTable
 from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
 
 Buffer = bytes | bytearray | memoryview | mmap | npt.NDArray[np.uint8]
@@ -104,6 +105,7 @@ def encode_block(
     data: Float32Array,
     weights: Float32Array | None = None,
     dictionary: Dictionary | None = None,
+    columns: ColumnTable | None = None,
 ) -> bytes:
     """Encodes rows as one block.
 
@@ -112,6 +114,8 @@ def encode_block(
     labels : float32[n_rows]        indptr : int64[n_rows + 1]
     indices : uint32, strictly increasing within a row      data : float32
     weights : float32[n_rows] or None
+
+    columns : the entries are added to it, which must be as wide as they ask for
 
     indptr need not start at 0: slices of a larger CSR's labels and indptr go with its whole
     indices and data, and nothing is copied.
@@ -126,7 +130,12 @@ def encode_block(
         raise ValueError(f"{len(labels)} rows with {nnz} entries are too many for one block")
     parsed = _parsed(dictionary)
     scratch = _scratch(_kernels.block_encode_scratch(len(labels), nnz, parsed))
-    return _kernels.block_encode(labels, indptr, indices, data, weights, parsed, scratch)
+    rows = labels, indptr, indices, data, weights, parsed, scratch
+    if columns is None:
+        return _kernels.block_encode(*rows)[0]
+    table = columns.ones, columns.others, columns.met, columns.n_met, columns.ones_by_rank(parsed)
+    raw, columns.n_met = _kernels.block_encode(*rows, *table)
+    return raw
 
 
 def read_header(buf: Buffer) -> BlockHeader:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,6 +44,8 @@ _KEPT_TABLE = 1 << 21
 _COUNTED_AT_ONCE = (1 << 32) - 1
 # Counts from here on do not share the byte of the others.
 _MANY = 255
+# Bytes up to which no field of a zip can be too short.
+_MOST_ZIPPED = 1 << 31
 # Up to this width distinct ids are found with a table of it, else by sorting.
 _LOCALIZED_WIDTH = 1 << 28
 
@@ -93,9 +97,13 @@ class ColumnStatistics:
         return cls(ids[order], found.columns[order])
 
     @classmethod
-    def of_ones(cls, counts: npt.NDArray[np.unsignedinteger[Any]]) -> ColumnStatistics:
-        """Of columns that have nothing but so many ones, by id."""
-        ids = np.flatnonzero(counts).astype(np.uint32)
+    def of_ones(
+        cls, counts: npt.NDArray[np.unsignedinteger[Any]], ids: UInt32Array | None = None
+    ) -> ColumnStatistics:
+        """Of columns that have nothing but so many ones, by id; of these ids, or of all that have
+        some."""
+        if ids is None:
+            ids = np.flatnonzero(counts).astype(np.uint32)
         columns = np.empty(len(ids), COLUMN)
         columns["count"] = columns["sum_squares"] = counts[ids]
         columns["min"] = columns["max"] = 1
@@ -139,19 +147,14 @@ class ColumnStatistics:
         """An .npz file. Most columns of hashed categories hold nothing but ones: for those the
         count says it all, and only the others' extremes are kept. Most counts fit a byte, and bytes
         take a quarter of the time to compress, while whoever loads the data waits."""
+        others = self._others()
+        return _packed(self.ids, self.columns["count"], others, self.columns[others])
+
+    def _others(self) -> npt.NDArray[np.intp]:
+        """Where columns are that hold more than ones."""
         c = self.columns
         plain = (c["min"] == 1) & (c["max"] == 1) & (c["sum_squares"] == c["count"])
-        other = np.flatnonzero(~plain)
-        arrays = {
-            "id_steps": _narrowed(np.diff(self.ids, prepend=np.uint32(0))),
-            "count": np.minimum(c["count"], _MANY).astype(np.uint8),
-            "many": _narrowed(c["count"][c["count"] >= _MANY]),
-            "other": other.astype(np.uint32),
-            "min": c["min"][other],
-            "max": c["max"][other],
-            "sum_squares": c["sum_squares"][other],
-        }
-        return store_npz(arrays)
+        return np.flatnonzero(~plain)
 
     @classmethod
     def from_bytes(cls, raw: bytes, name: str) -> ColumnStatistics:
@@ -170,33 +173,109 @@ class ColumnStatistics:
         return cls(ids, columns)
 
 
-class _Table:
+def _packed(
+    ids: UInt32Array,
+    count: npt.NDArray[np.uint64],
+    places: npt.NDArray[np.intp],
+    others: npt.NDArray[np.void],
+) -> bytes:
+    """What `ColumnStatistics.from_bytes` reads; others : columns that hold more than ones, and
+    their places among all."""
+    arrays = {
+        "id_steps": _narrowed(np.diff(ids, prepend=np.uint32(0))),
+        "count": np.minimum(count, _MANY).astype(np.uint8),
+        "many": _narrowed(count[count >= _MANY]),
+        "other": places.astype(np.uint32),
+        **{name: others[name] for name in ("min", "max", "sum_squares")},
+    }
+    return store_npz(arrays)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CountedColumns:
+    """Columns whose ones are counted by id, for who writes their statistics: to list them all as
+    `ColumnStatistics` takes four times as long.
+
+    Attributes
+    ----------
+    ones : uint64, by id
+    others : statistics of all other entries
+    """
+
+    ones: npt.NDArray[np.uint64]
+    others: ColumnStatistics
+
+    def merge(self, others: ColumnStatistics) -> CountedColumns:
+        """With statistics of other entries, which come first."""
+        return CountedColumns(self.ones, others.merge(self.others))
+
+    def shifted(self, base: int) -> CountedColumns:
+        return CountedColumns(self.ones[base:], self.others.shifted(base))
+
+    def listed(self) -> ColumnStatistics:
+        return self.others.merge(ColumnStatistics.of_ones(self.ones))
+
+    def to_bytes(self) -> bytes:
+        """As those of `listed`."""
+        ids = self.others.ids
+        if len(ids) and ids[-1] >= len(self.ones):
+            return self.listed().to_bytes()
+        both = self.others.merge(ColumnStatistics.of_ones(self.ones, ids[self.ones[ids] > 0]))
+        count = self.ones.copy()
+        count[ids] = both.columns["count"]
+        there = np.flatnonzero(count)
+        others = both._others()
+        places = np.searchsorted(there, ids[others])
+        return _packed(there.astype(np.uint32), count[there], places, both.columns[others])
+
+
+class ColumnTable:
     """Columns below a width, as entries are added to them. Zeros come from the system: of columns
-    that hold nothing, or only ones, no page is ever touched."""
+    that hold nothing, or only ones, no page is ever touched.
+
+    Encoding adds entries, too (blocks.py): to `others`, whose `met` columns are listed, and to
+    `ones`, of ids of a dictionary by their rank in it.
+    """
 
     def __init__(self, width: int) -> None:
         self.ones = np.zeros(width, np.uint32)
         self._others = np.zeros(width, COLUMN)
-        self._met, self._n_met = np.empty(width, np.uint32), 0
+        self.others = _as_bytes(self._others)
+        self.met, self.n_met = np.empty(width, np.uint32), 0
+        self._dictionary: _kernels.ParsedDictionary | None = None
+        self._by_rank = np.empty(0, np.uint32)
 
     def add(self, indices: UInt32Array, data: Float32Array) -> None:
         """Fewer than 2**32 entries in all."""
-        self._n_met = _kernels.columns_scan(
-            indices, data, self.ones, _as_bytes(self._others), self._met, self._n_met
+        self.n_met = _kernels.columns_scan(
+            indices, data, self.ones, self.others, self.met, self.n_met
         )
+
+    def ones_by_rank(self, dictionary: _kernels.ParsedDictionary | None) -> UInt32Array:
+        """Where ones of a dictionary's ids are counted, until `settle`."""
+        if self._dictionary is not dictionary:
+            self.settle()
+            self._dictionary = dictionary
+            self._by_rank = np.zeros(dictionary.n_ids if dictionary else 0, np.uint32)
+        return self._by_rank
+
+    def settle(self) -> None:
+        """Brings all ones to `ones`."""
+        if self._dictionary is not None:
+            self._dictionary.move_ones(self._by_rank, self.ones)
 
     def take_others(self) -> ColumnStatistics:
         """The statistics of entries that are not 1, which the table forgets."""
-        ids = np.sort(self._met[: self._n_met])
+        ids = np.sort(self.met[: self.n_met])
         columns = self._others[ids]
         self._others[ids] = 0
-        self._n_met = 0
+        self.n_met = 0
         return ColumnStatistics(ids, columns)
 
     def put_others(self, others: ColumnStatistics) -> None:
         """Makes an empty table go on from there."""
-        self._n_met = len(others.ids)
-        self._met[: self._n_met] = others.ids
+        self.n_met = len(others.ids)
+        self.met[: self.n_met] = others.ids
         self._others[others.ids] = others.columns
 
 
@@ -204,7 +283,7 @@ def _scan(indices: UInt32Array, data: Float32Array, width: int) -> ColumnStatist
     """With a table of all columns below `width`."""
     parts = []
     for begin in range(0, len(data) or 1, _COUNTED_AT_ONCE):
-        part, table = slice(begin, begin + _COUNTED_AT_ONCE), _Table(width)
+        part, table = slice(begin, begin + _COUNTED_AT_ONCE), ColumnTable(width)
         table.add(indices[part], data[part])
         parts += [table.take_others(), ColumnStatistics.of_ones(table.ones)]
     return ColumnStatistics.merge_all(parts)
@@ -219,30 +298,42 @@ class ColumnCounter:
     """
 
     def __init__(self) -> None:
-        self._table = _Table(0)
+        self._table = ColumnTable(0)
         self._n_counted = 0
         self._full: list[ColumnStatistics] = []  # ones, from before their counters were full
         self._wide: list[tuple[UInt32Array, Float32Array]] = []
 
     def add(self, indices: UInt32Array, data: Float32Array, width: int) -> None:
         """Entries with indices below `width`."""
-        if width > _KEPT_TABLE:
+        table = self.table(width, len(data))
+        if table is None:
             self._wide.append((indices.copy(), data.copy()))
-            return
+        else:
+            table.add(indices, data)
+
+    def table(self, width: int, n_entries: int) -> ColumnTable | None:
+        """What so many entries with indices below `width` can be added to next; None where that is
+        left to `add`."""
+        if width > _KEPT_TABLE or n_entries > _COUNTED_AT_ONCE:
+            return None
         if width > len(self._table.ones):
             self._widen(width)
-        if self._n_counted + len(data) > _COUNTED_AT_ONCE:
-            self._full.append(ColumnStatistics.of_ones(self._table.ones))
+        if self._n_counted + n_entries > _COUNTED_AT_ONCE:
+            self._full.append(ColumnStatistics.of_ones(self._ones()))
             self._table.ones[:] = 0
             self._n_counted = 0
-        self._table.add(indices, data)
-        self._n_counted += len(data)
+        self._n_counted += n_entries
+        return self._table
+
+    def _ones(self) -> UInt32Array:
+        self._table.settle()
+        return self._table.ones
 
     def _widen(self, width: int) -> None:
         """To twice the width at least, so that it seldom happens."""
-        n = len(self._table.ones)
-        table = _Table(max(width, min(2 * n, _KEPT_TABLE)))
-        table.ones[:n] = self._table.ones
+        ones = self._ones()
+        table = ColumnTable(max(width, min(2 * len(ones), _KEPT_TABLE)))
+        table.ones[: len(ones)] = ones
         table.put_others(self._table.take_others())
         self._table = table
 
@@ -258,14 +349,15 @@ class ColumnCounter:
         return found
 
     @staticmethod
-    def ones(counters: Sequence[ColumnCounter]) -> ColumnStatistics:
-        """The statistics of the ones of all parts that these have counted."""
-        tables = [counter._table.ones for counter in counters]
+    def ones(counters: Sequence[ColumnCounter]) -> CountedColumns:
+        """The ones of all parts that these have counted."""
+        tables = [counter._ones() for counter in counters]
         total = np.zeros(max(map(len, tables), default=0), np.uint64)
-        for ones in tables:
+        for counter, ones in zip(counters, tables, strict=True):
             total[: len(ones)] += ones
-        full = [statistics for counter in counters for statistics in counter._full]
-        return ColumnStatistics.merge_all([ColumnStatistics.of_ones(total), *full])
+            for full in counter._full:
+                total[full.ids] += full.columns["count"]
+        return CountedColumns(total, ColumnStatistics.empty())
 
 
 def _narrowed(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -287,15 +379,38 @@ _UNREADABLE = (
 
 def store_npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     """An .npz file, the same at any time of the day. As np.savez_compressed, whose harder
-    compression takes six times as long for a sixth."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
-        for name, array in arrays.items():
-            raw = io.BytesIO()
-            np.lib.format.write_array(raw, np.asanyarray(array, order="C"), allow_pickle=False)
-            info = zipfile.ZipInfo(f"{name}.npy")
-            file.writestr(info, raw.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=1)
-    return buffer.getvalue()
+    compression takes several times as long for a sixth; and `zipfile` has no way to ask for what is
+    best for bytes, runs of equal ones and the rest as Huffman codes."""
+    whole = [np.asanyarray(array, order="C") for array in arrays.values()]
+    if sum(array.nbytes for array in whole) > _MOST_ZIPPED:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+        return buffer.getvalue()
+    with ThreadPoolExecutor(2) as pool:  # whoever loads the data waits for it
+        members = list(pool.map(_deflated, whole))
+    parts, directory, offset = [], [], 0
+    for name, (sums, packed) in zip(arrays, members, strict=True):
+        path = f"{name}.npy".encode()
+        # Version 2.0, deflated, at 1980-01-01.
+        described = struct.pack("<5H3L2H", 20, 0, 8, 0, 33, *sums, len(path), 0)
+        parts += [b"PK\3\4", described, path, packed]
+        where = struct.pack("<3H2L", 0, 0, 0, 0, offset)
+        directory += [b"PK\1\2", struct.pack("<H", 20), described, where, path]
+        offset += 4 + len(described) + len(path) + len(packed)
+    n_bytes = sum(map(len, directory))
+    end = struct.pack("<4H2LH", 0, 0, len(arrays), len(arrays), n_bytes, offset, 0)
+    return b"".join([*parts, *directory, b"PK\5\6", end])
+
+
+def _deflated(array: npt.NDArray[Any]) -> tuple[tuple[int, int, int], bytes]:
+    """(checksum, length deflated, length), and an array's .npy file, deflated."""
+    raw = io.BytesIO()
+    np.lib.format.write_array(raw, array, allow_pickle=False)
+    whole = raw.getbuffer()
+    how = zlib.Z_RLE if array.itemsize == 1 else zlib.Z_DEFAULT_STRATEGY
+    pack = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, how)
+    packed = pack.compress(whole) + pack.flush()
+    return (zlib.crc32(whole), len(packed), len(whole)), packed
 
 
 def load_npz(raw: bytes, name: str) -> dict[str, npt.NDArray[Any]]:

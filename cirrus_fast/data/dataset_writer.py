@@ -15,7 +15,7 @@ from typing import Any
 from cirrus_fast import _kernels
 from cirrus_fast.data import units as records
 from cirrus_fast.data.blocks import Dictionary
-from cirrus_fast.data.columns import ColumnStatistics, Scaling, store_npz
+from cirrus_fast.data.columns import ColumnStatistics, CountedColumns, Scaling, store_npz
 from cirrus_fast.data.dataset import (
     Dataset,
     read_manifest,
@@ -287,7 +287,7 @@ class DatasetWriter:
         allow_nonfinite: bool,
         label_map: LabelMap,
         has_weights: bool,
-        columns: ColumnStatistics,
+        columns: ColumnStatistics | CountedColumns,
         lineage: Mapping[str, Any],
         scaling: Scaling | None = None,
     ) -> None:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from cirrus_fast.data import dataset as datasets
 from cirrus_fast.data.blocks import Dictionary, encode_block
-from cirrus_fast.data.columns import ColumnCounter, ColumnStatistics, Scaling
+from cirrus_fast.data.columns import ColumnCounter, ColumnStatistics, CountedColumns, Scaling
 from cirrus_fast.data.csr import CSR
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.dataset_writer import DatasetWriter, UnitWriter, tidy
@@ -36,9 +36,10 @@ from cirrus_fast.notices import notice
 # Rows in a block: the unit of reading, shuffling and handing out to workers.
 BLOCK_ROWS = 4096
 # Items that wait, where they are but places in a file: some hundredths of a second's work.
-_FEW = 4
+_FEW = 8
 
 Item = TypeVar("Item")
+_Columns = TypeVar("_Columns", ColumnStatistics, CountedColumns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,8 @@ class Total:
     def min_index(self) -> int | None:
         return self.sums.min_index
 
-    def columns(self, ones: ColumnStatistics) -> ColumnStatistics:
-        return self._others.all().merge(ones)
+    def columns(self, ones: _Columns) -> _Columns:
+        return ones.merge(self._others.all())
 
 
 @dataclass(slots=True)
@@ -119,12 +120,25 @@ class Encoded:
         sums.n_skipped += part.n_skipped
         self.first_skipped = self.first_skipped or part.first_skipped
 
-    def add_blocks(self, rows: CSR, dictionary: Dictionary) -> None:
+    def add_blocks(self, rows: CSR, dictionary: Dictionary, counter: ColumnCounter | None) -> None:
+        """counter : what counts the columns"""
         before = len(self.blocks)
+        used = slice(int(rows.indptr[0]), int(rows.indptr[-1]))
+        columns = None
+        if counter is not None:
+            columns = counter.table(rows.n_features, used.stop - used.start)
+            if columns is None:
+                counter.add(rows.indices[used], rows.data[used], rows.n_features)
         for begin, end in spans(rows.n_rows):
             piece = row_slice(rows, begin, end)
             raw = encode_block(
-                piece.labels, piece.indptr, piece.indices, piece.data, piece.weights, dictionary
+                piece.labels,
+                piece.indptr,
+                piece.indices,
+                piece.data,
+                piece.weights,
+                dictionary,
+                columns,
             )
             self.blocks.append((raw, piece.n_rows, int(piece.indptr[-1] - piece.indptr[0])))
         self.parts.append(len(self.blocks) - before)
@@ -165,22 +179,20 @@ class Encoder:
         found = Encoded()
         held: list[CSR] = []
         counter = self._counter()
+        counted = counter if self._scan else None
         for part in parts:
             rows = part.rows
             found.look_at(part)
-            if self._scan:
-                used = slice(int(rows.indptr[0]), int(rows.indptr[-1]))
-                counter.add(rows.indices[used], rows.data[used], rows.n_features)
             if held or not self.dictionary.done():
                 held.append(_copied(rows))
             else:
-                found.add_blocks(rows, self.dictionary.result())
+                found.add_blocks(rows, self.dictionary.result(), counted)
             while held and self.dictionary.done():
-                found.add_blocks(held.pop(0), self.dictionary.result())
+                found.add_blocks(held.pop(0), self.dictionary.result(), counted)
         if builds:
             self.dictionary.set_result(Dictionary.build(joined(held)))
         for rows in held:
-            found.add_blocks(rows, self.dictionary.result())
+            found.add_blocks(rows, self.dictionary.result(), counted)
         found.others = counter.take_part()
         self._idle.append(counter)
         return found
@@ -204,7 +216,7 @@ class Encoder:
             self._counters.append(counter)
             return counter
 
-    def ones(self) -> ColumnStatistics:
+    def ones(self) -> CountedColumns:
         """What the counters have, at the end."""
         return ColumnCounter.ones(self._counters)
 
@@ -267,7 +279,7 @@ def write_dataset(
     parent: Dataset | None = None,
     scaling: Scaling | None = None,
     sample: Callable[[], CSR | None] = lambda: None,
-    columns: ColumnStatistics | None = None,
+    columns: ColumnStatistics | CountedColumns | None = None,
     on_progress: Callable[[int], object] | None = None,
     on_item: Callable[[Item, int | None], object] = lambda _item, _max_index: None,
     elsewhere: Elsewhere | None = None,
@@ -291,6 +303,7 @@ def write_dataset(
     with DatasetWriter(name, overwrite=overwrite, lineage=kept) as writer:
         while True:
             try:
+                found: ColumnStatistics | CountedColumns
                 if elsewhere is None:
                     total, found = _write_here(
                         writer, items, n_threads, sample, columns is None, on_progress, on_item
@@ -346,7 +359,7 @@ def _write_here(
     scan: bool,
     on_progress: Callable[[int], object] | None,
     on_item: Callable[[Item, int | None], object],
-) -> tuple[Total, ColumnStatistics]:
+) -> tuple[Total, CountedColumns]:
     """Writes all units that are not there, in order, on threads of this process."""
     encoder = Encoder(scan=scan)
     if writer.dictionary is not None:

@@ -190,7 +190,7 @@ class TextDataset:
             labels.update(count_labels(text.labels, None)[0])
             has_zero |= text.min_index == 0
             counter.add(text.indices, text.data, (text.max_index or 0) + 1)
-        columns = counter.take_part().merge(ColumnCounter.ones([counter]))
+        columns = ColumnCounter.ones([counter]).merge(counter.take_part()).listed()
         return _Sample(labels, has_zero, columns)
 
     def _text(self, blocks: Sequence[Block]) -> memoryview:

@@ -65,9 +65,9 @@ class TrainingScale:
         """
         ids = by_popularity(statistics)
         known = usable_divisor(statistics.root_mean_square)
-        # Not np.median, which imports numpy.ma.
-        middle = len(known) // 2
-        typical = np.partition(known, middle)[middle] if len(known) else 1
+        # Not np.median, which imports numpy.ma, nor np.partition, ten times as slow where most of
+        # them are the same.
+        typical = np.sort(known)[len(known) // 2] if len(known) else 1
         if n_features is not None:
             unseen = np.ones(n_features, np.bool_)
             unseen[ids] = False

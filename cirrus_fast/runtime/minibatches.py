@@ -84,7 +84,10 @@ def decoded_bytes(block: Block) -> int:
 
 def training_rows(blocks: Sequence[Block], holdout: HoldOut, numbers: Sequence[int]) -> int:
     """In some blocks."""
-    return sum(blocks[i].n_rows - int(holdout.mask(i, blocks[i]).sum()) for i in numbers)
+    return sum(
+        blocks[i].n_rows - (int(holdout.mask(i, blocks[i]).sum()) if holdout.shares[i] > 0 else 0)
+        for i in numbers
+    )
 
 
 class MiniBatches:
@@ -178,7 +181,9 @@ class MiniBatches:
         order: list[int] = []
         for i in range(0, len(runs), mixed):
             together = [runs[run] for run in drawn[i : i + mixed]]
-            if epoch == 0:
+            if len(together) == len(together[0]) == 1:  # nothing to draw, thousands of times
+                order += together[0]
+            elif epoch == 0:
                 order += _interleaved(together, draw)
             else:
                 order += draw.permutation(np.concatenate(together)).tolist()
@@ -286,7 +291,11 @@ class MiniBatches:
         entry = self._source.read(numbers, into)
         for number in numbers:
             block = self._dataset.blocks[number]
-            training.append(np.flatnonzero(~self._holdout.mask(number, block)) + row)
+            if self._holdout.shares[number] > 0:
+                held_out = self._holdout.mask(number, block)
+                training.append(np.flatnonzero(~held_out) + row)
+            else:  # a text's pieces are thousands
+                training.append(np.arange(row, row + block.n_rows))
             row += block.n_rows
         rows = into.rows(row, entry, self._dataset.n_features)
         try:
@@ -346,7 +355,11 @@ def runs_drawn(n_rows: int, length: int, draw: np.random.Generator) -> UInt32Arr
 def held_out_rows(dataset: Dataset | TextDataset, holdout: HoldOut) -> list[CSR]:
     """The rows that `holdout` keeps from training, values as stored."""
     blocks = dataset.blocks
-    masks = ((number, holdout.mask(number, block)) for number, block in enumerate(blocks))
+    masks = (
+        (number, holdout.mask(number, block))
+        for number, block in enumerate(blocks)
+        if holdout.shares[number] > 0
+    )
     chosen = {n: np.flatnonzero(mask).astype(np.uint32) for n, mask in masks if mask.any()}
     if isinstance(dataset, Dataset):
         parts = iterate(dataset, list(chosen))

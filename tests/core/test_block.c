@@ -59,7 +59,7 @@ static size_t check_round_trip(const cf_kernels *kernels, const cf_dictionary *d
     const cf_block_input rows = {N_ROWS, labels, indptr, indices, values, weights};
     uint64_t *scratch = malloc(8 * cf_block_encode_scratch(index, N_ROWS, NNZ));
     cf_block_header header;
-    CHECK(cf_block_measure(kernels, &rows, index, scratch, &header).code == CF_OK);
+    CHECK(cf_block_measure(kernels, &rows, index, scratch, &header, NULL).code == CF_OK);
     uint8_t *block = malloc(header.n_bytes);
     cf_block_fill(kernels, &rows, index, scratch, &header, block);
     free(scratch);

@@ -22,7 +22,7 @@ size_t fuzz_seed(size_t i, uint8_t *out, size_t room) {
     uint64_t *scratch =
         exactly(8 * cf_block_encode_scratch(index, rows.n_rows, (size_t)rows.indptr[rows.n_rows]));
     cf_block_header h;
-    CHECK(cf_block_measure(scalar_kernels(), &input, index, scratch, &h).code == CF_OK);
+    CHECK(cf_block_measure(scalar_kernels(), &input, index, scratch, &h, NULL).code == CF_OK);
     const size_t n = 2 + (size_t)h.n_bytes + n_dictionary;
     CHECK(n <= room && n_dictionary <= UINT16_MAX);
     cf_store_u16(out, (uint32_t)n_dictionary);
@@ -86,7 +86,8 @@ static void check_round_trip(const cf_block_header *h, const cf_dictionary *dict
     const cf_dictionary_index *index = make_fuzz_index(dictionary, &memory);
     uint64_t *scratch = exactly(8 * cf_block_encode_scratch(index, h->n_rows, h->nnz));
     cf_block_header measured, read;
-    CHECK(cf_block_measure(scalar_kernels(), &input, index, scratch, &measured).code == CF_OK);
+    CHECK(cf_block_measure(scalar_kernels(), &input, index, scratch, &measured, NULL).code ==
+          CF_OK);
     uint8_t *block = exactly(measured.n_bytes);
     cf_block_fill(scalar_kernels(), &input, index, scratch, &measured, block);
     free(scratch);

@@ -35,7 +35,8 @@ static void check_kernels(const cf_block_input *input, const cf_dictionary_index
     for (size_t i = 0; usable_kernels(i); i++) {
         uint64_t *scratch = exactly(8 * cf_block_encode_scratch(index, input->n_rows, nnz));
         cf_block_header mine;
-        const cf_status status = cf_block_measure(usable_kernels(i), input, index, scratch, &mine);
+        const cf_status status =
+            cf_block_measure(usable_kernels(i), input, index, scratch, &mine, NULL);
         CHECK(status.code == expected.code && status.offset == expected.offset);
         if (status.code == CF_OK) {
             CHECK(mine.n_bytes == h->n_bytes);
@@ -48,6 +49,62 @@ static void check_kernels(const cf_block_input *input, const cf_dictionary_index
     }
 }
 
+enum { WIDEST = 1 << 18 };
+
+/* Zeros that are made zeros again where entries were, since to clear all takes long. */
+typedef struct {
+    uint32_t ones[WIDEST], met[WIDEST], by_rank[CF_MAX_DICTIONARY_IDS];
+    cf_column others[WIDEST];
+} column_memory;
+
+static cf_column_table table_of(column_memory *memory, size_t n) {
+    return (cf_column_table){memory->ones, memory->others, memory->met, n, 0};
+}
+
+static void clear(column_memory *memory, const uint32_t *ids, size_t nnz) {
+    for (size_t e = 0; e < nnz; e++) {
+        memory->ones[ids[e]] = 0;
+        memset(memory->others + ids[e], 0, sizeof(cf_column));
+    }
+}
+
+/* Every kernel counts the columns as a scan of the entries does. */
+static void check_columns(const cf_block_input *input, const cf_dictionary_index *index, size_t nnz,
+                          uint64_t *scratch) {
+    static column_memory one, two;
+    const uint32_t *ids = input->indices + input->indptr[0];
+    size_t n = 1;
+    for (size_t e = 0; e < nnz; e++)
+        n = ids[e] >= n ? (size_t)ids[e] + 1 : n;
+    if (n > WIDEST)
+        return;
+    const cf_dictionary *d = index != NULL ? index->dictionary : &cf_no_dictionary;
+    cf_column_table whole = table_of(&one, n);
+    CHECK(cf_columns_scan(ids, input->data + input->indptr[0], nnz, &whole).code == CF_OK);
+    for (size_t i = 0; usable_kernels(i); i++) {
+        cf_column_table table = table_of(&two, n);
+        cf_block_columns columns = {&table, two.by_rank};
+        cf_block_header h;
+        CHECK(cf_block_measure(usable_kernels(i), input, index, scratch, &h, &columns).code ==
+              CF_OK);
+        CHECK(cf_block_columns_by_id(&columns, d));
+        CHECK(table.n_met == whole.n_met);
+        for (size_t e = 0; e < nnz; e++) {
+            const cf_column *a = table.others + ids[e], *b = whole.others + ids[e];
+            CHECK(table.ones[ids[e]] == whole.ones[ids[e]] && a->count == b->count);
+            CHECK(same_bytes(&a->min, &b->min, 4) && same_bytes(&a->max, &b->max, 4));
+            CHECK(same_bytes(&a->sum_squares, &b->sum_squares, 8) ||
+                  (a->sum_squares != a->sum_squares && b->sum_squares != b->sum_squares));
+        }
+        clear(&two, ids, nnz);
+        table.n_columns = n - 1; /* too few for the largest id */
+        CHECK(nnz == 0 ||
+              cf_block_measure(usable_kernels(i), input, index, scratch, &h, &columns).code ==
+                  CF_E_ID);
+    }
+    clear(&one, ids, nnz);
+}
+
 static void check_block(const cf_csr *rows, const cf_dictionary *dictionary) {
     const cf_block_input input = {rows->n_rows,  rows->labels, rows->indptr,
                                   rows->indices, rows->data,   rows->weights};
@@ -56,7 +113,7 @@ static void check_block(const cf_csr *rows, const cf_dictionary *dictionary) {
     const cf_dictionary_index *index = make_fuzz_index(dictionary, &memory);
     uint64_t *scratch = exactly(8 * cf_block_encode_scratch(index, rows->n_rows, nnz));
     cf_block_header h, read;
-    const cf_status status = cf_block_measure(scalar_kernels(), &input, index, scratch, &h);
+    const cf_status status = cf_block_measure(scalar_kernels(), &input, index, scratch, &h, NULL);
     CHECK(status.code == judge(rows, UINT32_MAX));
     if (status.code != CF_OK) {
         check_kernels(&input, index, nnz, &h, NULL, status);
@@ -64,6 +121,7 @@ static void check_block(const cf_csr *rows, const cf_dictionary *dictionary) {
         uint8_t *block = exactly(h.n_bytes);
         cf_block_fill(scalar_kernels(), &input, index, scratch, &h, block);
         check_kernels(&input, index, nnz, &h, block, status);
+        check_columns(&input, index, nnz, scratch);
         CHECK(cf_block_read_header(block, h.n_bytes, &read).code == CF_OK);
         CHECK(read.n_rows == rows->n_rows && read.nnz == nnz);
         uint64_t *words = exactly(8 * cf_block_decode_scratch(&read, 1));

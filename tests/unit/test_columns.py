@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler
 
 from cirrus_fast import CSR, _kernels
 from cirrus_fast.data import columns as columns_module
+from cirrus_fast.data.blocks import Dictionary, encode_block
 from cirrus_fast.data.columns import (
     COLUMN,
     MAX_ABS_SCALING,
@@ -18,6 +20,7 @@ from cirrus_fast.data.columns import (
     STANDARD_SCALING,
     ColumnCounter,
     ColumnStatistics,
+    CountedColumns,
     Scaling,
 )
 from cirrus_fast.data.training_scale import CROWD, TrainingScale
@@ -160,7 +163,7 @@ def counted(parts, n_counters, width=40):
         for half in (slice(0, len(ids) // 2), slice(len(ids) // 2, None)):
             counter.add(ids[half], data[half], width)
         found = found.merge(counter.take_part())
-    return found.merge(ColumnCounter.ones(counters))
+    return ColumnCounter.ones(counters).merge(found).listed()
 
 
 def parts_of(n_parts, width=40):
@@ -203,7 +206,7 @@ def test_a_counter_that_meets_wider_and_wider_parts_forgets_nothing():
         for width in (1, 7, 23, 40):
             here = (part_ids < width) & (part_ids >= {1: 0, 7: 1, 23: 7, 40: 23}[width])
             counter.add(part_ids[here], part_data[here], width)
-    found = counter.take_part().merge(ColumnCounter.ones([counter]))
+    found = ColumnCounter.ones([counter]).merge(counter.take_part()).listed()
     whole = scan(ids, data, 40)
     for field in ("count", "min", "max"):
         np.testing.assert_array_equal(found.columns[field], whole.columns[field])
@@ -215,6 +218,57 @@ def test_counters_are_emptied_before_they_can_overflow(monkeypatch):
     one = counted(parts, 2)
     monkeypatch.setattr(columns_module, "_COUNTED_AT_ONCE", 60)
     assert_same(counted(parts, 2), one)
+
+
+def click_rows(n_rows, seed, plain=0.0):
+    """Of ids below 900, of which the first ten have values; plain : share of others that have."""
+    rng = np.random.default_rng(seed)
+    there = rng.random((n_rows, 900)) < 1 / (1 + np.arange(900) / 4)
+    ids = np.nonzero(there)[1].astype(np.uint32)
+    data = np.ones(len(ids), F32)
+    valued = (ids < 10) | (rng.random(len(ids)) < plain)
+    data[valued] = rng.integers(0, 40, int(valued.sum())) / F32(7)
+    indptr = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
+    return CSR(rng.integers(0, 2, n_rows).astype(F32), indptr, ids, data, 900)
+
+
+@pytest.mark.parametrize("plain", [0, 0.001, 0.5])
+@pytest.mark.parametrize("max_ids", [0, 300, 70_000])
+def test_rows_that_are_encoded_are_counted_as_a_scan_does(plain, max_ids):
+    parts = [click_rows(n_rows, n_rows, plain) for n_rows in (300, 77, 1, 500)]
+    dictionary = Dictionary.build(parts[0], max_ids=max_ids)
+    scanning, encoding = ColumnCounter(), ColumnCounter()
+    for rows in parts:
+        scanning.add(rows.indices, rows.data, 900)
+        table = encoding.table(900, rows.nnz)
+        blocks = [
+            encode_block(rows.labels, rows.indptr, rows.indices, rows.data, None, dictionary, of)
+            for of in (None, table)
+        ]
+        assert blocks[0] == blocks[1]
+    assert_same(encoding.take_part(), scanning.take_part())
+    assert_same(ColumnCounter.ones([encoding]).listed(), ColumnCounter.ones([scanning]).listed())
+
+
+def test_a_table_too_narrow_for_the_rows_is_refused():
+    rows = click_rows(50, 1)
+    narrow = ColumnCounter().table(100, rows.nnz)
+    with pytest.raises(ValueError, match="outside"):
+        encode_block(rows.labels, rows.indptr, rows.indices, rows.data, None, None, narrow)
+
+
+def test_counted_columns_are_written_as_they_are_listed():
+    ids, data, _ = parts_of(1)
+    data[ids == 7] = 2
+    data[ids == 8] = 1
+    counter = ColumnCounter()
+    counter.add(ids, data, 60)
+    others = counter.take_part()
+    counted = ColumnCounter.ones([counter]).merge(others)
+    assert counted.shifted(0).to_bytes() == scan(ids, data, 40).to_bytes()
+    wide = ColumnStatistics(others.ids + np.uint32(100), others.columns)
+    beyond = CountedColumns(counted.ones, wide)
+    assert beyond.to_bytes() == beyond.listed().to_bytes()
 
 
 def test_a_list_of_columns_met_that_cannot_be_theirs_is_refused():
@@ -537,3 +591,22 @@ def test_sgds_large_steps_are_smaller_for_columns_that_many_of_their_rows_have()
         np.testing.assert_array_equal(divisor(optimizer, 400), plain)
     crowded = CROWD / np.maximum(CROWD, [80, 40, 40])
     np.testing.assert_allclose(divisor("sgd", 400), plain / np.sqrt(crowded), rtol=1e-6)
+
+
+@pytest.mark.parametrize("most", [0, 1 << 31])
+def test_arrays_of_any_kind_come_back_from_an_npz_file(monkeypatch, most):
+    monkeypatch.setattr(columns_module, "_MOST_ZIPPED", most)
+    arrays = {
+        "bytes": np.repeat(np.arange(250, dtype=np.uint8), 9),
+        "numbers": np.arange(12.0).reshape(3, 4).T,
+        "none": np.empty(0, np.uint32),
+        "one": np.float32(3),
+    }
+    raw = columns_module.store_npz(arrays)
+    found = columns_module.load_npz(raw, "here")
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        assert archive.testzip() is None

@@ -351,6 +351,12 @@ def a_dictionary() -> Dictionary:
     return Dictionary.build(CSR(many[0], indptr.astype(I64), many[1], many[2], N_IDS))
 
 
+def popular_ids() -> Dictionary:
+    """Of ten ids that each of some rows has."""
+    indptr, ids = 10 * np.arange(41, dtype=I64), np.tile(np.arange(10, dtype=U32), 40)
+    return Dictionary.build(CSR(np.zeros(40, F32), indptr, ids, np.ones(400, F32), N_IDS))
+
+
 def decode_arguments() -> dict[str, Any]:
     a, dictionary = rows(), a_dictionary()
     block = encode_block(*a.values(), dictionary)
@@ -643,6 +649,10 @@ def calls() -> dict[str, Call]:
             _kernels.ParsedDictionary,
             {"data": np.frombuffer(a_dictionary().to_bytes(), U8)},
         ),
+        "ParsedDictionary.move_ones": (
+            popular_ids()._parsed.move_ones,
+            {"ones_by_rank": np.ones(10, U32), "ones": np.zeros(N_IDS, U32)},
+        ),
         "block_read_header": (
             _kernels.block_read_header,
             {"block": np.frombuffer(encode_block(*rows().values()), U8)},
@@ -658,10 +668,15 @@ def calls() -> dict[str, Call]:
             _kernels.block_encode,
             {
                 **rows(),
-                "dictionary": a_dictionary()._parsed,
+                "dictionary": popular_ids()._parsed,
                 "scratch": np.empty(
-                    _kernels.block_encode_scratch(N_ROWS, NNZ, a_dictionary()._parsed), U64
+                    _kernels.block_encode_scratch(N_ROWS, NNZ, popular_ids()._parsed), U64
                 ),
+                "ones": np.zeros(N_IDS, U32),
+                "others": columns(),
+                "met": np.empty(N_IDS, U32),
+                "n_met": 0,
+                "ones_by_rank": np.zeros(popular_ids()._parsed.n_ids, U32),
             },
         ),
     }
@@ -772,7 +787,8 @@ WRITES = {
     "block_decode_minibatches": (
         *("labels", "indptr", "local", "data", "weights", "ids", "offsets", "scratch"),
     ),
-    "block_encode": ("scratch",),
+    "block_encode": ("scratch", "ones", "others", "met", "ones_by_rank"),
+    "ParsedDictionary.move_ones": ("ones_by_rank", "ones"),
     "dictionary_build": ("scratch", "out"),
     "libsvm_fill hashed": ("labels", "row_ends", "indices", "data", "weights", "scratch"),
     "criteo_fill": ("labels", "row_ends", "indices", "data"),

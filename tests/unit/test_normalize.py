@@ -54,7 +54,7 @@ def test_its_statistics_are_those_of_its_rows(scaling, full):
 
 def test_rows_are_not_scanned_where_nothing_is_shifted(monkeypatch):
     load_csr(rows_of(full=True), None, "raw")
-    monkeypatch.setattr(ColumnCounter, "add", None)
+    monkeypatch.setattr(ColumnCounter, "table", None)
     normalize("raw", "by_maximum", "max_abs")
     with pytest.raises(TypeError):
         normalize("raw", "shifted", "min_max")

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from cirrus_fast import _kernels
 from cirrus_fast.data.csr import Float32Array, Int64Array, UInt32Array
+from cirrus_fast.data.parallel import fresh_memory
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.errors import TrainingError
 from cirrus_fast.runtime.claims import NAP_S, takers
@@ -160,7 +161,7 @@ class LocalStore:
 
     stop_asked = False
 
-    def __init__(self, buffer: mmap.mmap, layout: Layout) -> None:
+    def __init__(self, buffer: mmap.mmap | memoryview, layout: Layout) -> None:
         self.layout = layout
         self.optimizer = _kernels.Optimizer(layout.optimizer, layout.learning_rate)
         arrays = {}
@@ -217,7 +218,8 @@ class LocalStore:
         )
         n_bytes = layout.sections()["end"][0]
         descriptor = _memory_file(n_bytes) if shared else -1
-        buffer = mmap.mmap(descriptor, n_bytes)
+        buffer: mmap.mmap | memoryview
+        buffer = mmap.mmap(descriptor, n_bytes) if shared else fresh_memory(n_bytes)
         header = json.dumps(asdict(layout)).encode()
         buffer[: len(header)] = header
         store = cls(buffer, layout)
