@@ -6,11 +6,19 @@ import heapq
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cirrus_fast.data.block_runs import CONNECTIONS, RUN_BYTES, cut_evenly, n_bytes
+import numpy as np
+
+from cirrus_fast.data.block_runs import CONNECTIONS, RUN_BYTES, beside, cut_evenly, n_bytes
 from cirrus_fast.data.dataset import Dataset
+from cirrus_fast.data.early_reads import Piece
+from cirrus_fast.data.manifest import Block
 
 if TYPE_CHECKING:
     from cirrus_fast.data.text_dataset import TextDataset
+
+# What a worker reads first: with the dictionary, as much as a fast link brings until what is asked
+# for when the manifest is there begins to come, a round trip later.
+FIRST_BYTES = 2 << 20
 
 
 def share_of(dataset: Dataset | TextDataset, worker: int, n_workers: int) -> list[int]:
@@ -44,3 +52,25 @@ def shares(dataset: Dataset | TextDataset, n_workers: int) -> list[list[int]]:
         dealt[worker] += unit
         heapq.heapreplace(least, (size + n_bytes(blocks, unit), worker))
     return dealt
+
+
+def first_blocks(
+    blocks: Sequence[Block], share: Sequence[int], seed: int, worker: int
+) -> tuple[int, ...]:
+    """Numbers of the blocks of a worker's share that it reads first, from a server: neighbours,
+    at a place drawn. It begins to learn from the first of them."""
+    if len(share) == 0:
+        return ()
+    drawn = int(np.random.default_rng([seed, 4, worker]).choice(share))
+    return beside(blocks, share, drawn, min(FIRST_BYTES, n_bytes(blocks, share) // CONNECTIONS))
+
+
+def first_reads(dataset: Dataset, share: Sequence[int], seed: int, worker: int) -> list[Piece]:
+    """What a worker need not wait for the manifest to ask a server for."""
+    blocks, name = dataset.blocks, dataset.manifest.dictionary
+    first = first_blocks(blocks, share, seed, worker)
+    pieces = [] if name is None else [Piece(name, 0, None)]
+    if first:
+        begin = blocks[first[0]]
+        pieces.append(Piece(begin.shard, begin.offset, n_bytes(blocks, first)))
+    return pieces

@@ -68,7 +68,7 @@ class Fetcher:
     keep : whether blocks given out are kept, here or in the temporary file, to be given out again
     run_bytes : bytes of a request, about; fewer where there would be fewer requests than
         connections, or where two would not fit the budget
-    first : a block that a request of its own brings, to be there soon
+    first : blocks, side by side, that a request of their own brings; they are the first run
 
     Attributes
     ----------
@@ -84,14 +84,17 @@ class Fetcher:
         keep: bool = True,
         run_bytes: int = RUN_BYTES,
         connections: int | None = None,
-        first: int | None = None,
+        first: Sequence[int] = (),
     ) -> None:
         self._blocks = source.blocks
         self._source = source
         spread = -(-n_bytes(self._blocks, numbers) // (connections or CONNECTIONS))
         about = max(1, min(run_bytes, budget // 2, spread))
-        together = side_by_side(self._blocks, numbers, about, max(1, budget // 2))
-        runs = [part for run in together for part in _apart(run, first)]
+        alone = set(first)
+        others = [number for number in numbers if number not in alone]
+        runs = side_by_side(self._blocks, others, about, max(1, budget // 2))
+        if first:
+            runs.insert(0, tuple(first))
         self._runs = [_Run(run, n_bytes(self._blocks, run)) for run in runs]
         self._run_of = {number: run for run in self._runs for number in run.numbers}
         self._budget = max(budget, 2 * max((run.n_bytes for run in self._runs), default=0))
@@ -255,14 +258,6 @@ class Fetcher:
             run.memory = None
             self._held -= run.n_bytes
         return self._held + n_bytes <= self._budget
-
-
-def _apart(run: tuple[int, ...], first: int | None) -> list[tuple[int, ...]]:
-    """The run in parts, of which one is the block `first`."""
-    if first is None or first not in run:
-        return [run]
-    at = run.index(first)
-    return [part for part in (run[:at], (first,), run[at + 1 :]) if part]
 
 
 # Full, forbidden, or no folder at all: mkstemp says so if none of those it tries can be used.

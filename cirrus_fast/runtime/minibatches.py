@@ -29,7 +29,8 @@ from cirrus_fast.data.manifest import Block
 from cirrus_fast.data.parallel import end_pool
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.errors import DatasetError
-from cirrus_fast.runtime.memory import GROUP_BYTES, Memory
+from cirrus_fast.runtime.assignment import first_blocks
+from cirrus_fast.runtime.memory import GROUP_BYTES, SMALL_GROUP_BYTES, Memory
 from cirrus_fast.runtime.row_sources import RowArrays, read_ahead_bytes, source_of
 
 if TYPE_CHECKING:
@@ -114,16 +115,16 @@ class MiniBatches:
         self._stopping = stopping
         self._n_bytes = self._bytes(numbers)
         self._n_rows, _ = self._sizes(numbers)
-        self._group_bytes = memory.group
+        self._group_bytes, self._least_bytes = memory.group, SMALL_GROUP_BYTES
         if dataset.is_remote:
             self._group_bytes = memory.small_group(self._n_bytes)
         ahead = read_ahead_bytes(dataset, memory)
         self._holds = epochs > 1 and memory.holds(self._n_bytes, ahead)
-        first = int(self._draw(4).choice(numbers)) if len(numbers) else None
         keep = epochs > 1 and not self._holds
+        first = first_blocks(dataset.blocks, numbers, seed, worker) if dataset.is_remote else ()
         self._source = source_of(dataset, numbers, memory, keep=keep, first=first)
-        if self._source.first is not None:  # on its way while the rest is made ready
-            self._source.expect([self._source.first])
+        if first:  # on their way while the rest is made ready
+            self._source.expect(first)
         self._scale, self._divisors = scale, scale.short_divisors()
         self._held: CSR | None = None
         self._behind = ThreadPoolExecutor(1, thread_name_prefix="cirrus-decode")
@@ -172,9 +173,11 @@ class MiniBatches:
 
     def _order(self, draw: np.random.Generator, epoch: int) -> list[int]:
         """The blocks' numbers, drawn from some runs at a time; in the first epoch those of a run
-        in the order that they arrive in."""
+        in the order that they arrive in, and the run that is there first among the first."""
         runs, mixed = self._source.runs, self._source.mixed
         drawn = draw.permutation(len(runs))
+        if epoch == 0 and self._source.first:
+            drawn = np.concatenate([[0], drawn[drawn != 0]])
         order: list[int] = []
         for i in range(0, len(runs), mixed):
             together = [runs[run] for run in drawn[i : i + mixed]]
@@ -190,11 +193,13 @@ class MiniBatches:
         draw = self._draw(3, epoch)
         numbers = self._order(draw, epoch)
         begins = []
-        if epoch == 0 and self._source.first is not None:
-            # So that learning begins as soon as one block is there.
-            begins = [self._source.first]
-            numbers.remove(self._source.first)
-        parts = list(_parts(self._dataset.blocks, numbers, self._group_bytes))
+        most = least = self._group_bytes
+        if epoch == 0 and self._source.first:
+            # So that learning begins as soon as one block is there, and ends soon after the last.
+            begins = [self._source.first[0]]
+            numbers.remove(begins[0])
+            least = min(most, self._least_bytes)
+        parts = list(_parts(self._dataset.blocks, numbers, most, least))
         numbers, parts = begins + numbers, [begins] * bool(begins) + parts
         if not parts:
             return
@@ -313,15 +318,21 @@ def _interleaved(runs: Sequence[Sequence[int]], draw: np.random.Generator) -> li
     return [next(left[turn]) for turn in draw.permutation(turns)]
 
 
-def _parts(blocks: Sequence[Block], numbers: Sequence[int], most: int) -> Iterator[list[int]]:
+def _parts(
+    blocks: Sequence[Block], numbers: Sequence[int], most: int, least: int
+) -> Iterator[list[int]]:
     """The numbers in turn, in as long parts as have so many bytes decoded; a block that has more is
-    alone."""
+    alone. Towards the end each part is half of what is left, but not less than `least`."""
     part: list[int] = []
     size = 0
+    left = sum(decoded_bytes(blocks[number]) for number in numbers)
+    room = min(most, max(least, left // 2))
     for number in numbers:
         more = decoded_bytes(blocks[number])
-        if part and size + more > most:
+        if part and size + more > room:
             yield part
+            left -= size
+            room = min(most, max(least, left // 2))
             part, size = [], 0
         part.append(number)
         size += more

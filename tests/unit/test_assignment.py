@@ -9,9 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cirrus_fast.data.block_runs import CONNECTIONS, RUN_BYTES, cut_evenly, n_bytes, side_by_side
+from cirrus_fast.data.block_runs import (
+    CONNECTIONS,
+    RUN_BYTES,
+    beside,
+    cut_evenly,
+    n_bytes,
+    side_by_side,
+)
 from cirrus_fast.data.manifest import Block
-from cirrus_fast.runtime.assignment import share_of, shares
+from cirrus_fast.runtime.assignment import FIRST_BYTES, first_blocks, share_of, shares
 
 
 @dataclass
@@ -92,3 +99,32 @@ def test_runs_are_neighbours_of_one_shard_and_as_large_as_they_may_be(sizes, mos
         for a, b in pairwise(run):
             assert b == a + 1
             assert blocks[a].shard == blocks[b].shard
+
+
+@given(sizes, st.integers(1, 5), st.integers(0, 3), st.data())
+def test_what_is_beside_a_block_is_one_request_of_no_more_bytes(sizes, n_workers, worker, drawn):
+    dataset = data(sizes, remote=True, shard_blocks=7)
+    share = share_of(dataset, worker % n_workers, n_workers)
+    if not share:
+        return
+    number = drawn.draw(st.sampled_from(share))
+    most = drawn.draw(st.integers(0, 20 << 20))
+    found = beside(dataset.blocks, share, number, most)
+    assert number in found
+    assert set(found) <= set(share)
+    assert side_by_side(dataset.blocks, found, 1 << 40) == [found]
+    assert n_bytes(dataset.blocks, found) <= max(most, dataset.blocks[number].n_bytes)
+
+
+def test_what_is_read_first_is_drawn_and_about_as_much_wherever_that_is():
+    dataset = data([200_000] * 255, remote=True)
+    share = range(255)
+    firsts = [first_blocks(dataset.blocks, share, seed, 0) for seed in range(50)]
+    assert {n_bytes(dataset.blocks, first) for first in firsts} == {
+        FIRST_BYTES // 200_000 * 200_000
+    }
+    assert len(set(firsts)) > 30
+    assert first_blocks(dataset.blocks, share, 3, 0) == firsts[3]
+    assert first_blocks(dataset.blocks, [], 3, 0) == ()
+    few = first_blocks(dataset.blocks, range(8), 3, 0)  # no more than a request of four has
+    assert n_bytes(dataset.blocks, few) == 400_000

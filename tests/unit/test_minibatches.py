@@ -138,6 +138,42 @@ def test_from_a_server_one_block_comes_first_and_runs_are_mixed(dataset, stream,
     np.testing.assert_array_equal(taken(again.epoch(0)), whole)
 
 
+def test_from_a_server_what_is_read_first_is_learnt_from_among_the_first(
+    dataset, stream, monkeypatch
+):
+    put_far(monkeypatch)
+    for seed in range(5):
+        rows = stream(dataset, memory=allow(monkeypatch, dataset, 0.5, group=0.25), seed=seed)
+        source = rows._source
+        assert source.runs[0] == source.first
+        assert len(source.runs) > source.mixed
+        order = [n for group, *_ in rows._groups(0) for n in group.blocks]
+        assert order[0] == source.first[0]
+        assert sorted(order) == list(range(len(dataset.blocks)))
+        last = max(map(order.index, source.first))
+        mixed = sorted(source.runs, key=lambda run: min(map(order.index, run)))[: source.mixed]
+        assert last < sum(map(len, mixed))
+
+
+def test_groups_get_smaller_towards_the_end_but_not_small(dataset):
+    blocks = dataset.blocks
+    numbers = list(range(len(blocks)))[::-1]
+    sizes = {n: decoded_bytes(blocks[n]) for n in numbers}
+    total = sum(sizes.values())
+    most, least = total // 6, total // 40
+    parts = list(minibatches._parts(blocks, numbers, most, least))
+    assert [n for part in parts for n in part] == numbers
+    held = [sum(sizes[n] for n in part) for part in parts]
+    assert max(held) <= most
+    assert held[0] > 0.8 * most
+    for i, size in enumerate(held[:-1]):
+        assert size <= max(least, sum(held[i:]) // 2)
+    assert held[-1] <= least
+    assert min(held[:-1]) > least - max(sizes.values())
+    even = list(minibatches._parts(blocks, numbers, most, most))
+    assert len(even) < len(parts)
+
+
 def test_rows_are_what_was_stored_in_the_scales_terms(dataset, stream):
     rows = stream(dataset)
     (window,) = rows.epoch(0)
