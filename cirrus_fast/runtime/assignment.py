@@ -16,9 +16,10 @@ from cirrus_fast.data.manifest import Block
 if TYPE_CHECKING:
     from cirrus_fast.data.text_dataset import TextDataset
 
-# What a worker reads first: with the dictionary, as much as a fast link brings until what is asked
-# for when the manifest is there begins to come, a round trip later.
-FIRST_BYTES = 2 << 20
+# What a worker reads first: as much as a fast link brings until what is asked for when the manifest
+# is there begins to come, a round trip later. From some places, so that rows are mixed from the
+# first.
+FIRST_BYTES, FIRST_PLACES = 3 << 20, 4
 
 
 def share_of(dataset: Dataset | TextDataset, worker: int, n_workers: int) -> list[int]:
@@ -54,23 +55,28 @@ def shares(dataset: Dataset | TextDataset, n_workers: int) -> list[list[int]]:
     return dealt
 
 
-def first_blocks(
+def first_runs(
     blocks: Sequence[Block], share: Sequence[int], seed: int, worker: int
-) -> tuple[int, ...]:
-    """Numbers of the blocks of a worker's share that it reads first, from a server: neighbours,
-    at a place drawn. It begins to learn from the first of them."""
-    if len(share) == 0:
-        return ()
-    drawn = int(np.random.default_rng([seed, 4, worker]).choice(share))
-    return beside(blocks, share, drawn, min(FIRST_BYTES, n_bytes(blocks, share) // CONNECTIONS))
+) -> list[tuple[int, ...]]:
+    """Numbers of the blocks of a worker's share that it reads first, from a server: neighbours at
+    places drawn, a request for each. It begins to learn from the first of them."""
+    total = n_bytes(blocks, share)
+    most = min(FIRST_BYTES, total // CONNECTIONS)
+    draw = np.random.default_rng([seed, 4, worker])
+    places = min(FIRST_PLACES, len(share), max(1, most * len(share) // max(1, total)))
+    left, runs = list(share), []
+    for number in draw.choice(share, places, replace=False).tolist() if places else ():
+        if number in left:
+            runs.append(beside(blocks, left, number, most // places))
+            left = [one for one in left if one not in runs[-1]]
+    return runs
 
 
 def first_reads(dataset: Dataset, share: Sequence[int], seed: int, worker: int) -> list[Piece]:
     """What a worker need not wait for the manifest to ask a server for."""
     blocks, name = dataset.blocks, dataset.manifest.dictionary
-    first = first_blocks(blocks, share, seed, worker)
     pieces = [] if name is None else [Piece(name, 0, None)]
-    if first:
-        begin = blocks[first[0]]
-        pieces.append(Piece(begin.shard, begin.offset, n_bytes(blocks, first)))
+    for run in first_runs(blocks, share, seed, worker):
+        begin = blocks[run[0]]
+        pieces.append(Piece(begin.shard, begin.offset, n_bytes(blocks, run)))
     return pieces

@@ -69,8 +69,8 @@ class RowSource(Protocol):
         """How many runs may be gone through at once."""
 
     @property
-    def first(self) -> Sequence[int]:
-        """The blocks that are there first, if any are: the first of the runs."""
+    def first(self) -> Sequence[Sequence[int]]:
+        """Those of the runs that are there first, if any are; they are the first."""
 
     @property
     def wait_s(self) -> float:
@@ -133,11 +133,11 @@ def source_of(
     memory: Memory,
     *,
     keep: bool,
-    first: Sequence[int] = (),
+    first: Sequence[Sequence[int]] = (),
 ) -> RowSource:
     """
     keep : whether blocks will be read again, in later epochs
-    first : the blocks that are wanted first
+    first : runs of blocks that are wanted first
     """
     if isinstance(dataset, Dataset):
         return StoredBlocks(dataset, numbers, memory, keep=keep, first=first)
@@ -154,7 +154,7 @@ class StoredBlocks:
         memory: Memory,
         *,
         keep: bool,
-        first: Sequence[int] = (),
+        first: Sequence[Sequence[int]] = (),
     ) -> None:
         self._dataset = dataset
         far = dataset.is_remote
@@ -255,7 +255,7 @@ class TextPieces:
 
     wait_s = 0.0  # reading the file is part of parsing
     mixed = 1
-    first: Sequence[int] = ()
+    first: Sequence[Sequence[int]] = ()
 
     def __init__(self, text: TextDataset, numbers: Sequence[int]) -> None:
         self._text = text

@@ -18,7 +18,13 @@ from cirrus_fast.data.block_runs import (
     side_by_side,
 )
 from cirrus_fast.data.manifest import Block
-from cirrus_fast.runtime.assignment import FIRST_BYTES, first_blocks, share_of, shares
+from cirrus_fast.runtime.assignment import (
+    FIRST_BYTES,
+    FIRST_PLACES,
+    first_runs,
+    share_of,
+    shares,
+)
 
 
 @dataclass
@@ -116,15 +122,27 @@ def test_what_is_beside_a_block_is_one_request_of_no_more_bytes(sizes, n_workers
     assert n_bytes(dataset.blocks, found) <= max(most, dataset.blocks[number].n_bytes)
 
 
+@given(sizes, st.integers(1, 5), st.integers(0, 3), st.integers(0, 9))
+def test_what_is_read_first_are_requests_for_a_part_of_the_share(sizes, n_workers, worker, seed):
+    dataset = data(sizes, remote=True, shard_blocks=7)
+    share = share_of(dataset, worker % n_workers, n_workers)
+    runs = first_runs(dataset.blocks, share, seed, worker)
+    numbers = [n for run in runs for n in run]
+    assert len(set(numbers)) == len(numbers)
+    assert set(numbers) <= set(share)
+    assert bool(runs) == bool(share)
+    assert all(side_by_side(dataset.blocks, run, 1 << 40) == [run] for run in runs)
+
+
 def test_what_is_read_first_is_drawn_and_about_as_much_wherever_that_is():
-    dataset = data([200_000] * 255, remote=True)
-    share = range(255)
-    firsts = [first_blocks(dataset.blocks, share, seed, 0) for seed in range(50)]
-    assert {n_bytes(dataset.blocks, first) for first in firsts} == {
-        FIRST_BYTES // 200_000 * 200_000
-    }
-    assert len(set(firsts)) > 30
-    assert first_blocks(dataset.blocks, share, 3, 0) == firsts[3]
-    assert first_blocks(dataset.blocks, [], 3, 0) == ()
-    few = first_blocks(dataset.blocks, range(8), 3, 0)  # no more than a request of four has
-    assert n_bytes(dataset.blocks, few) == 400_000
+    blocks = data([200_000] * 255, remote=True).blocks
+    firsts = [first_runs(blocks, range(255), seed, 0) for seed in range(50)]
+    place = FIRST_BYTES // FIRST_PLACES // 200_000 * 200_000
+    for runs in firsts:
+        held = [n_bytes(blocks, run) for run in runs]
+        assert max(held) == place
+        assert sum(held) >= 0.7 * place * FIRST_PLACES  # where two are drawn that are close
+    assert len({runs[0] for runs in firsts}) > 30
+    assert first_runs(blocks, range(255), 3, 0) == firsts[3]
+    few = first_runs(blocks, range(8), 3, 0)  # of all that is there a quarter
+    assert [len(run) for run in few] == [1, 1]
