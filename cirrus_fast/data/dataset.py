@@ -77,8 +77,10 @@ class Dataset:
         self.name = name
         self.uri = resolve(name)
         self._storage = open_storage(self.uri)
+        if reads_first:
+            reads_first = [Piece(MANIFEST, 0, None), *reads_first]
         self._early = EarlyReads(self._storage, reads_first)
-        self.manifest = read_manifest(self._storage, name)
+        self.manifest = read_manifest(self._storage, name, self._early)
         self._dictionary: Dictionary | None = None
         self._columns: ColumnStatistics | None = None
 
@@ -340,10 +342,11 @@ def _missing(storage: Storage, name: str) -> DatasetError:
     )
 
 
-def read_manifest(storage: Storage, name: str) -> Manifest:
+def read_manifest(storage: Storage, name: str, early: EarlyReads | None = None) -> Manifest:
     where = f"{storage.uri}/{MANIFEST}"
     try:
-        return _twice(storage, MANIFEST, lambda raw: Manifest.from_json(raw, where))
+        raw = None if early is None else early.read(MANIFEST)
+        return _twice(storage, MANIFEST, lambda raw: Manifest.from_json(raw, where), raw)
     except StorageError as error:
         if error.errno != errno.ENOENT:
             raise

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # What a worker reads first: as much as a fast link brings until what is asked for when the manifest
 # is there begins to come, a round trip later. From some places, so that rows are mixed from the
 # first.
-FIRST_BYTES, FIRST_PLACES = 3 << 20, 4
+FIRST_BYTES, FIRST_PLACES = 4 << 20, 4
 
 
 def share_of(dataset: Dataset | TextDataset, worker: int, n_workers: int) -> list[int]:

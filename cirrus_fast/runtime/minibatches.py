@@ -179,8 +179,10 @@ class MiniBatches:
         drawn = draw.permutation(len(runs))
         if epoch == 0:
             n_first = len(self._source.first)
-            first, others = np.arange(n_first), drawn[drawn >= n_first]
-            return as_they_arrive([runs[run] for run in (*first, *others)], mixed)
+            others = drawn[drawn >= n_first].tolist()
+            # Small ones at the end, so that the last requests end together.
+            others[-2 * mixed :] = sorted(others[-2 * mixed :], key=lambda run: -len(runs[run]))
+            return as_they_arrive([runs[run] for run in (*range(n_first), *others)], mixed)
         order: list[int] = []
         for i in range(0, len(runs), mixed):
             together = [runs[run] for run in drawn[i : i + mixed]]
@@ -323,8 +325,8 @@ def as_they_arrive(runs: Sequence[Sequence[int]], mixed: int) -> list[int]:
             break
         order += [run.popleft() for run in going_on]
         going_on = [run for run in going_on if run]
-    last = [((i + 0.5) / len(run), n) for run in going_on for i, n in enumerate(run)]
-    return order + [number for _, number in sorted(last)]
+    last = [(i / max(1, len(run) - 1), n) for run in going_on for i, n in enumerate(run)]
+    return order + [number for _, number in sorted(last, key=lambda one: one[0])]
 
 
 def _parts(

@@ -84,14 +84,14 @@ def test_workers_ask_for_what_they_read_first_before_they_have_the_manifest(
     early = threading.Barrier(n_workers, timeout=20)
     read_manifest = dataset_module.read_manifest
 
-    def held_up(storage, path):
+    def held_up(storage, path, *early):
         if threading.current_thread().name.startswith("cirrus-open"):
             ends = time.monotonic() + 20
             while sum("/shard-" in key or name in key for _, key, _ in asked) < 2 * n_workers:
                 assert time.monotonic() < ends
                 time.sleep(0.01)
             early.wait()
-        return read_manifest(storage, path)
+        return read_manifest(storage, path, *early)
 
     monkeypatch.setattr(dataset_module, "read_manifest", held_up)
     asked.clear()
