@@ -81,7 +81,7 @@ def test_workers_ask_for_what_they_read_first_before_they_have_the_manifest(
 ):
     asked = s3.application.requests
     name = far.manifest.dictionary
-    early = threading.Barrier(n_workers, timeout=20)
+    all_have_asked = threading.Barrier(n_workers, timeout=20)
     read_manifest = dataset_module.read_manifest
 
     def held_up(storage, path, *early):
@@ -90,7 +90,7 @@ def test_workers_ask_for_what_they_read_first_before_they_have_the_manifest(
             while sum("/shard-" in key or name in key for _, key, _ in asked) < 2 * n_workers:
                 assert time.monotonic() < ends
                 time.sleep(0.01)
-            early.wait()
+            all_have_asked.wait()
         return read_manifest(storage, path, *early)
 
     monkeypatch.setattr(dataset_module, "read_manifest", held_up)
