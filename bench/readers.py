@@ -20,15 +20,16 @@ import numpy as np
 
 from cirrus_fast import Dataset, _kernels, parse_libsvm
 from cirrus_fast.data.csr import CSR
+from cirrus_fast.data.early_reads import Piece
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.training_scale import TrainingScale
-from cirrus_fast.runtime.assignment import share_of
+from cirrus_fast.runtime.assignment import first_reads, share_of
 from cirrus_fast.runtime.memory import Memory
 from cirrus_fast.runtime.minibatches import MiniBatches
 
 BUCKET = "bucket"
 SET, LONG, TEXT = f"s3://{BUCKET}/set", f"s3://{BUCKET}/long", "train.svm"
-WORKER_SIZE_MB = 2048
+WORKER_SIZE_MB, _SEED = 2048, 1
 _STREAM_BYTES = 1 << 20
 # What a worker learns from at once, so that one that is slower than the link reads on meanwhile.
 _CHUNK_ROWS = 4096
@@ -84,6 +85,7 @@ class Reader:
     outcome: Outcome = field(default_factory=Outcome)
     _client: Any = None
     scale: TrainingScale | None = None
+    first: list[Piece] = field(default_factory=list)
 
     def prepare(self) -> None:
         """What is imported and made before the clock starts."""
@@ -92,7 +94,11 @@ class Reader:
 
             self._client = boto3.client("s3")
         if self.task.reader in _OURS:
-            dataset = Dataset(self.task.dataset)  # training is given the scale; it does not read it
+            # Training is told what it begins with, and given the scale; it does not read that.
+            task = self.task
+            dataset = Dataset(task.dataset)
+            share = share_of(dataset, task.worker, task.n_workers)
+            self.first = first_reads(dataset, share, _SEED, task.worker)
             self.scale = TrainingScale.of(
                 dataset.columns,
                 dataset.n_rows,
@@ -169,7 +175,7 @@ def _blocks(reader: Reader) -> Iterator[CSR]:
 
 def _stream(reader: Reader, epochs: int) -> tuple[Dataset, MiniBatches]:
     began = time.perf_counter()
-    dataset = Dataset(reader.task.dataset)
+    dataset = Dataset(reader.task.dataset, reader.first)
     reader.outcome.waited_s += time.perf_counter() - began
     assert reader.scale is not None
     stream = MiniBatches(
@@ -179,7 +185,7 @@ def _stream(reader: Reader, epochs: int) -> tuple[Dataset, MiniBatches]:
         reader.scale,
         epochs=epochs,
         memory=Memory.of(WORKER_SIZE_MB, 8 * reader.task.n_features),
-        seed=1,
+        seed=_SEED,
         worker=reader.task.worker,
     )
     return dataset, stream

@@ -15,6 +15,7 @@ from cirrus_fast.backend.redis_run import RedisRun
 from cirrus_fast.backend.store_choice import choose_store
 from cirrus_fast.data.csr import CSR, Float32Array
 from cirrus_fast.data.dataset import Dataset, is_text_file, refuse_compressed
+from cirrus_fast.data.early_reads import Piece
 from cirrus_fast.data.evaluation import exact_auc
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.labels import LabelMap
@@ -28,7 +29,7 @@ from cirrus_fast.data.training_scale import TrainingScale, crowd_rate
 from cirrus_fast.errors import DatasetError, OptionError, TrainingError
 from cirrus_fast.notices import notice_once
 from cirrus_fast.options import Options, needs_store
-from cirrus_fast.runtime.assignment import shares
+from cirrus_fast.runtime.assignment import first_reads, shares
 from cirrus_fast.runtime.minibatches import held_out_rows
 from cirrus_fast.runtime.params.local import LocalStore
 from cirrus_fast.runtime.worker import WorkerSpec, most_entries
@@ -131,6 +132,7 @@ class Plan:
     n_workers: int
     store: str  # who holds the model: memory, bitfield or module
     dataset_path: str  # in full, so that a change of folder during the run is of no account
+    reads_first: list[tuple[Piece, ...]]  # what each worker asks a server for at once
     test_reads: Reads  # of a test data set from a server
     asked: Traffic  # of servers, beside data sets' blocks
 
@@ -164,6 +166,7 @@ class Plan:
         n_train = dataset.n_rows - held_out
         if n_train == 0:
             raise DatasetError(f"{dataset.name}: has no rows to train on")
+        n_workers = _worker_count(options, dataset, n_train)
         return cls(
             options=options,
             dataset=dataset,
@@ -173,9 +176,10 @@ class Plan:
             model_size=size,
             learning_rate=options.learning_rate or _default_rate(options.optimizer, dataset),
             class_weight=_class_weight(options, dataset, test, n_train),
-            n_workers=_worker_count(options, dataset, n_train),
+            n_workers=n_workers,
             store=choose_store(options),
             dataset_path=absolute(dataset.uri),
+            reads_first=_first_reads(dataset, n_workers, options.seed),
             test_reads=test_reads,
             asked=asked,
         )
@@ -412,6 +416,7 @@ class Plan:
             generation=generation,
             dataset=self.dataset_path,
             text_copy=None if copy is None else (copy.uri, copy.path, copy.identity),
+            reads_first=self.reads_first[worker],
             dataset_id=self.dataset.id,
             holdout_seed=self.holdout.seed,
             holdout_fraction=self.holdout.fraction,
@@ -519,6 +524,17 @@ def _model_size(options: Options, dataset: Dataset | TextDataset) -> int:
             f"make it at least {int(ids[-1]) + 1}{or_not}"
         )
     return size
+
+
+def _first_reads(
+    dataset: Dataset | TextDataset, n_workers: int, seed: int
+) -> list[tuple[Piece, ...]]:
+    if isinstance(dataset, TextDataset) or not dataset.is_remote:
+        return [()] * n_workers
+    return [
+        tuple(first_reads(dataset, share, seed, worker))
+        for worker, share in enumerate(shares(dataset, n_workers))
+    ]
 
 
 def _holdout(options: Options, dataset: Dataset | TextDataset) -> HoldOut:

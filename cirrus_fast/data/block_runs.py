@@ -49,6 +49,23 @@ def side_by_side(
     return runs
 
 
+def beside(
+    blocks: Sequence[Block], numbers: Sequence[int], number: int, most: int
+) -> tuple[int, ...]:
+    """One of the numbers and those of what lies behind it, or else before it, in up to so many
+    bytes together."""
+    stretch = next(one for one in _stretches(blocks, numbers) if number in one)
+    first = stretch.index(number)
+    end, size = first + 1, blocks[number].n_bytes
+    while end < len(stretch) and size + blocks[stretch[end]].n_bytes <= most:
+        size += blocks[stretch[end]].n_bytes
+        end += 1
+    while first > 0 and size + blocks[stretch[first - 1]].n_bytes <= most:
+        first -= 1
+        size += blocks[stretch[first]].n_bytes
+    return tuple(stretch[first:end])
+
+
 def cut_evenly(
     blocks: Sequence[Block], numbers: Sequence[int], n_parts: int
 ) -> list[tuple[int, ...]]:

@@ -19,6 +19,7 @@ from cirrus_fast.data.block_runs import RUN_BYTES, connections_for, n_bytes, sid
 from cirrus_fast.data.blocks import Dictionary, decode_block, read_header
 from cirrus_fast.data.columns import ColumnStatistics, Scaling, load_npz
 from cirrus_fast.data.csr import CSR
+from cirrus_fast.data.early_reads import EarlyReads, Piece
 from cirrus_fast.data.lock import LOCK, Lock, refuse_if_held
 from cirrus_fast.data.manifest import (
     COLUMNS_NAME,
@@ -67,12 +68,19 @@ class Dataset:
     manifest : Manifest
     """
 
-    def __init__(self, name: str) -> None:
-        """Opens a data set by bare name, path or URI; see `cirrus_fast.configure`."""
+    def __init__(self, name: str, reads_first: Sequence[Piece] = ()) -> None:
+        """Opens a data set by bare name, path or URI; see `cirrus_fast.configure`.
+
+        reads_first : of its objects, what will be read next and is asked for at once, by whoever
+            knows
+        """
         self.name = name
         self.uri = resolve(name)
         self._storage = open_storage(self.uri)
-        self.manifest = read_manifest(self._storage, name)
+        if reads_first:
+            reads_first = [Piece(MANIFEST, 0, None), *reads_first]
+        self._early = EarlyReads(self._storage, reads_first)
+        self.manifest = read_manifest(self._storage, name, self._early)
         self._dictionary: Dictionary | None = None
         self._columns: ColumnStatistics | None = None
 
@@ -153,7 +161,7 @@ class Dataset:
                 )
             return raw
 
-        return _twice(self._storage, name, checked)
+        return _twice(self._storage, name, checked, self._early.read(name))
 
     def size_of(self, shard: str) -> int:
         """Bytes of a shard in storage."""
@@ -173,7 +181,8 @@ class Dataset:
 
         arrived : is told how many bytes are there, where they come over time
         """
-        self._storage.read_into(block.shard, block.offset, out, arrived)
+        if not self._early.read_into(block.shard, block.offset, out, arrived):
+            self._storage.read_into(block.shard, block.offset, out, arrived)
 
     def read_block(self, block: Block) -> CSR:
         """One block's rows: labels as written, indices 0-based and increasing within a row."""
@@ -333,20 +342,30 @@ def _missing(storage: Storage, name: str) -> DatasetError:
     )
 
 
-def read_manifest(storage: Storage, name: str) -> Manifest:
+def read_manifest(storage: Storage, name: str, early: EarlyReads | None = None) -> Manifest:
     where = f"{storage.uri}/{MANIFEST}"
     try:
-        return _twice(storage, MANIFEST, lambda raw: Manifest.from_json(raw, where))
+        raw = None if early is None else early.read(MANIFEST)
+        return _twice(storage, MANIFEST, lambda raw: Manifest.from_json(raw, where), raw)
     except StorageError as error:
         if error.errno != errno.ENOENT:
             raise
         raise _missing(storage, name) from error
 
 
-def _twice(storage: Storage, name: str, checked: Callable[[bytes], Checked]) -> Checked:
+def _twice(
+    storage: Storage,
+    name: str,
+    checked: Callable[[bytes], Checked],
+    raw: bytes | None = None,
+) -> Checked:
     """An object that says whether it is whole. From a server it is read once more if it is not: a
-    bit may have turned over on its way here."""
-    raw = storage.read(name)
+    bit may have turned over on its way here.
+
+    raw : what was read of it already, or None
+    """
+    if raw is None:
+        raw = storage.read(name)
     try:
         return checked(raw)
     except DatasetError as error:

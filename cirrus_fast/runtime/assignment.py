@@ -6,11 +6,20 @@ import heapq
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cirrus_fast.data.block_runs import CONNECTIONS, RUN_BYTES, cut_evenly, n_bytes
+import numpy as np
+
+from cirrus_fast.data.block_runs import CONNECTIONS, RUN_BYTES, beside, cut_evenly, n_bytes
 from cirrus_fast.data.dataset import Dataset
+from cirrus_fast.data.early_reads import Piece
+from cirrus_fast.data.manifest import Block
 
 if TYPE_CHECKING:
     from cirrus_fast.data.text_dataset import TextDataset
+
+# What a worker reads first: as much as a fast link brings until what is asked for when the manifest
+# is there begins to come, a round trip later. From some places, so that rows are mixed from the
+# first.
+FIRST_BYTES, FIRST_PLACES = 4 << 20, 4
 
 
 def share_of(dataset: Dataset | TextDataset, worker: int, n_workers: int) -> list[int]:
@@ -44,3 +53,30 @@ def shares(dataset: Dataset | TextDataset, n_workers: int) -> list[list[int]]:
         dealt[worker] += unit
         heapq.heapreplace(least, (size + n_bytes(blocks, unit), worker))
     return dealt
+
+
+def first_runs(
+    blocks: Sequence[Block], share: Sequence[int], seed: int, worker: int
+) -> list[tuple[int, ...]]:
+    """Numbers of the blocks of a worker's share that it reads first, from a server: neighbours at
+    places drawn, a request for each. It begins to learn from the first of them."""
+    total = n_bytes(blocks, share)
+    most = min(FIRST_BYTES, total // CONNECTIONS)
+    draw = np.random.default_rng([seed, 4, worker])
+    places = min(FIRST_PLACES, len(share), max(1, most * len(share) // max(1, total)))
+    left, runs = list(share), []
+    for number in draw.choice(share, places, replace=False).tolist() if places else ():
+        if number in left:
+            runs.append(beside(blocks, left, number, most // places))
+            left = [one for one in left if one not in runs[-1]]
+    return runs
+
+
+def first_reads(dataset: Dataset, share: Sequence[int], seed: int, worker: int) -> list[Piece]:
+    """What a worker need not wait for the manifest to ask a server for."""
+    blocks, name = dataset.blocks, dataset.manifest.dictionary
+    pieces = [] if name is None else [Piece(name, 0, None)]
+    for run in first_runs(blocks, share, seed, worker):
+        begin = blocks[run[0]]
+        pieces.append(Piece(begin.shard, begin.offset, n_bytes(blocks, run)))
+    return pieces

@@ -49,6 +49,7 @@ class _Run:
 
     numbers: tuple[int, ...]
     n_bytes: int
+    pool: ThreadPoolExecutor  # that reads them
     memory: memoryview | None = None
     coming: Future[memoryview] | None = None
     arriving: memoryview | None = None  # what will be `memory`, so many bytes of it good already
@@ -68,7 +69,8 @@ class Fetcher:
     keep : whether blocks given out are kept, here or in the temporary file, to be given out again
     run_bytes : bytes of a request, about; fewer where there would be fewer requests than
         connections, or where two would not fit the budget
-    first : a block that a request of its own brings, to be there soon
+    first : runs of blocks that are wanted first, and may be on their way already: the connections
+        are for the others
 
     Attributes
     ----------
@@ -84,24 +86,30 @@ class Fetcher:
         keep: bool = True,
         run_bytes: int = RUN_BYTES,
         connections: int | None = None,
-        first: int | None = None,
+        first: Sequence[Sequence[int]] = (),
     ) -> None:
         self._blocks = source.blocks
         self._source = source
         spread = -(-n_bytes(self._blocks, numbers) // (connections or CONNECTIONS))
         about = max(1, min(run_bytes, budget // 2, spread))
-        together = side_by_side(self._blocks, numbers, about, max(1, budget // 2))
-        runs = [part for run in together for part in _apart(run, first)]
-        self._runs = [_Run(run, n_bytes(self._blocks, run)) for run in runs]
+        alone = {number for run in first for number in run}
+        others = [number for number in numbers if number not in alone]
+        runs = side_by_side(self._blocks, others, about, max(1, budget // 2))
+        self._pool = ThreadPoolExecutor(
+            connections or connections_for(self._blocks, runs), thread_name_prefix="cirrus-fetch"
+        )
+        self._aside = ThreadPoolExecutor(len(first) + 1, thread_name_prefix="cirrus-first")
+        self._runs = [
+            _Run(tuple(run), n_bytes(self._blocks, run), pool)
+            for part, pool in ((first, self._aside), (runs, self._pool))
+            for run in part
+        ]
         self._run_of = {number: run for run in self._runs for number in run.numbers}
         self._budget = max(budget, 2 * max((run.n_bytes for run in self._runs), default=0))
         self._keep = keep
         self._held = 0  # bytes in memory or on their way there
         self._used: deque[_Run] = deque()  # in memory, all blocks taken, longest ago first
         self._expected: deque[_Run] = deque()
-        self._pool = ThreadPoolExecutor(
-            connections or connections_for(self._blocks, runs), thread_name_prefix="cirrus-fetch"
-        )
         self._arrival = threading.Condition()
         self._spill: _SpillFile | None = _SpillFile() if keep else None
         # Memory of runs let go of, for the next: fresh pages cost as much as receiving into them.
@@ -112,12 +120,13 @@ class Fetcher:
 
     @property
     def runs(self) -> list[tuple[int, ...]]:
-        """The numbers of the blocks, those that one request brings together."""
+        """The numbers of the blocks, those that one request brings together; those wanted first
+        are the first."""
         return [run.numbers for run in self._runs]
 
     def meanwhile(self, work: Callable[[], Result]) -> Future[Result]:
-        """Does something else on a thread of those that read."""
-        return self._pool.submit(work)
+        """Does something else on a thread beside those that read."""
+        return self._aside.submit(work)
 
     def expect(self, numbers: Sequence[int]) -> None:
         """Says which blocks are taken next, each once, in which order; reading begins."""
@@ -195,7 +204,9 @@ class Fetcher:
         """Stops reading and gives everything up. Does not wait for long for what is under way: a
         server may not answer."""
         self._expected.clear()
-        end_pool(self._pool, [run.coming for run in self._runs if run.coming is not None])
+        coming = [run.coming for run in self._runs if run.coming is not None]
+        for pool in self._pool, self._aside:
+            end_pool(pool, coming)
         self._spill = self._spare = self._to_spare = None
 
     def _read_ahead(self) -> None:
@@ -213,7 +224,7 @@ class Fetcher:
         if self._spare is not None and self._spare.nbytes >= run.n_bytes:
             out, self._spare = self._spare[: run.n_bytes], None
         run.n_arrived = 0
-        run.coming = self._pool.submit(self._fetch, run, out)
+        run.coming = run.pool.submit(self._fetch, run, out)
         run.coming.add_done_callback(lambda _done: self._wake())
 
     def _note_arrival(self, run: _Run, n_bytes: int) -> None:
@@ -255,14 +266,6 @@ class Fetcher:
             run.memory = None
             self._held -= run.n_bytes
         return self._held + n_bytes <= self._budget
-
-
-def _apart(run: tuple[int, ...], first: int | None) -> list[tuple[int, ...]]:
-    """The run in parts, of which one is the block `first`."""
-    if first is None or first not in run:
-        return [run]
-    at = run.index(first)
-    return [part for part in (run[:at], (first,), run[at + 1 :]) if part]
 
 
 # Full, forbidden, or no folder at all: mkstemp says so if none of those it tries can be used.

@@ -12,6 +12,7 @@ epoch goes through the blocks again, whose bytes are kept near (runtime/fetching
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -29,7 +30,8 @@ from cirrus_fast.data.manifest import Block
 from cirrus_fast.data.parallel import end_pool
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.errors import DatasetError
-from cirrus_fast.runtime.memory import GROUP_BYTES, Memory
+from cirrus_fast.runtime.assignment import first_runs
+from cirrus_fast.runtime.memory import GROUP_BYTES, SMALL_GROUP_BYTES, Memory
 from cirrus_fast.runtime.row_sources import RowArrays, read_ahead_bytes, source_of
 
 if TYPE_CHECKING:
@@ -117,16 +119,16 @@ class MiniBatches:
         self._stopping = stopping
         self._n_bytes = self._bytes(numbers)
         self._n_rows, _ = self._sizes(numbers)
-        self._group_bytes = memory.group
+        self._group_bytes, self._least_bytes = memory.group, SMALL_GROUP_BYTES
         if dataset.is_remote:
             self._group_bytes = memory.small_group(self._n_bytes)
         ahead = read_ahead_bytes(dataset, memory)
         self._holds = epochs > 1 and memory.holds(self._n_bytes, ahead)
-        first = int(self._draw(4).choice(numbers)) if len(numbers) else None
         keep = epochs > 1 and not self._holds
+        first = first_runs(dataset.blocks, numbers, seed, worker) if dataset.is_remote else ()
         self._source = source_of(dataset, numbers, memory, keep=keep, first=first)
-        if self._source.first is not None:  # on its way while the rest is made ready
-            self._source.expect([self._source.first])
+        if first:  # on their way while the rest is made ready
+            self._source.expect([number for run in first for number in run])
         self._scale, self._divisors = scale, scale.short_divisors()
         self._held: CSR | None = None
         self._behind = ThreadPoolExecutor(1, thread_name_prefix="cirrus-decode")
@@ -174,17 +176,21 @@ class MiniBatches:
         return sum(block.n_rows for block in blocks), sum(block.nnz for block in blocks)
 
     def _order(self, draw: np.random.Generator, epoch: int) -> list[int]:
-        """The blocks' numbers, drawn from some runs at a time; in the first epoch those of a run
-        in the order that they arrive in."""
+        """The blocks' numbers, drawn from some runs at a time; in the first epoch in the order that
+        they arrive in."""
         runs, mixed = self._source.runs, self._source.mixed
         drawn = draw.permutation(len(runs))
+        if epoch == 0:
+            n_first = len(self._source.first)
+            others = drawn[drawn >= n_first].tolist()
+            # Small ones at the end, so that the last requests end together.
+            others[-2 * mixed :] = sorted(others[-2 * mixed :], key=lambda run: -len(runs[run]))
+            return as_they_arrive([runs[run] for run in (*range(n_first), *others)], mixed)
         order: list[int] = []
         for i in range(0, len(runs), mixed):
             together = [runs[run] for run in drawn[i : i + mixed]]
             if len(together) == len(together[0]) == 1:  # nothing to draw, thousands of times
                 order += together[0]
-            elif epoch == 0:
-                order += _interleaved(together, draw)
             else:
                 order += draw.permutation(np.concatenate(together)).tolist()
         return order
@@ -195,11 +201,13 @@ class MiniBatches:
         draw = self._draw(3, epoch)
         numbers = self._order(draw, epoch)
         begins = []
-        if epoch == 0 and self._source.first is not None:
-            # So that learning begins as soon as one block is there.
-            begins = [self._source.first]
-            numbers.remove(self._source.first)
-        parts = list(_parts(self._dataset.blocks, numbers, self._group_bytes))
+        most = least = self._group_bytes
+        if epoch == 0 and self._source.first:
+            # So that learning begins as soon as one block is there, and ends soon after the last.
+            begins = numbers[:1]
+            del numbers[0]
+            least = min(most, self._least_bytes)
+        parts = list(_parts(self._dataset.blocks, numbers, most, least))
         numbers, parts = begins + numbers, [begins] * bool(begins) + parts
         if not parts:
             return
@@ -315,22 +323,38 @@ class MiniBatches:
         return self._source.place(number, row)
 
 
-def _interleaved(runs: Sequence[Sequence[int]], draw: np.random.Generator) -> list[int]:
-    """All numbers, of a run drawn each time its next one."""
-    left = [iter(run) for run in runs]
-    turns = np.repeat(np.arange(len(runs)), [len(run) for run in runs])
-    return [next(left[turn]) for turn in draw.permutation(turns)]
+def as_they_arrive(runs: Sequence[Sequence[int]], mixed: int) -> list[int]:
+    """All numbers, from so many runs in turn; where one ends, the next one begins. The last runs
+    end together, so that what is learnt from at the end is mixed, too."""
+    waiting, going_on = deque(map(deque, runs)), list[deque[int]]()
+    order: list[int] = []
+    while True:
+        while waiting and len(going_on) < mixed:
+            going_on.append(waiting.popleft())
+        if not waiting:
+            break
+        order += [run.popleft() for run in going_on]
+        going_on = [run for run in going_on if run]
+    last = [(i / max(1, len(run) - 1), n) for run in going_on for i, n in enumerate(run)]
+    return order + [number for _, number in sorted(last, key=lambda one: one[0])]
 
 
-def _parts(blocks: Sequence[Block], numbers: Sequence[int], most: int) -> Iterator[list[int]]:
+def _parts(
+    blocks: Sequence[Block], numbers: Sequence[int], most: int, least: int
+) -> Iterator[list[int]]:
     """The numbers in turn, in as long parts as have so many bytes decoded; a block that has more is
-    alone."""
+    alone. Those of the first parts are as many as came before, those of the last half of what is
+    left, but not less than `least`."""
     part: list[int] = []
-    size = 0
+    size = done = 0
+    total = sum(decoded_bytes(blocks[number]) for number in numbers)
+    room = least
     for number in numbers:
         more = decoded_bytes(blocks[number])
-        if part and size + more > most:
+        if part and size + more > room:
             yield part
+            done += size
+            room = min(most, max(least, min(done, (total - done) // 2)))
             part, size = [], 0
         part.append(number)
         size += more

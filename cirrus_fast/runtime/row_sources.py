@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from cirrus_fast.data.blocks import Dictionary, decode_block_into
 from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
 from cirrus_fast.data.dataset import Dataset, check_header, is_text_file
+from cirrus_fast.data.early_reads import Piece
 from cirrus_fast.data.storage import is_s3
 from cirrus_fast.errors import BlockError
 from cirrus_fast.notices import notice
@@ -68,8 +69,8 @@ class RowSource(Protocol):
         """How many runs may be gone through at once."""
 
     @property
-    def first(self) -> int | None:
-        """The block that is there first, if any is."""
+    def first(self) -> Sequence[Sequence[int]]:
+        """Those of the runs that are there first, if any are; they are the first."""
 
     @property
     def wait_s(self) -> float:
@@ -91,6 +92,16 @@ class RowSource(Protocol):
     def close(self) -> None: ...
 
 
+def begin_opening(path: str, reads_first: Sequence[Piece]) -> Future[Dataset]:
+    """A data set in S3, opened on a thread; what is to be read first is on its way then."""
+    import cirrus_fast.data.s3  # noqa: F401 -- here, not on a thread beside what else is imported
+
+    aside = ThreadPoolExecutor(1, thread_name_prefix="cirrus-open")
+    opening = aside.submit(Dataset, path, reads_first)
+    aside.shutdown(wait=False)
+    return opening
+
+
 def open_rows(
     path: str, n_features: int, copy: tuple[str, str, str] | None
 ) -> Dataset | TextDataset:
@@ -100,13 +111,7 @@ def open_rows(
         from cirrus_fast.data.text_dataset import open_copy
 
         return open_copy(TextCopy(*copy), n_features)
-    if is_s3(path):
-        with ThreadPoolExecutor(1) as aside:
-            opened = aside.submit(Dataset, path)
-            import numpy.random  # noqa: F401 -- it takes as long, and is needed next
-
-            return opened.result()
-    if not is_text_file(path):
+    if is_s3(path) or not is_text_file(path):
         return Dataset(path)
     from cirrus_fast.data.text_dataset import open_text  # which few workers need, and all pay for
 
@@ -128,11 +133,11 @@ def source_of(
     memory: Memory,
     *,
     keep: bool,
-    first: int | None = None,
+    first: Sequence[Sequence[int]] = (),
 ) -> RowSource:
     """
     keep : whether blocks will be read again, in later epochs
-    first : the block that is wanted first
+    first : runs of blocks that are wanted first
     """
     if isinstance(dataset, Dataset):
         return StoredBlocks(dataset, numbers, memory, keep=keep, first=first)
@@ -149,7 +154,7 @@ class StoredBlocks:
         memory: Memory,
         *,
         keep: bool,
-        first: int | None = None,
+        first: Sequence[Sequence[int]] = (),
     ) -> None:
         self._dataset = dataset
         far = dataset.is_remote
@@ -160,11 +165,11 @@ class StoredBlocks:
             memory.blocks - memory.run if far and keep else ahead,
             keep=far and keep,
             run_bytes=memory.run if far else _NEAR_RUN_BYTES,
-            first=first if far else None,
+            first=first if far else (),
         )
         # Once for all blocks, while the first of them are on their way.
         self._dictionary = self._fetcher.meanwhile(lambda: dataset.dictionary)
-        self.first = first if far else None
+        self.first = first if far else ()
         # By what is read ahead in any case, so that the order of rows does not depend on `keep`.
         self.mixed = max(1, (ahead // memory.run - 1) // 2) if far else 1
 
@@ -249,7 +254,8 @@ class TextPieces:
     """Pieces of a text, parsed anew each time."""
 
     wait_s = 0.0  # reading the file is part of parsing
-    mixed, first = 1, None
+    mixed = 1
+    first: Sequence[Sequence[int]] = ()
 
     def __init__(self, text: TextDataset, numbers: Sequence[int]) -> None:
         self._text = text

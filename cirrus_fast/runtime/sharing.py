@@ -47,6 +47,7 @@ class SharedMiniBatches(MiniBatches):
         self._claims = claims
         least = least_rows * self._n_bytes // max(1, self._n_rows)
         self._group_bytes = max(memory.small_group(self._n_bytes), min(memory.group, least))
+        self._least_bytes = max(self._least_bytes, least)
         # Of rows that are held: the groups, where they end, and of which block each row is.
         self._held_groups: list[Group] = []
         self._ends: list[int] = []

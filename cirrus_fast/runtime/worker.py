@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 from cirrus_fast import _kernels
 from cirrus_fast.data.csr import CSR, UInt32Array
 from cirrus_fast.data.dataset import Dataset
+from cirrus_fast.data.early_reads import Piece
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.manifest import Block
+from cirrus_fast.data.storage import is_s3
 from cirrus_fast.data.traffic import Reads
 from cirrus_fast.errors import CirrusFastError, KernelError, ParseError, TrainingError
 from cirrus_fast.runtime.assignment import shares
@@ -31,7 +33,7 @@ from cirrus_fast.runtime.divergence import blame
 from cirrus_fast.runtime.memory import Memory
 from cirrus_fast.runtime.minibatches import MiniBatches, decoded_bytes
 from cirrus_fast.runtime.params.local import Port, connect
-from cirrus_fast.runtime.row_sources import open_rows
+from cirrus_fast.runtime.row_sources import begin_opening, open_rows
 from cirrus_fast.runtime.sharing import SharedEpochs, SharedMiniBatches
 from cirrus_fast.store_url import is_store_url
 
@@ -60,6 +62,7 @@ class WorkerSpec:
     dataset: str
     dataset_id: str
     text_copy: tuple[str, str, str] | None
+    reads_first: tuple[tuple[str, int, int | None], ...]  # of the data set's objects
     holdout_seed: int
     holdout_fraction: float
     param_store: str
@@ -90,8 +93,14 @@ class WorkerSpec:
         known = {field.name for field in fields(cls)}
         if set(raw) != known:
             raise TrainingError(f"worker spec has wrong fields: {sorted(set(raw) ^ known)}")
-        copy = raw["text_copy"] and tuple(raw["text_copy"])
-        return cls(**raw | {"class_weight": tuple(raw["class_weight"]), "text_copy": copy})
+        return cls(
+            **raw
+            | {
+                "class_weight": tuple(raw["class_weight"]),
+                "text_copy": raw["text_copy"] and tuple(raw["text_copy"]),
+                "reads_first": tuple(map(tuple, raw["reads_first"])),
+            }
+        )
 
 
 @dataclass(slots=True)
@@ -155,9 +164,17 @@ class Worker:
     def __init__(self, spec: WorkerSpec, deadline: float = math.inf) -> None:
         self._started = time.perf_counter()
         self._spec, self._deadline = spec, deadline
+        opening = None
+        if is_s3(spec.dataset) and spec.text_copy is None:
+            opening = begin_opening(spec.dataset, [Piece(*piece) for piece in spec.reads_first])
         self._connect()
         port = self._port  # a cycle would keep all rows until they are collected
-        dataset = open_rows(spec.dataset, self._store.layout.model_size, spec.text_copy)
+        if opening is not None:
+            import numpy.random  # noqa: F401 -- which is needed next; the manifest takes as long
+
+            dataset: Dataset | TextDataset = opening.result()
+        else:
+            dataset = open_rows(spec.dataset, self._store.layout.model_size, spec.text_copy)
         self._longest_row = dataset.manifest.longest_row
         if dataset.id != spec.dataset_id:
             raise TrainingError(f"{spec.dataset}: was replaced after the run began")

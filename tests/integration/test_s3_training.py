@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import gzip
 import os
+import threading
+import time
 from pathlib import Path
 
 import boto3
@@ -15,6 +17,7 @@ from s3_server import Faults
 
 import cirrus_fast
 from cirrus_fast.cli import cli
+from cirrus_fast.data import dataset as dataset_module
 from cirrus_fast.data import s3 as s3_module
 from cirrus_fast.data import s3_get, s3_source
 from cirrus_fast.data.s3 import S3Storage
@@ -70,6 +73,39 @@ def test_a_result_says_what_was_read(s3, text, storage_root, monkeypatch, execut
     result.save(kept)
     again = cirrus_fast.TrainResult.load(kept)
     assert (again.reads, again.reads_by_epoch) == (result.reads, result.reads_by_epoch)
+
+
+@pytest.mark.parametrize("n_workers", [1, 3])
+def test_workers_ask_for_what_they_read_first_before_they_have_the_manifest(
+    s3, storage_root, monkeypatch, far, n_workers
+):
+    asked = s3.application.requests
+    name = far.manifest.dictionary
+    all_have_asked = threading.Barrier(n_workers, timeout=20)
+    read_manifest = dataset_module.read_manifest
+
+    def held_up(storage, path, *early):
+        if threading.current_thread().name.startswith("cirrus-open"):
+            ends = time.monotonic() + 20
+            while sum("/shard-" in key or name in key for _, key, _ in asked) < 2 * n_workers:
+                assert time.monotonic() < ends
+                time.sleep(0.01)
+            all_have_asked.wait()
+        return read_manifest(storage, path, *early)
+
+    monkeypatch.setattr(dataset_module, "read_manifest", held_up)
+    asked.clear()
+    options = {"dataset": far.uri, "consistency": "bsp", "n_workers": n_workers}
+    result = _run(**options)
+    gets = [key for _, key, _ in asked]
+    assert sum(name in key for key in gets) == n_workers
+    assert result.reads_by_epoch[0].bytes <= sum(block.n_bytes for block in far.blocks)
+    monkeypatch.setattr(dataset_module, "read_manifest", read_manifest)
+    plan = "cirrus_fast.backend.plan._first_reads"
+    monkeypatch.setattr(plan, lambda _dataset, n_workers, _seed: [()] * n_workers)
+    later = _run(**options)
+    assert later.reads == result.reads
+    assert np.array_equal(later.model.weights, result.model.weights)
 
 
 def test_retries_are_in_the_result(s3, text, storage_root, monkeypatch, far):

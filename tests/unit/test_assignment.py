@@ -9,9 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cirrus_fast.data.block_runs import CONNECTIONS, RUN_BYTES, cut_evenly, n_bytes, side_by_side
+from cirrus_fast.data.block_runs import (
+    CONNECTIONS,
+    RUN_BYTES,
+    beside,
+    cut_evenly,
+    n_bytes,
+    side_by_side,
+)
 from cirrus_fast.data.manifest import Block
-from cirrus_fast.runtime.assignment import share_of, shares
+from cirrus_fast.runtime.assignment import (
+    FIRST_BYTES,
+    FIRST_PLACES,
+    first_runs,
+    share_of,
+    shares,
+)
 
 
 @dataclass
@@ -92,3 +105,44 @@ def test_runs_are_neighbours_of_one_shard_and_as_large_as_they_may_be(sizes, mos
         for a, b in pairwise(run):
             assert b == a + 1
             assert blocks[a].shard == blocks[b].shard
+
+
+@given(sizes, st.integers(1, 5), st.integers(0, 3), st.data())
+def test_what_is_beside_a_block_is_one_request_of_no_more_bytes(sizes, n_workers, worker, drawn):
+    dataset = data(sizes, remote=True, shard_blocks=7)
+    share = share_of(dataset, worker % n_workers, n_workers)
+    if not share:
+        return
+    number = drawn.draw(st.sampled_from(share))
+    most = drawn.draw(st.integers(0, 20 << 20))
+    found = beside(dataset.blocks, share, number, most)
+    assert number in found
+    assert set(found) <= set(share)
+    assert side_by_side(dataset.blocks, found, 1 << 40) == [found]
+    assert n_bytes(dataset.blocks, found) <= max(most, dataset.blocks[number].n_bytes)
+
+
+@given(sizes, st.integers(1, 5), st.integers(0, 3), st.integers(0, 9))
+def test_what_is_read_first_are_requests_for_a_part_of_the_share(sizes, n_workers, worker, seed):
+    dataset = data(sizes, remote=True, shard_blocks=7)
+    share = share_of(dataset, worker % n_workers, n_workers)
+    runs = first_runs(dataset.blocks, share, seed, worker)
+    numbers = [n for run in runs for n in run]
+    assert len(set(numbers)) == len(numbers)
+    assert set(numbers) <= set(share)
+    assert bool(runs) == bool(share)
+    assert all(side_by_side(dataset.blocks, run, 1 << 40) == [run] for run in runs)
+
+
+def test_what_is_read_first_is_drawn_and_about_as_much_wherever_that_is():
+    blocks = data([200_000] * 255, remote=True).blocks
+    firsts = [first_runs(blocks, range(255), seed, 0) for seed in range(50)]
+    place = FIRST_BYTES // FIRST_PLACES // 200_000 * 200_000
+    for runs in firsts:
+        held = [n_bytes(blocks, run) for run in runs]
+        assert max(held) == place
+        assert sum(held) >= 0.7 * place * FIRST_PLACES  # where two are drawn that are close
+    assert len({runs[0] for runs in firsts}) > 30
+    assert first_runs(blocks, range(255), 3, 0) == firsts[3]
+    few = first_runs(blocks, range(8), 3, 0)  # of all that is there a quarter
+    assert [len(run) for run in few] == [1, 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -262,14 +263,28 @@ def test_memory_of_what_was_let_go_is_used_again(source):
     fetcher.close()
 
 
-def test_the_first_block_has_a_request_of_its_own(source):
-    fetcher = Fetcher(source, ALL, 10_000, run_bytes=500, first=7)
-    assert (7,) in fetcher.runs
+def test_the_first_blocks_have_a_request_of_their_own(source):
+    fetcher = Fetcher(source, ALL, 10_000, run_bytes=500, first=[(6, 7), (12,)])
+    assert fetcher.runs[:2] == [(6, 7), (12,)]
     assert sorted(n for run in fetcher.runs for n in run) == list(ALL)
-    order = [7, *(n for n in ALL if n != 7)]
+    order = [6, 7, 12, *(n for n in ALL if n not in (6, 7, 12))]
     assert taken(fetcher, order) == [source.bytes_of(n) for n in order]
-    assert ("shard-0", 700, 100) in source.asked
+    assert source.asked.count(("shard-0", 600, 200)) == 1
+    assert source.asked.count(("shard-1", 200, 100)) == 1
     assert sum(n for _, _, n in source.asked) == 2000
+    fetcher.close()
+
+
+def test_the_first_blocks_take_no_connection_from_the_others(source):
+    source.gate = threading.Event()
+    fetcher = Fetcher(source, ALL, 10_000, run_bytes=500, connections=2, first=[(3,), (5,), (7,)])
+    fetcher.expect([3, 5, 7, *(n for n in ALL if n not in (3, 5, 7))])
+    ends = time.monotonic() + 10
+    while len(source.asked) < 5:
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+    source.gate.set()
+    assert bytes(fetcher.take(3)) == source.bytes_of(3)
     fetcher.close()
 
 

@@ -138,6 +138,61 @@ def test_from_a_server_one_block_comes_first_and_runs_are_mixed(dataset, stream,
     np.testing.assert_array_equal(taken(again.epoch(0)), whole)
 
 
+def test_from_a_server_what_is_read_first_is_learnt_from_among_the_first(
+    dataset, stream, monkeypatch
+):
+    put_far(monkeypatch)
+    for seed in range(5):
+        rows = stream(dataset, memory=allow(monkeypatch, dataset, 0.5, group=0.25), seed=seed)
+        source = rows._source
+        n_first = len(source.first)
+        assert 1 < n_first < len(source.runs)
+        assert list(source.runs[:n_first]) == [tuple(run) for run in source.first]
+        order = [n for group, *_ in rows._groups(0) for n in group.blocks]
+        assert order[0] == source.first[0][0]
+        assert sorted(order) == list(range(len(dataset.blocks)))
+        begins = [order.index(run[0]) for run in source.runs]
+        assert max(begins[:n_first]) < min(begins[n_first:])
+
+
+@pytest.mark.parametrize("mixed", [1, 2, 4])
+@pytest.mark.parametrize("lengths", [[], [1], [3, 3], [5, 1, 4, 2, 8, 3], [2, 2, 40]])
+def test_blocks_are_taken_as_they_arrive_and_mixed(lengths, mixed):
+    ends = np.cumsum(lengths, dtype=int)
+    runs = [list(range(end - n, end)) for n, end in zip(lengths, ends, strict=True)]
+    order = minibatches.as_they_arrive(runs, mixed)
+    assert sorted(order) == list(range(sum(lengths)))
+    at = {number: place for place, number in enumerate(order)}
+    begin, end = [[at[run[i]] for run in runs] for i in (0, -1)]
+    assert begin == sorted(begin)
+    for run in runs:
+        assert [at[n] for n in run] == sorted(at[n] for n in run)
+    for place in range(len(order)):
+        going_on = sum(b <= place <= e for b, e in zip(begin, end, strict=True))
+        assert going_on <= mixed
+    if lengths == [5, 1, 4, 2, 8, 3]:
+        last = {next(i for i, run in enumerate(runs) if n in run) for n in order[-mixed - 1 :]}
+        assert len(last) >= min(mixed, 3)
+
+
+def test_groups_grow_and_get_smaller_towards_the_end_but_not_small(dataset):
+    blocks = dataset.blocks
+    numbers = list(range(len(blocks)))[::-1]
+    sizes = {n: decoded_bytes(blocks[n]) for n in numbers}
+    total = sum(sizes.values())
+    most, least = total // 6, total // 40
+    parts = list(minibatches._parts(blocks, numbers, most, least))
+    assert [n for part in parts for n in part] == numbers
+    held = [sum(sizes[n] for n in part) for part in parts]
+    assert 0.8 * most < max(held) <= most
+    for i, size in enumerate(held[:-1]):
+        assert size <= max(least, min(sum(held[:i]), sum(held[i:]) // 2))
+    assert held[-1] <= least
+    assert min(held[:-1]) > least - max(sizes.values())
+    even = list(minibatches._parts(blocks, numbers, most, most))
+    assert len(even) < len(parts)
+
+
 def test_rows_are_what_was_stored_in_the_scales_terms(dataset, stream):
     rows = stream(dataset)
     (window,) = rows.epoch(0)
