@@ -127,11 +127,11 @@ def test_an_intercept_may_be_left_out(server):
 
 
 def test_one_that_diverges_ends_and_touches_no_other(server):
-    rates = [0.05, 1e30, 0.1]
-    mixed = search(url_of(server), ["learning_rate"], [rates], optimizer="sgd").run()
+    weights = [None, (3e38, 3e38), (1, 2)]
+    mixed = search(url_of(server), ["class_weight"], [weights], optimizer="sgd").run()
     assert [trial.error is None for trial in mixed] == [True, True, False]
-    assert "learning_rate" in mixed[-1].error
-    plain = search(url_of(server), ["learning_rate"], [[0.05, 0.1]], optimizer="sgd").run()
+    assert "the likely cause is feature" in mixed[-1].error
+    plain = search(url_of(server), ["class_weight"], [weights[::2]], optimizer="sgd").run()
     assert [t.loss for t in mixed[:2]] == [t.loss for t in plain]
 
 
