@@ -23,7 +23,7 @@ from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.parallel import ordered_map
 from cirrus_fast.data.traffic import Reads
-from cirrus_fast.data.training_scale import TrainingScale
+from cirrus_fast.data.training_scale import NOWHERE, TrainingScale
 from cirrus_fast.runtime.divergence import blame, blame_test
 from cirrus_fast.runtime.grid_groups import Batches, Family, Group, Lane, LaneSpec, Scratch, repack
 from cirrus_fast.runtime.memory import Memory
@@ -401,10 +401,9 @@ def made_ready(parts: list[CSR], positives: Float32Array, scale: TrainingScale) 
     training row has are left out, since their weight is 0."""
     indptr, indices, data, weights = [np.zeros(1, np.int64)], [], [], []
     at = 0
+    places = np.append(scale.place, NOWHERE)  # where all ids beyond those of training rows are
     for part in parts:
-        known = part.indices < len(scale.place)
-        place = np.full(part.nnz, len(scale.ids), np.uint32)
-        place[known] = scale.place[part.indices[known]]
+        place = places.take(part.indices, mode="clip")
         known = place < len(scale.ids)
         kept = np.concatenate([[0], np.cumsum(known)])
         indptr.append(kept[part.indptr[1:]] + at)
