@@ -96,7 +96,8 @@ def test_a_search_ends_when_its_money_is_spent(
     results = GridSearch(LogisticRegression, base, ["l2"], values, max_cost=13.0).run()
     assert [trial.result.stop_reason for trial in results] == ["max_cost"]
     assert results.stop_reason == "max_cost"
-    assert 1.0 < results.cost == pytest.approx(results[0].result.cost) < 13.0
+    assert results.cost == pytest.approx(results[0].result.cost)
+    assert 1.0 < results.cost < 13.0
 
 
 def test_what_costs_nothing_much_is_not_stopped(
