@@ -95,6 +95,8 @@ def vowpal_wabbit(train: Path, test: Path, folder: Path) -> tuple[str, float, fl
     files = []
     for path in (train, test):
         files.append(folder / path.name)
+        if files[-1].exists():
+            continue
         with path.open() as lines, files[-1].open("w") as out:
             for line in lines:
                 label, _, rest = line.partition(" ")
@@ -126,10 +128,12 @@ def main() -> int:
     parser.add_argument("train", type=Path)
     parser.add_argument("test", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="keeps data in other formats here")
     parser.add_argument("--only", choices=["ours", "scikit-learn", "vw"])
     chosen = parser.parse_args()
     rows = []
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = str(chosen.folder or temporary)
         if chosen.only in (None, "ours"):
             cirrus_fast.configure(storage=scratch)
             load_libsvm(str(chosen.train), "train")

@@ -14,7 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from cirrus_fast.backend.grid_run import Model, Outcome, PassState, SharedRun, passes, why_alone
+from cirrus_fast.backend.grid_run import (
+    Model,
+    Outcome,
+    PassState,
+    SharedRun,
+    passes,
+    why_alone,
+    why_not_there,
+)
+from cirrus_fast.backend.plan import on_lambda
+from cirrus_fast.backend.search_budget import Budget, check_budget
 from cirrus_fast.backend.search_file import SearchFile, check_name
 from cirrus_fast.backend.search_progress import SearchProgress
 from cirrus_fast.backend.supervisor import Supervisor
@@ -52,7 +62,8 @@ class GridSearch:
         quarter goes on
     n_trials : how many models are drawn
     timeout : seconds after which the search ends with what there is
-    max_cost : dollars
+    max_cost : dollars after which the search ends with what there is: of runs on functions, and of
+        this machine, where CIRRUS_FAST_MACHINE says what an hour of it costs
     name : keeps the search in the storage root, searches/NAME: run again after a crash or an
         interrupt, it goes on with the models that had not ended; another search of this name is
         refused
@@ -78,11 +89,11 @@ class GridSearch:
     ) -> None:
         if not (isinstance(task, type) and issubclass(task, LogisticRegression)):
             raise OptionError(f"task={task!r}: must be LogisticRegression")
-        _check_mode(mode, n_trials, timeout, max_cost)
+        _check_mode(mode, n_trials, timeout)
         names, values = _check_spread(hyper_vars, hyper_params, drawn=n_trials is not None)
         base = dict(param_base or {})
         points = _points(names, values, n_trials, base.get("seed", 0))
-        self._begin(task, base, points, mode, timeout, name)
+        self._begin(task, base, points, mode, timeout, max_cost, name)
 
     @classmethod
     def of_points(
@@ -93,6 +104,7 @@ class GridSearch:
         task: type[LogisticRegression] = LogisticRegression,
         mode: str = "grid",
         timeout: float | None = None,
+        max_cost: float | None = None,
         name: str | None = None,
     ) -> GridSearch:
         """A search of these models instead of all combinations.
@@ -103,7 +115,7 @@ class GridSearch:
             raise OptionError(f"task={task!r}: must be LogisticRegression")
         if mode == "random":
             raise OptionError('mode="random": points are given, not drawn')
-        _check_mode(mode, None, timeout, None)
+        _check_mode(mode, None, timeout)
         if isinstance(points, str | Mapping) or not isinstance(points, Iterable):
             raise OptionError("points: must be a list of options by name")
         given = list(points)
@@ -115,7 +127,7 @@ class GridSearch:
         _check_spread(names, [[given[0][one]] for one in names], drawn=False)
         search = cls.__new__(cls)
         ordered = [{one: point[one] for one in names} for point in given]
-        search._begin(task, dict(param_base or {}), ordered, mode, timeout, name)
+        search._begin(task, dict(param_base or {}), ordered, mode, timeout, max_cost, name)
         return search
 
     def _begin(
@@ -125,9 +137,10 @@ class GridSearch:
         points: Sequence[Mapping[str, Any]],
         mode: str,
         timeout: float | None,
+        max_cost: float | None,
         name: str | None,
     ) -> None:
-        self.mode, self.timeout, self.name = mode, timeout, name
+        self.mode, self.timeout, self.max_cost, self.name = mode, timeout, max_cost, name
         if name is not None:
             check_name(name)
         names = list(points[0])
@@ -135,8 +148,10 @@ class GridSearch:
         self._tasks = [task({**base, **point}) for point in points]
         # As the options have them: plain numbers, where a range gave NumPy's.
         self._points = [{n: getattr(one.options, n) for n in names} for one in self._tasks]
+        all_options = [one.options for one in self._tasks]
         if mode == "halving":
-            _check_halving([one.options for one in self._tasks])
+            _check_halving(all_options)
+        check_budget(max_cost, all_options)
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -184,7 +199,9 @@ class _Course:
         self._deadline = None
         if search.timeout is not None:
             self._deadline = self._started + search.timeout
-        self._interrupted = False
+        self._limited = search.max_cost is not None
+        self._budget = Budget(search.max_cost)
+        self._interrupted = self._too_dear = self._cut = False
 
     def follow(self) -> GridResults:
         results = self._results
@@ -196,27 +213,42 @@ class _Course:
             try:
                 self._go_on()
                 for models in self._parts():
-                    if self._over:
+                    if self._why_over:
                         break
                     if isinstance(models, list):
                         self._together(models)
                     else:
                         self._alone(models)
             except KeyboardInterrupt:
+                self._interrupted = True
                 if not results:
                     raise
             finally:
                 if self._file is not None:
                     self._file.write()
-        if not self._over:
+        if len(results) < len(self._tasks) or self._cut:
+            results.stop_reason = self._why_over or "interrupted"
+        else:
             self._restore()
         results.seconds = time.perf_counter() - self._started
+        results.cost = self._budget.spent
         return results
 
     @property
-    def _over(self) -> bool:
-        late = self._deadline is not None and time.perf_counter() >= self._deadline
-        return self._interrupted or late
+    def _why_over(self) -> str:
+        """Why nothing more is to be begun; empty if nothing speaks against it."""
+        if self._interrupted:
+            return "interrupted"
+        if self._deadline is not None and time.perf_counter() >= self._deadline:
+            return "timeout"
+        return "max_cost" if self._too_dear or self._budget.left <= 0 else ""
+
+    @property
+    def _end(self) -> tuple[float, str] | None:
+        """When the search ends at the latest, and what for."""
+        ends = [(self._budget.deadline, "max_cost")]
+        ends += [] if self._deadline is None else [(self._deadline, "timeout")]
+        return min(ends) if min(ends)[0] < math.inf else None
 
     def _go_on(self) -> None:
         """Takes what had ended when the search was kept."""
@@ -229,6 +261,15 @@ class _Course:
         done = self._file.outcomes if self._file is not None else {}
         models = [Model(i, task.options) for i, task in enumerate(self._tasks)]
         reasons = {model.number: why_alone(model.options) for model in models}
+        servers: dict[str, str] = {}  # asked once
+        for model in models:
+            number, store = model.number, model.options.param_store
+            if not reasons[number]:
+                if store not in servers:
+                    servers[store] = why_not_there(model.options)
+                reasons[number] = servers[store]
+                if reasons[number] and self._halving:
+                    raise OptionError(_needs_company(reasons[number]))
         shared = passes([model for model in models if not reasons[model.number]])
         # Whether a model is alone is decided by all of the search, or it would be another one when
         # the search goes on.
@@ -260,7 +301,7 @@ class _Course:
                 self._take(outcome)
 
         run = SharedRun(
-            models, keep=self._keep, deadline=self._deadline, halving=self._halving, tell=tell
+            models, keep=self._keep, deadline=self._end, halving=self._halving, tell=tell
         )
         try:
             run.run()
@@ -270,23 +311,35 @@ class _Course:
             self._take(outcome)
 
     def _alone(self, model: Model) -> None:
-        options = model.options
-        if self._deadline is not None:
-            left = max(1e-3, self._deadline - time.perf_counter())
-            options = replace(options, timeout=min(left, options.timeout or math.inf))
+        options, own = model.options, model.options.timeout or math.inf
+        rented, end = on_lambda(options), self._end
+        left = math.inf
+        if end is not None:
+            left = max(1e-3, end[0] - time.perf_counter())
+            options = replace(options, timeout=min(left, own))
+        if rented and self._limited:
+            most = min(self._budget.left, options.max_cost or math.inf)
+            options = replace(options, max_cost=most)
         try:
             result = Supervisor(options).run()
         except TrainingError as error:
             self._take(Outcome(model.number, None, str(error)))
             return
         self._results.reads += result.reads
+        if rented:
+            self._budget.add(result.cost)
+        if end is not None and end[1] == "max_cost" and result.stop_reason == "timeout":
+            result = result if own <= left else replace(result, stop_reason="max_cost")
         self._take(Outcome(model.number, result))
 
     def _take(self, outcome: Outcome, *, anew: bool = True) -> None:
         results = self._results
         reason = "" if outcome.result is None else outcome.result.stop_reason
         self._interrupted |= reason == "interrupted"
+        self._too_dear |= reason == "max_cost" and self._limited
         cut = reason == "interrupted" or (reason == "timeout" and self._deadline is not None)
+        cut |= reason == "max_cost" and self._limited
+        self._cut |= cut
         if self._file is not None and anew and not cut:
             self._file.add(outcome)
         number = outcome.number
@@ -309,7 +362,7 @@ class _Course:
                 self._results[i] = replace(trial, result=Supervisor(again).run())
 
 
-def _check_mode(mode: Any, n_trials: Any, timeout: float | None, max_cost: float | None) -> None:
+def _check_mode(mode: Any, n_trials: Any, timeout: float | None) -> None:
     if mode not in MODES:
         near = difflib.get_close_matches(str(mode), MODES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose {', '.join(MODES)}"
@@ -323,11 +376,6 @@ def _check_mode(mode: Any, n_trials: Any, timeout: float | None, max_cost: float
         raise OptionError('n_trials: mode="random" needs to know how many models to draw')
     if timeout is not None and not (isinstance(timeout, int | float) and 0 < timeout < math.inf):
         raise OptionError(f"timeout={timeout!r}: must be a number of seconds above 0")
-    if max_cost is not None:
-        raise OptionError(
-            "max_cost: a search has no price of its own: models that share a pass are trained on "
-            'this machine; in param_base it holds for each run with executor="lambda"'
-        )
 
 
 def _check_spread(
@@ -411,11 +459,15 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def _needs_company(why: str) -> str:
+    return f'{why}: mode="halving" is for models that are trained together'
+
+
 def _check_halving(all_options: Sequence[Options]) -> None:
     for options in all_options:
         why = why_alone(options)
         if why:
-            raise OptionError(f'{why}: mode="halving" is for models that are trained together')
+            raise OptionError(_needs_company(why))
         if not (options.epsilon > 0 or options.test_dataset or options.test_fraction):
             raise OptionError(
                 'mode="halving": needs test rows; give test_dataset or test_fraction, or '

@@ -222,13 +222,14 @@ INLINE void read_row(grid_shape is, const grid_constants *the, const cf_grid_wal
                      vec *margin, grid_kept *kept, cf_grid_ahead ahead) {
     const cf_grid_model *const model = walk->model;
     const size_t width = cf_optimizer_width(is.kind), n_read = is.kind == CF_FTRL ? 2 : 1;
+    const bool charged = is.charged && is.kind == CF_FTRL; /* others' weights are what they are */
     const uint32_t *const ids = walk->rows->indices;
     const float *const data = walk->rows->data;
     grid_charge own;
     for (size_t k = begin; k < end; k++) {
         const float *const state = model->state + ids[k] * coordinate_floats(is);
         const grid_charge *due = most;
-        cf_grid_ask(walk, &ahead, width, n_read);
+        cf_grid_ask(walk, &ahead, width, n_read, charged);
         if (is.kind == CF_FTRL)
             due = charge_of(is, the, model, ids[k], rows_seen, most, &own);
         for (size_t v = 0; v < is.n; v++) {
@@ -242,7 +243,7 @@ INLINE void read_row(grid_shape is, const grid_constants *the, const cf_grid_wal
         }
     }
     while (ahead.n)
-        cf_grid_ask(walk, &ahead, width, n_read);
+        cf_grid_ask(walk, &ahead, width, n_read, charged);
 }
 
 /* Its step. */
@@ -257,7 +258,7 @@ INLINE void write_row(grid_shape is, const grid_constants *the, const cf_grid_wa
     for (size_t k = begin; k < end; k++) {
         float *const state = model->state + ids[k] * coordinate_floats(is);
         const grid_charge *const due = charge_of(is, the, model, ids[k], times, most, &own);
-        cf_grid_ask(walk, &ahead, width, width);
+        cf_grid_ask(walk, &ahead, width, width, is.charged);
         for (size_t v = 0; v < is.n; v++) {
             vec w, root;
             if (is.kind == CF_FTRL && k - begin < CF_GRID_KEPT) {
@@ -270,7 +271,7 @@ INLINE void write_row(grid_shape is, const grid_constants *the, const cf_grid_wa
         }
     }
     while (ahead.n)
-        cf_grid_ask(walk, &ahead, width, width);
+        cf_grid_ask(walk, &ahead, width, width, is.charged);
 }
 
 INLINE cf_status train_rows(grid_shape is, cf_grid_walk *walk, const uint32_t *order, size_t n) {
@@ -309,6 +310,11 @@ INLINE cf_status train_rows(grid_shape is, cf_grid_walk *walk, const uint32_t *o
     return cf_ok();
 }
 
+/* Of a row that was checked. */
+static inline size_t row_length(const cf_csr *rows, size_t row) {
+    return (size_t)(rows->indptr[row + 1] - rows->indptr[row]);
+}
+
 INLINE void train_batch(grid_shape is, cf_grid_walk *walk, const cf_grid_batch *batch,
                         const cf_grid_scratch *scratch) {
     const cf_grid_model *const model = walk->model;
@@ -329,7 +335,8 @@ INLINE void train_batch(grid_shape is, cf_grid_walk *walk, const cf_grid_batch *
         memset(scratch->touches, 0, n_distinct * sizeof *scratch->touches);
     for (size_t j = 0; copied && j < n_distinct; j++) {
         if (j + CF_GRID_DISTINCT_AHEAD < n_distinct)
-            cf_grid_prefetch_id(walk, distinct[j + CF_GRID_DISTINCT_AHEAD], width, width);
+            cf_grid_prefetch_id(walk, distinct[j + CF_GRID_DISTINCT_AHEAD], width, width,
+                                is.charged);
         const float *const state = model->state + distinct[j] * coordinate_floats(is);
         const grid_charge *const due =
             charge_of(is, &the, model, distinct[j], rows_seen, &most, &own);
@@ -353,10 +360,11 @@ INLINE void train_batch(grid_shape is, cf_grid_walk *walk, const cf_grid_batch *
         if (i + CF_GRID_ROWS_AHEAD / 4 < batch->n)
             cf_csr_prefetch(rows, batch->order[i + CF_GRID_ROWS_AHEAD / 4]);
         for (const size_t due = batch->n_next * (i + 1) / batch->n; !copied && asked < due; asked++)
-            cf_grid_prefetch_id(walk, batch->next[asked], width, width);
+            cf_grid_prefetch_id(walk, batch->next[asked], width, width, is.charged);
         for (size_t v = 0; v < is.n; v++)
             margin[v] = start[v];
         for (size_t k = 0; k < length; k++) {
+            __builtin_prefetch(scratch->gradient + local[k] * (size_t)CF_GRID_LANES, 1);
             const float *const w = copied
                                        ? scratch->weights + local[k] * (size_t)CF_GRID_LANES
                                        : model->state + distinct[local[k]] * coordinate_floats(is);
@@ -366,18 +374,24 @@ INLINE void train_batch(grid_shape is, cf_grid_walk *walk, const cf_grid_batch *
         error_of(is, &the, walk, row, margin, error);
         for (size_t v = 0; v < is.n; v++)
             sum[v] += error[v];
+        const uint32_t *const next = length ? local + length : local;
+        const size_t n_next =
+            copied && i + 1 < batch->n ? row_length(rows, batch->order[i + 1]) : 0;
         for (size_t k = 0; k < length; k++) {
+            if (k < n_next)
+                __builtin_prefetch(scratch->weights + next[k] * (size_t)CF_GRID_LANES);
             float *const g = scratch->gradient + local[k] * (size_t)CF_GRID_LANES;
             for (size_t v = 0; v < is.n; v++)
                 store(g + v * VEC, load(g + v * VEC) + error[v] * rows->data[begin + k]);
             if (touched)
                 scratch->touches[local[k]] += 1.0f;
         }
-        local = length ? local + length : local;
+        local = next;
     }
     for (size_t j = 0; j < n_distinct; j++) {
         if (j + CF_GRID_DISTINCT_AHEAD < n_distinct)
-            cf_grid_prefetch_id(walk, distinct[j + CF_GRID_DISTINCT_AHEAD], width, width);
+            cf_grid_prefetch_id(walk, distinct[j + CF_GRID_DISTINCT_AHEAD], width, width,
+                                is.charged);
         float *const state = model->state + distinct[j] * coordinate_floats(is);
         const grid_charge *due = &own;
         if (touched)
@@ -429,16 +443,18 @@ INLINE cf_status measure(grid_shape is, cf_grid_walk *walk, float *margins) {
     return cf_ok();
 }
 
-/* Loops of their own for each shape. */
+/* Loops of their own for each shape; weights of sgd and adagrad are read alike, charged or not. */
 #define CF_SHAPES(X)                                                                               \
-    X(sgd, CF_SGD, false, MOST)                                                                    \
-    X(sgd_half, CF_SGD, false, MOST / 2)                                                           \
+    CF_READ_SHAPES(X)                                                                              \
     X(sgd_charged, CF_SGD, true, MOST)                                                             \
     X(sgd_charged_half, CF_SGD, true, MOST / 2)                                                    \
+    X(adagrad_charged, CF_ADAGRAD, true, MOST)                                                     \
+    X(adagrad_charged_half, CF_ADAGRAD, true, MOST / 2)
+#define CF_READ_SHAPES(X)                                                                          \
+    X(sgd, CF_SGD, false, MOST)                                                                    \
+    X(sgd_half, CF_SGD, false, MOST / 2)                                                           \
     X(adagrad, CF_ADAGRAD, false, MOST)                                                            \
     X(adagrad_half, CF_ADAGRAD, false, MOST / 2)                                                   \
-    X(adagrad_charged, CF_ADAGRAD, true, MOST)                                                     \
-    X(adagrad_charged_half, CF_ADAGRAD, true, MOST / 2)                                            \
     X(ftrl, CF_FTRL, false, MOST)                                                                  \
     X(ftrl_half, CF_FTRL, false, MOST / 2)                                                         \
     X(ftrl_charged, CF_FTRL, true, MOST)                                                           \
@@ -451,19 +467,23 @@ INLINE cf_status measure(grid_shape is, cf_grid_walk *walk, float *margins) {
     LOOP static void batch_##name(cf_grid_walk *walk, const cf_grid_batch *batch,                  \
                                   const cf_grid_scratch *scratch) {                                \
         train_batch((grid_shape){kind, charged, n}, walk, batch, scratch);                         \
-    }                                                                                              \
-    LOOP static cf_status measure_##name(cf_grid_walk *walk, float *margins) {                     \
-        return measure((grid_shape){kind, charged, n}, walk, margins);                             \
     }
 CF_SHAPES(CF_LOOPS)
 
-#define CF_IS(kind_, charged_, n_)                                                                 \
-    (walk->model->kind == kind_ && (walk->model->penalties.n > 0) == charged_ &&                   \
-     (walk->model->active >> CF_GRID_LANES / 2 == 0) == (n_ != MOST))
+#define CF_READS(name, kind, charged, n)                                                           \
+    LOOP static cf_status measure_##name(cf_grid_walk *walk, float *margins) {                     \
+        return measure((grid_shape){kind, charged, n}, walk, margins);                             \
+    }
+CF_READ_SHAPES(CF_READS)
+
+static bool is_shape(const cf_grid_model *model, cf_optimizer_kind kind, bool charged, size_t n) {
+    return model->kind == kind && (model->penalties.n > 0) == charged &&
+           (model->active >> CF_GRID_LANES / 2 == 0) == (n != MOST);
+}
 
 static cf_status rows_any(cf_grid_walk *walk, const uint32_t *order, size_t n_order) {
 #define CF_CHOOSE(name, kind, charged, n)                                                          \
-    if (CF_IS(kind, charged, n))                                                                   \
+    if (is_shape(walk->model, kind, charged, n))                                                   \
         return rows_##name(walk, order, n_order);
     CF_SHAPES(CF_CHOOSE)
 #undef CF_CHOOSE
@@ -473,7 +493,7 @@ static cf_status rows_any(cf_grid_walk *walk, const uint32_t *order, size_t n_or
 static void batch_any(cf_grid_walk *walk, const cf_grid_batch *batch,
                       const cf_grid_scratch *scratch) {
 #define CF_CHOOSE(name, kind, charged, n)                                                          \
-    if (CF_IS(kind, charged, n)) {                                                                 \
+    if (is_shape(walk->model, kind, charged, n)) {                                                 \
         batch_##name(walk, batch, scratch);                                                        \
         return;                                                                                    \
     }
@@ -482,10 +502,13 @@ static void batch_any(cf_grid_walk *walk, const cf_grid_batch *batch,
 }
 
 static cf_status measure_any(cf_grid_walk *walk, float *margins) {
+    cf_grid_model read = *walk->model;
+    if (read.kind != CF_FTRL)
+        read.penalties.n = 0;
 #define CF_CHOOSE(name, kind, charged, n)                                                          \
-    if (CF_IS(kind, charged, n))                                                                   \
+    if (is_shape(&read, kind, charged, n))                                                         \
         return measure_##name(walk, margins);
-    CF_SHAPES(CF_CHOOSE)
+    CF_READ_SHAPES(CF_CHOOSE)
 #undef CF_CHOOSE
     return cf_ok();
 }

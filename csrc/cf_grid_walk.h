@@ -62,15 +62,18 @@ static inline cf_code cf_grid_find_row(const cf_grid_walk *walk, size_t row, siz
     return *begin < *end && highest >= walk->model->n_ids ? CF_E_ID : CF_OK;
 }
 
-/* Asks for the first `n` (1 or 2) of a coordinate's `width` members; `id` is unchecked, and asking
- * for no memory of ours does nothing. */
+/* Asks for the first `n` (1 or 2) of a coordinate's `width` members, and for its penalties if it is
+ * charged any; `id` is unchecked, and asking for no memory of ours does nothing. */
 static inline void cf_grid_prefetch_id(const cf_grid_walk *walk, uint32_t id, size_t width,
-                                       size_t n) {
+                                       size_t n, bool charged) {
     const uintptr_t line = CF_GRID_LANES * sizeof(float);
     const uintptr_t at = (uintptr_t)walk->model->state + id * (width * line);
     __builtin_prefetch((const void *)at, 1);
     if (n > 1)
         __builtin_prefetch((const void *)(at + line), 1);
+    if (charged)
+        __builtin_prefetch(
+            (const void *)((uintptr_t)walk->model->penalties.of + id * sizeof(cf_penalty)));
 }
 
 /* The ids of a row to come whose coordinates are to be asked for: none if it is no row. They are in
@@ -93,10 +96,10 @@ static inline cf_grid_ahead cf_grid_look_ahead(const cf_grid_walk *walk, size_t 
 /* Asks for the next of them, if there is one. One at a time between other work: all at once, they
  * would wait for each other, and what comes behind for them. */
 static inline void cf_grid_ask(const cf_grid_walk *walk, cf_grid_ahead *ahead, size_t width,
-                               size_t n) {
+                               size_t n, bool charged) {
     if (!ahead->n)
         return;
-    cf_grid_prefetch_id(walk, *ahead->ids++, width, n);
+    cf_grid_prefetch_id(walk, *ahead->ids++, width, n, charged);
     ahead->n--;
 }
 

@@ -6,7 +6,7 @@ messages are used again and again, and only their memory grows.
 
 from cpython.bytes cimport PyBytes_AsString
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 cdef extern from "cf_step.h" nogil:
     size_t CF_FRAME_ROOM
@@ -223,6 +223,29 @@ cdef class Stepper:
         self._learnt = batch
         return batch.loss
 
+    def give(self, StepBatch batch not None, size_t n_rows, const float[::1] gradient not None,
+             const float[::1] touches):
+        """Takes the gradient at a chosen batch's ids, and how many entries each has where they are
+        counted, from a caller who has learnt from `n_rows` rows: for the next message, as learn."""
+        cdef size_t n = batch.n
+        _need(batch._stepper is self and batch.whole, "the mini-batch has no weights")
+        _need(not self._busy, "the stepper is in use by another thread")
+        _need(<size_t>gradient.shape[0] == n, "gradient must have a place for every id")
+        _need(not self._counts or (touches is not None and <size_t>touches.shape[0] == n),
+              "touches must have a place for every id")
+        self._learnt = None
+        _grow(&self._gradient, n, sizeof(float))
+        memset(&self._total, 0, sizeof(self._total))
+        if n:
+            memcpy(self._gradient.at, _f32(gradient), n * sizeof(float))
+        if self._counts:
+            _grow(&self._touches, n, sizeof(float))
+            if n:
+                memcpy(self._touches.at, _f32(touches), n * sizeof(float))
+        batch.n_rows = n_rows
+        batch.loss = batch.weight = 0.0
+        self._learnt = batch
+
     cdef const float *_of_shard(self, StepBatch batch, uint32_t shard, const _Room *values,
                                 _Room *part) except? NULL:
         """Those of the values by id that are a shard's."""
@@ -317,6 +340,13 @@ cdef class StepBatch:
         self._write_sets(n)
         _grow(&self._weights, n, sizeof(float))
         self.n = n
+
+    def take(self, float[::1] weights not None):
+        """Copies its weights, by id, once all have come."""
+        _need(self.whole, "the mini-batch has no weights")
+        _need(<size_t>weights.shape[0] == self.n, "weights must have a place for every id")
+        if self.n:
+            memcpy(_f32_out(weights), self._weights.at, self.n * sizeof(float))
 
     cdef int _take_ids(self, size_t n) except -1:
         """The set that the stepper's scratch has, as it is sent to each shard."""

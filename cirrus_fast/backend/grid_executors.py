@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from typing import Any
 
@@ -18,10 +18,13 @@ _MOST_DEATHS = 5
 
 
 def run_elsewhere(
-    chosen: str | Executor, specs: Sequence[GridWorkerSpec]
+    chosen: str | Executor, specs: Sequence[GridWorkerSpec], environment: Mapping[str, str]
 ) -> Iterator[tuple[GridWorkerSpec, dict[str, Any]]]:
-    """The answers of workers with these specs, as they come."""
-    ours = ProcessExecutor() if not isinstance(chosen, Executor) else None
+    """The answers of workers with these specs, as they come.
+
+    environment : what processes of ours need beside
+    """
+    ours = ProcessExecutor(environment=environment) if not isinstance(chosen, Executor) else None
     executor: Executor = ours if ours is not None else chosen  # type: ignore[assignment]
     deaths = 0
     running: dict[Future[str], GridWorkerSpec] = {}

@@ -7,16 +7,18 @@ its rows. Whatever else differs is another pass, and what cannot be in a pass is
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cirrus_fast.backend.grid_executors import run_elsewhere
-from cirrus_fast.backend.plan import Plan
-from cirrus_fast.backend.store_choice import named
+from cirrus_fast.backend.plan import Plan, on_lambda
+from cirrus_fast.backend.store_choice import choose_store, named
 from cirrus_fast.data.csr import Float32Array
 from cirrus_fast.data.parallel import available_cores
 from cirrus_fast.data.result import PHASES, TrainResult
@@ -35,8 +37,10 @@ from cirrus_fast.runtime.grid_pass import (
     made_ready,
 )
 from cirrus_fast.runtime.grid_worker import GridWorkerSpec, lanes_of, times_of, write_rows
+from cirrus_fast.runtime.params.control import is_clustered, worker_bytes
+from cirrus_fast.runtime.params.lanes import LaneStore
 from cirrus_fast.runtime.params.local import Layout
-from cirrus_fast.store_url import is_store_url
+from cirrus_fast.store_url import is_store_url, parse_urls, secrets
 
 # What models of one pass may differ in.
 _OF_LANE = {
@@ -73,13 +77,27 @@ class Outcome:
 def why_alone(options: Options) -> str:
     """Why a model with these options is a run of its own; empty if it can share a pass."""
     if is_store_url(options.param_store):
-        return f"param_store={options.param_store}"
+        if on_lambda(options):
+            return f"executor={options.executor_name}"
+        if parse_urls(options.param_store)[0].store == "bitfield":
+            return f"param_store={options.param_store}"
+        if options.sync_rows is not None:
+            return f"sync_rows={options.sync_rows}"
+        if (options.pipeline_depth or 1) > 1:
+            return f"pipeline_depth={options.pipeline_depth}"
     if options.consistency == "ssp":
         return 'consistency="ssp"'
     for name in ("callbacks", "checkpoint_interval", "resume_from"):
         if getattr(options, name):
             return name
     return ""
+
+
+def why_not_there(options: Options) -> str:
+    """Why a model that could share a pass cannot in the servers it names; empty if it can."""
+    if not is_store_url(options.param_store) or choose_store(options) == "module":
+        return ""
+    return f"param_store={options.param_store}, which has not loaded our module"
 
 
 def passes(models: Sequence[Model]) -> list[list[Model]]:
@@ -127,12 +145,12 @@ class SharedRun:
         models: Sequence[Model],
         *,
         keep: int,
-        deadline: float | None = None,
+        deadline: tuple[float, str] | None = None,
         halving: int | None = None,
         tell: Callable[[PassState, list[Outcome]], object] = lambda *_: None,
     ) -> None:
         """keep : of how many models, the best, the weights are wanted
-        deadline : of the search, by time.perf_counter
+        deadline : of the search, by time.perf_counter, and what it is for
         halving : the factor, or None
         tell : called after every evaluation, with what ended there
         """
@@ -147,21 +165,31 @@ class SharedRun:
         self.n_threads = first.n_workers or available_cores()
         self.worker_reads = Reads()
         self._rows = self._prepare()
+        self._store = self._open_store()
 
     @property
     def reads(self) -> Reads:
         """From a server, by all models together."""
         return self._plan.reads + self.worker_reads
 
+    def _open_store(self) -> LaneStore | None:
+        options = self._plan.options
+        if not is_store_url(options.param_store):
+            return None
+        clustered = is_clustered(parse_urls(options.param_store))
+        return LaneStore(uuid.uuid4().hex[:12], options.param_store, options.n_ps, clustered)
+
     def _prepare(self) -> PassRows:
         plan, test = self._plan, self._plan.test
         # All models of a pass divide columns alike; but penalties are charged in two ways.
-        scale = self._scale(plan.options.optimizer, 0.0)
+        scale = None
         penalties: dict[bool, Float32Array | None] = {}
         for one in (p.options for p in self._plans.values()):
             if (one.l1 or one.l2) and (one.optimizer == "ftrl") not in penalties:
-                charges = self._scale(one.optimizer, 1.0).penalties
-                penalties[one.optimizer == "ftrl"] = charges
+                scale = self._scale(one.optimizer, 1.0)
+                penalties[one.optimizer == "ftrl"] = scale.penalties
+        if scale is None:
+            scale = self._scale(plan.options.optimizer, 0.0)
         ready = None if test is None else made_ready(test.parts, test.positives, scale)
         return PassRows(plan.dataset, plan.holdout, scale, penalties, ready)
 
@@ -223,15 +251,45 @@ class SharedRun:
         ]
 
     def _wave(self, groups: list[tuple[Family, list[LaneSpec]]]) -> None:
-        plan, rows = self._plan, self._rows
+        plan = self._plan
         options = plan.options
-        layout = Layout(
+        now = time.perf_counter()
+        ends = [] if options.timeout is None else [(now + options.timeout, "timeout")]
+        ends += [] if self._deadline is None else [self._deadline]
+        end, reason = min(ends, default=(math.inf, "timeout"))
+        spec = PassSpec(
+            worker_size=options.worker_size,
+            model_bytes=self._model_bytes,
+            seed=options.seed,
+            rows_per_epoch=plan.n_train,
+            eval_rows=plan.eval_rows,
+            n_threads=min(self.n_threads, len(groups)),
+            seconds=max(0.0, end - now) if ends else None,
+            seconds_for=reason,
+            keep=self._keep,
+            rungs=self._rungs(groups),
+            store=self._store,
+        )
+        try:
+            self._through(spec, groups)
+        finally:
+            if self._store is not None:
+                self._store.delete([lanes[0].number for _, lanes in groups])
+
+    @property
+    def _model_bytes(self) -> int:
+        """Of one model in a run of its own."""
+        plan, scale = self._plan, self._rows.scale
+        if self._store is not None:
+            return worker_bytes(len(scale.ids), len(scale.place), merged=False)
+        pairs = self._rows.penalties.values()
+        return Layout(
             model_size=plan.model_size,
-            n_ids=len(rows.scale.ids),
-            n_places=len(rows.scale.place),
-            optimizer=options.optimizer,
+            n_ids=len(scale.ids),
+            n_places=len(scale.place),
+            optimizer=plan.options.optimizer,
             learning_rate=plan.learning_rate,
-            n_penalties=max((len(p) for p in rows.penalties.values() if p is not None), default=0),
+            n_penalties=max((len(p) for p in pairs if p is not None), default=0),
             n_workers=1,
             n_hot=0,
             exchange_rows=0,
@@ -239,21 +297,11 @@ class SharedRun:
             n_blocks=0,
             task="",
             owner=0,
-        )
-        now = time.perf_counter()
-        ends = [now + options.timeout] if options.timeout is not None else []
-        ends += [self._deadline] if self._deadline is not None else []
-        spec = PassSpec(
-            worker_size=options.worker_size,
-            model_bytes=layout.n_bytes,
-            seed=options.seed,
-            rows_per_epoch=plan.n_train,
-            eval_rows=plan.eval_rows,
-            n_threads=min(self.n_threads, len(groups)),
-            seconds=max(0.0, min(ends) - now) if ends else None,
-            keep=self._keep,
-            rungs=self._rungs(groups),
-        )
+        ).n_bytes
+
+    def _through(self, spec: PassSpec, groups: list[tuple[Family, list[LaneSpec]]]) -> None:
+        """One pass over the data."""
+        rows, options = self._rows, self._plan.options
         if options.executor != "local":
             self._elsewhere(spec, groups)
             return
@@ -290,7 +338,8 @@ class SharedRun:
                 )
                 for worker in range(n)
             ]
-            for done, answer in run_elsewhere(plan.options.executor, specs):
+            known = {} if self._store is None else secrets(self._store.urls)
+            for done, answer in run_elsewhere(plan.options.executor, specs, known):
                 times, lanes = times_of(answer), lanes_of(answer, done)
                 lanes.sort(key=lambda lane: lane.spec.number)
                 self.worker_reads += sum(times.reads_by_epoch, Reads())

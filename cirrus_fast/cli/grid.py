@@ -46,6 +46,13 @@ _FORMATS = (".json", ".csv")
     help="End the search after this long with what there is.",
 )
 @click.option(
+    "--search-max-cost",
+    type=click.FloatRange(0, min_open=True),
+    metavar="DOLLARS",
+    help="End the search when it has cost this much, with what there is: on functions, or on this "
+    "machine, if CIRRUS_FAST_MACHINE says what an hour of it costs.",
+)
+@click.option(
     "--name",
     "search_name",
     help="Keep the search under this name in the storage root: run again, it goes on where it was "
@@ -80,6 +87,7 @@ def grid_command(
     mode: str,
     n_trials: int | None,
     search_timeout: float | None,
+    search_max_cost: float | None,
     search_name: str | None,
     plot_file: str | None,
     table_file: str | None,
@@ -113,15 +121,13 @@ def grid_command(
         mode=mode,
         n_trials=n_trials,
         timeout=search_timeout,
+        max_cost=search_max_cost,
         name=search_name,
     )
     with output.progress("searching", len(search), "models") as tell:
         done = itertools.count(1)
         trials = search.run(lambda _: tell(next(done)), keep_models=1)
-    late = search_timeout is not None and trials.seconds >= search_timeout
-    interrupted = (len(trials) < len(search) and not late) or any(
-        t.result is not None and t.result.stop_reason == "interrupted" for t in trials
-    )
+    interrupted = trials.stop_reason == "interrupted"
     if trials:
         best = trials[0].result
         _write(table_file, dataset, trials)
@@ -135,6 +141,8 @@ def grid_command(
             )
         else:
             click.echo(grid_text(trials))
+            if trials.stop_reason != "finished":
+                click.echo(f"ended by {trials.stop_reason}, {len(trials)} of {len(search)} models")
         if best is None and not interrupted:
             raise TrainingError("every run of the search failed")
     if interrupted:
@@ -160,9 +168,14 @@ def _spread(varied: tuple[str, ...], fixed: dict[str, Any], *, drawn: bool) -> d
     return spread
 
 
-def grid_json(dataset: str, trials: list[Trial]) -> dict[str, Any]:
+def grid_json(dataset: str, trials: GridResults) -> dict[str, Any]:
     """A search under stable keys."""
-    return {"dataset": dataset, "models": [_trial_json(trial) for trial in trials]}
+    return {
+        "dataset": dataset,
+        "stop_reason": trials.stop_reason,
+        "cost": trials.cost,
+        "models": [_trial_json(trial) for trial in trials],
+    }
 
 
 def _trial_json(trial: Trial) -> dict[str, Any]:

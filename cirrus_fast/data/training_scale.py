@@ -65,10 +65,11 @@ class TrainingScale:
         """
         ids = by_popularity(statistics)
         known = usable_divisor(statistics.root_mean_square)
-        # Not np.median, which imports numpy.ma, nor np.partition, ten times as slow where most of
-        # them are the same.
-        typical = np.sort(known)[len(known) // 2] if len(known) else 1
+        typical = np.float32(1)
         if n_features is not None:
+            # Not np.median, which imports numpy.ma, nor np.partition, ten times as slow where most
+            # of them are the same.
+            typical = np.sort(known)[len(known) // 2] if len(known) else typical
             unseen = np.ones(n_features, np.bool_)
             unseen[ids] = False
             ids = np.concatenate([ids, np.flatnonzero(unseen).astype(np.uint32)])

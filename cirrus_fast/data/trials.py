@@ -128,12 +128,17 @@ class GridResults(list[Trial]):
     ----------
     reads : what reading data from a server has cost, models of a pass together
     seconds : the search took
+    cost : dollars, of runs on functions, and of this machine where CIRRUS_FAST_MACHINE says what an
+        hour of it costs
+    stop_reason : "finished"; or "timeout", "max_cost" or "interrupted", where trials are missing or
+        were cut short
     """
 
     def __init__(self, trials: Iterable[Trial] = ()) -> None:
         super().__init__(trials)
         self.reads = Reads()
-        self.seconds = 0.0
+        self.seconds = self.cost = 0.0
+        self.stop_reason = "finished"
 
     @property
     def best(self) -> Trial:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from cirrus_fast.data.csr import CSR, Float32Array, UInt32Array
 from cirrus_fast.data.evaluation import exact_auc
 from cirrus_fast.data.parallel import fresh_memory
 from cirrus_fast.data.result import Record
+
+if TYPE_CHECKING:
+    from cirrus_fast.runtime.params.lanes import LaneStore, ServedLanes
 
 LANES = _kernels.GRID_LANES
 
@@ -134,7 +138,10 @@ class Scratch:
     def of(self, room: int) -> _kernels.GridScratch:
         if self._made is None or self._made.room < room:
             room += room // 4
-            weights, gradient = (np.empty(room * LANES, np.float32) for _ in range(2))
+            # From the system: what begins at a page has each id's lanes in one line of a cache.
+            weights, gradient = (
+                np.frombuffer(fresh_memory(4 * LANES * room), np.float32) for _ in range(2)
+            )
             self._made = _kernels.GridScratch(weights, gradient, np.empty(room, np.float32))
         return self._made
 
@@ -170,12 +177,24 @@ def state_bytes(family: Family, n_ids: int) -> int:
 
 
 class Group:
-    """Lanes of one family."""
+    """Lanes of one family.
+
+    Attributes
+    ----------
+    in_memory : here; else servers have them
+    """
 
     def __init__(
-        self, family: Family, specs: list[LaneSpec], n_ids: int, penalties: Float32Array | None
+        self,
+        family: Family,
+        specs: list[LaneSpec],
+        n_ids: int,
+        penalties: Float32Array | None,
+        store: LaneStore | None = None,
     ) -> None:
-        """penalties : pairs for l1 = 1 and l2 = 1"""
+        """penalties : pairs for l1 = 1 and l2 = 1
+        store : that has them, or None
+        """
         assert 0 < len(specs) <= LANES
         self.family = family
         self.lanes = [Lane(spec, slot) for slot, spec in enumerate(specs)]
@@ -185,17 +204,35 @@ class Group:
         def of(name: str) -> Float32Array:
             return np.array([getattr(spec, name) for spec in given], np.float32)
 
-        self._model = _kernels.GridModel(
-            family.optimizer,
-            np.frombuffer(fresh_memory(state_bytes(family, n_ids)), np.float32),
-            penalties if family.charged else None,
-            of("learning_rate"),
-            of("l1"),
-            of("l2"),
-            np.ascontiguousarray(of("class_weight").T),
-            fit_intercept=family.fit_intercept,
-            intercept_rate=family.intercept_rate,
-        )
+        self.in_memory = store is None
+        self._model: _kernels.GridModel | ServedLanes
+        class_weight = np.ascontiguousarray(of("class_weight").T)
+        constants = of("learning_rate"), of("l1"), of("l2"), class_weight
+        charges = penalties if family.charged else None
+        if store is None:
+            self._model = _kernels.GridModel(
+                family.optimizer,
+                np.frombuffer(fresh_memory(state_bytes(family, n_ids)), np.float32),
+                charges,
+                *constants,
+                fit_intercept=family.fit_intercept,
+                intercept_rate=family.intercept_rate,
+            )
+        else:
+            from cirrus_fast.runtime.params.lanes import ServedLanes
+
+            self._model = ServedLanes(
+                store,
+                specs[0].number,
+                family.optimizer,
+                n_ids,
+                charges,
+                *constants,
+                n_lanes=len(specs),
+                minibatch_size=family.minibatch_size,
+                fit_intercept=family.fit_intercept,
+                intercept_rate=family.intercept_rate,
+            )
         self._model.clear(of("intercept"))
         self._losses = np.zeros(LANES)
         self.updates = 0
@@ -204,6 +241,11 @@ class Group:
     @property
     def running(self) -> list[Lane]:
         return [lane for lane in self.lanes if lane.reason is None]
+
+    def close(self) -> None:
+        """It learns no more."""
+        if not isinstance(self._model, _kernels.GridModel):
+            self._model.close()
 
     def activate(self) -> None:
         """Those that have not ended learn on."""
@@ -301,7 +343,10 @@ class Group:
         """Moves a running lane of another group here, in the place of one that has ended."""
         used = {one.slot for one in self.running}
         slot = next(slot for slot in range(LANES) if slot not in used)
-        other._model.move(lane.slot, self._model, slot)
+        mine, its = self._model, other._model
+        assert isinstance(mine, _kernels.GridModel)
+        assert isinstance(its, _kernels.GridModel)
+        its.move(lane.slot, mine, slot)
         if other is not self:
             other.lanes.remove(lane)
             self.lanes.append(lane)
@@ -311,7 +356,12 @@ class Group:
 def repack(groups: list[Group]) -> list[Group]:
     """The running lanes of groups of one family in as few groups as hold them, and in the first
     half of one where that is enough; groups without any are left out. What has ended stays listed
-    where it was."""
+    where it was. Servers keep lanes where they are: of those that have ended nothing is sent."""
+    if not all(group.in_memory for group in groups):
+        left = [group for group in groups if group.running]
+        for group in left:
+            group.activate()
+        return left
     left = sorted((g for g in groups if g.running), key=lambda g: -len(g.running))
     needed = -(-sum(len(g.running) for g in left) // LANES)
     while len(left) > needed:

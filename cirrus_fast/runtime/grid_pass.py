@@ -23,7 +23,7 @@ from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.parallel import ordered_map
 from cirrus_fast.data.traffic import Reads
-from cirrus_fast.data.training_scale import TrainingScale
+from cirrus_fast.data.training_scale import NOWHERE, TrainingScale
 from cirrus_fast.runtime.divergence import blame, blame_test
 from cirrus_fast.runtime.grid_groups import Batches, Family, Group, Lane, LaneSpec, Scratch, repack
 from cirrus_fast.runtime.memory import Memory
@@ -32,6 +32,7 @@ from cirrus_fast.runtime.worker import CHUNK_ROWS
 
 if TYPE_CHECKING:
     from cirrus_fast.data.text_dataset import TextDataset
+    from cirrus_fast.runtime.params.lanes import LaneStore
 
 # Chunks that are renumbered at once: some tens of thousands of rows, so that threads seldom wait
 # for each other and the rows stay near.
@@ -56,8 +57,9 @@ class PassSpec:
     ----------
     model_bytes : of one model in a run of its own, which decides how rows are grouped there
     eval_rows : rows between evaluations
-    seconds : until the pass ends whatever has been reached, or None
+    seconds : until the pass ends whatever has been reached, or None; and what for
     keep : of how many models, the best, the weights are kept
+    store : servers that have the models, or None
     """
 
     worker_size: int
@@ -69,6 +71,8 @@ class PassSpec:
     seconds: float | None
     keep: int
     rungs: tuple[Rung, ...] = ()
+    store: LaneStore | None = None
+    seconds_for: str = "timeout"
 
 
 @dataclass(slots=True)
@@ -124,14 +128,17 @@ class GridPass:
         n_ids = len(rows.scale.ids)
         self._families: dict[Family, list[Group]] = {}
         self.lanes: list[Lane] = []
+        self._all_groups: list[Group] = []
 
         def make(one: tuple[Family, list[LaneSpec]]) -> Group:
             family, lanes = one
-            return Group(family, lanes, n_ids, rows.penalties.get(family.optimizer == "ftrl"))
+            penalties = rows.penalties.get(family.optimizer == "ftrl")
+            return Group(family, lanes, n_ids, penalties, spec.store)
 
         # Their memory comes from the system, which clears it first.
         for group in ordered_map(make, families, spec.n_threads):
             self._families.setdefault(group.family, []).append(group)
+            self._all_groups.append(group)
             self.lanes += group.lanes
         self._epochs = max(lane.spec.epochs for lane in self.lanes)
         self._batches: dict[tuple[int, int], Batches] = {}
@@ -191,6 +198,8 @@ class GridPass:
                 self._report()
         finally:
             stream.close()
+            for group in self._all_groups:
+                group.close()
         self.times.storage_read, self.times.decode = (
             stream.times.storage_read,
             stream.times.decode,
@@ -207,7 +216,7 @@ class GridPass:
         if self._stopping is None:
             seconds = self.spec.seconds
             if seconds is not None and time.perf_counter() - self._started >= seconds:
-                self._stopping = "timeout"
+                self._stopping = self.spec.seconds_for
             else:
                 self._stopping = self._stop_asked()
         return self._stopping is not None
@@ -269,11 +278,15 @@ class GridPass:
                 self._fail(lane, why)
             group.activate()
 
+    def _shares_numbers(self, size: int) -> bool:
+        """Whether groups take mini-batches of this size from what is renumbered for them all."""
+        return size > 1 and self.spec.store is None
+
     def _localize(self, rows: CSR, order: UInt32Array, part: dict[int, list[slice]]) -> None:
         """Renumbers the mini-batches of some chunks, once for all groups."""
         work = []
         for size, cuts in part.items():
-            for i, cut in enumerate(cuts if size > 1 else ()):
+            for i, cut in enumerate(cuts if self._shares_numbers(size) else ()):
                 batches = self._batches.setdefault((size, i), Batches(self._n_ids))
                 work.append(partial(batches.localize, rows, order[cut], size))
         self._each(work)
@@ -289,7 +302,7 @@ class GridPass:
             rate = 1.0
             if group.family.optimizer == "sgd":  # as runtime/worker.py has it
                 rate = 1 / math.sqrt(1 + seen / self.spec.rows_per_epoch)
-            batches = self._batches[size, i] if size > 1 else None
+            batches = self._batches[size, i] if self._shares_numbers(size) else None
             group.train(rows, order[cut], batches, scratch, seen, rate)
 
     @staticmethod
@@ -388,10 +401,9 @@ def made_ready(parts: list[CSR], positives: Float32Array, scale: TrainingScale) 
     training row has are left out, since their weight is 0."""
     indptr, indices, data, weights = [np.zeros(1, np.int64)], [], [], []
     at = 0
+    places = np.append(scale.place, NOWHERE)  # where all ids beyond those of training rows are
     for part in parts:
-        known = part.indices < len(scale.place)
-        place = np.full(part.nnz, len(scale.ids), np.uint32)
-        place[known] = scale.place[part.indices[known]]
+        place = places.take(part.indices, mode="clip")
         known = place < len(scale.ids)
         kept = np.concatenate([[0], np.cumsum(known)])
         indptr.append(kept[part.indptr[1:]] + at)

@@ -50,6 +50,10 @@ class GridWorkerSpec:
         values = dict(raw["grid"])
         shared, copy = dict(values["shared"]), values["text_copy"]
         shared["rungs"] = tuple(Rung(**rung) for rung in shared["rungs"])
+        if shared["store"] is not None:
+            from cirrus_fast.runtime.params.lanes import LaneStore
+
+            shared["store"] = LaneStore(**shared["store"])
         values["shared"] = PassSpec(**shared)
         values["text_copy"] = None if copy is None else tuple(copy)
         values["groups"] = [

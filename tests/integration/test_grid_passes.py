@@ -40,7 +40,8 @@ def data(storage_root):
 
 
 def search(names, values, base=BASE, **more):
-    modes = {k: more.pop(k) for k in ("mode", "n_trials", "timeout", "name") if k in more}
+    of_search = ("mode", "n_trials", "timeout", "max_cost", "name")
+    modes = {k: more.pop(k) for k in of_search if k in more}
     return GridSearch(LogisticRegression, {**base, **more}, names, values, **modes)
 
 
@@ -278,7 +279,8 @@ def test_halving_lets_most_models_go_early_and_finds_the_best(tmp_path):
         ({"mode": "random", "n_trials": 0}, "from 1 on"),
         ({"mode": "random", "n_trials": True}, "from 1 on"),
         ({"timeout": -1}, "seconds above 0"),
-        ({"max_cost": 3.0}, "max_cost: a search has no price of its own"),
+        ({"max_cost": 3.0}, "max_cost: nobody has said what this machine costs"),
+        ({"max_cost": -1}, "dollars above 0"),
         ({"name": "../x"}, "letters, digits"),
     ],
 )
@@ -314,7 +316,36 @@ def test_halving_without_test_rows_is_refused():
 def test_a_search_ends_at_its_timeout_with_what_there_is():
     results = search(["learning_rate"], [[0.1, 0.2]], epochs=1_000_000, timeout=0.5).run()
     assert [trial.result.stop_reason for trial in results] == ["timeout", "timeout"]
+    assert results.stop_reason == "timeout"
     assert results.best_model_.nnz > 0
+
+
+def test_a_search_ends_when_its_money_is_spent(monkeypatch):
+    monkeypatch.setenv("CIRRUS_FAST_MACHINE", "3600")  # a dollar a second
+    names, values = ["learning_rate"], [[0.1, 0.2]]
+    results = search(names, values, epochs=1_000_000, max_cost=0.5).run()
+    assert [trial.result.stop_reason for trial in results] == ["max_cost", "max_cost"]
+    assert results.stop_reason == "max_cost"
+    assert 0.5 <= results.cost == pytest.approx(results.seconds, rel=0.2)
+    assert results.best_model_.nnz > 0
+    # One after another: the second is not begun.
+    alone = search(names, values, epochs=1_000_000, consistency="ssp", max_cost=0.5).run()
+    assert [trial.result.stop_reason for trial in alone] == ["max_cost"]
+    assert (alone.stop_reason, len(alone)) == ("max_cost", 1)
+    enough = search(names, values, max_cost=1e6).run()
+    assert (enough.stop_reason, len(enough)) == ("finished", 2)
+    assert 0 < enough.cost < 1e6
+    monkeypatch.setenv("CIRRUS_FAST_MACHINE", "c7g.nosuch")
+    with pytest.raises(OptionError, match=r"CIRRUS_FAST_MACHINE: .*no price"):
+        search(names, values, max_cost=1.0)
+
+
+def test_what_was_cut_off_by_money_is_trained_when_the_search_goes_on(monkeypatch):
+    names, values = ["learning_rate"], [[0.1, 0.2]]
+    monkeypatch.setenv("CIRRUS_FAST_MACHINE", "3600")
+    search(names, values, epochs=40_000, max_cost=0.3, name="rates").run()
+    results = search(names, values, epochs=40_000, max_cost=0.3, name="rates").run()
+    assert [trial.result.stop_reason for trial in results] == ["max_cost", "max_cost"]
 
 
 def test_ctrl_c_ends_a_pass_with_what_there_is(monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -61,18 +60,30 @@ def test_the_quickstart_runs_as_it_stands(repository: Path, tmp_path: Path) -> N
 
 
 def test_the_page_about_searching_runs_as_it_stands(repository: Path, tmp_path: Path) -> None:
-    """Its lines for Optuna as well, where that is installed."""
     page = repository / "docs" / "grid.md"
-    parts = blocks(page, "python")
-    if importlib.util.find_spec("optuna"):
-        parts += blocks(page, "python optuna")
-    done = run_in(tmp_path, sys.executable, "-c", "\n".join(parts))
+    done = run_in(tmp_path, sys.executable, "-c", "\n".join(blocks(page, "python")))
     assert done.returncode == 0, done.stderr
     assert "learning_rate" in done.stdout
     for command in "".join(blocks(page, "sh")).splitlines():
         name, *arguments = command.split()
         done = run_in(tmp_path, sys.executable, "-P", "-m", name.replace("-", "_"), *arguments)
         assert done.returncode == 0, f"{command}: {done.stderr}"
+
+
+def test_the_lines_for_optuna_find_a_good_model(repository: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    page = repository / "docs" / "grid.md"
+    (begin, *_), (lines,) = blocks(page, "python"), blocks(page, "python optuna")
+    told = "done = [t for t in study.trials if t.value is not None]\n"
+    told += "print(len(study.trials), len(done), study.best_value)"
+    done = run_in(tmp_path, sys.executable, "-W", "error", "-c", f"{begin}\n{lines}\n{told}")
+    assert done.returncode == 0, done.stderr
+    best, counted = done.stdout.splitlines()[-2:]
+    assert "learning_rate" in best
+    assert "l2" in best
+    n_asked, n_told, loss = counted.split()
+    assert (n_asked, n_told) == ("64", "64")
+    assert float(loss) < 0.6  # what the base rate alone has, about
 
 
 @pytest.mark.usefixtures("storage_root")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import cirrus_fast
-from cirrus_fast import LogisticRegression, TrainResult
+from cirrus_fast import GridSearch, LogisticRegression, TrainResult
 from cirrus_fast.local_lambda.server import LocalLambda
 
 Start = Callable[..., LocalLambda]
@@ -82,6 +82,22 @@ def test_a_run_stops_before_it_costs_more_than_it_may(
     assert result.stop_reason == "max_cost"
     assert 1.0 < result.cost < 13.0
     assert result.test_loss is not None
+
+
+def test_a_search_ends_when_its_money_is_spent(
+    clicks: None, redis_server: Any, local_lambda: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cirrus_fast.backend.cost.ENDING_S", 10.0)
+    local_lambda(memory_mb=256)
+    base = {"dataset": "clicks", "executor": "lambda", "param_store": redis_server.url}
+    base |= {"n_workers": 1, "worker_size": 256, "epsilon": 0, "progress": False}
+    base |= {"test_fraction": 0.1, "epochs": 1_000_000}
+    values = [[0.0, 1e-6, 1e-5]]
+    results = GridSearch(LogisticRegression, base, ["l2"], values, max_cost=13.0).run()
+    assert [trial.result.stop_reason for trial in results] == ["max_cost"]
+    assert results.stop_reason == "max_cost"
+    assert results.cost == pytest.approx(results[0].result.cost)
+    assert 1.0 < results.cost < 13.0
 
 
 def test_what_costs_nothing_much_is_not_stopped(

@@ -380,3 +380,33 @@ def test_a_push_of_nothing_has_a_number_and_nothing_else():
     said = read_command(bytes(message.view))
     assert (said.name, said.number, said.rate) == (b"CIRRUS.STEP", 5, 0.5)
     assert (said.push_ids, said.pull_ids, said.n_rows, said.intercept_gradient) == ([], [], 0, 0)
+
+
+@pytest.mark.parametrize("n_shards", [1, 3])
+def test_a_gradient_that_was_found_elsewhere_is_pushed(n_shards: int):
+    n_ids, w = 100, weights_of(100)
+    stepper = Stepper(n_ids, n_shards, counts_touches=True)
+    batch, ids = StepBatch(stepper), np.array([2, 3, 50, 77, 99], np.uint32)
+    batch.choose(ids)
+    with pytest.raises(ValueError, match="no weights"):
+        stepper.give(batch, 7, w[ids], w[ids])
+    assert pull(stepper, batch, w) == ids.tolist()
+    pulled = np.empty(len(ids), np.float32)
+    batch.take(pulled)
+    np.testing.assert_array_equal(pulled, w[ids])
+    gradient, touches = -w[ids], np.arange(5, dtype=np.float32)
+    stepper.give(batch, 7, gradient, touches)
+    pushed: dict[int, tuple[float, float]] = {}
+    for shard in range(n_shards):
+        message = StepMessage(KEY, shard)
+        message.write(stepper, batch, None, number=1)
+        told = read_command(bytes(message.view))
+        assert (told.name, told.n_rows, told.intercept_gradient) == (b"CIRRUS.PUSH", 7, 0)
+        there = [id_ * n_shards + shard for id_ in told.push_ids]
+        pushed |= dict(zip(there, zip(told.gradient, told.touches, strict=True), strict=True))
+    assert pushed == dict(zip(ids.tolist(), zip(gradient, touches, strict=True), strict=True))
+    for wrong in ((gradient[1:], touches), (gradient, None), (gradient, touches[1:])):
+        with pytest.raises(ValueError, match="a place for every id"):
+            stepper.give(batch, 7, *wrong)
+    with pytest.raises(ValueError, match="a place for every id"):
+        batch.take(pulled[1:])

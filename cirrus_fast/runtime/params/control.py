@@ -135,8 +135,12 @@ class RunHeader:
     @property
     def n_bytes(self) -> int:
         """Of what a worker keeps beside its rows, about: its copy of the model, and the scale."""
-        kept = 0 if self.merged else KEPT_BYTES
-        return 40 * (self.n_ids + 1) + 8 * self.n_places + kept
+        return worker_bytes(self.n_ids, self.n_places, merged=self.merged)
+
+
+def worker_bytes(n_ids: int, n_places: int, *, merged: bool) -> int:
+    """RunHeader.n_bytes"""
+    return 40 * (n_ids + 1) + 8 * n_places + (0 if merged else KEPT_BYTES)
 
 
 class Names:
