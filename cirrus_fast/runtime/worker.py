@@ -98,6 +98,7 @@ class WorkerSpec:
 class WorkerReport:
     """Where a worker's seconds went, and what it read from a server.
 
+    for_a_core : seconds of pull and push in which it stood in line for a core; None: not known
     reads : of `data.traffic.Reads`, by epoch; those before the first under -1
     handed_over : its time ran out before its rows did: another goes on from where it stood
     """
@@ -110,6 +111,7 @@ class WorkerReport:
     compute: float = 0.0
     push: float = 0.0
     other: float = 0.0
+    for_a_core: float | None = None
     reads: dict[int, Reads] = field(default_factory=dict)
     handed_over: bool = False
 

@@ -357,7 +357,7 @@ def test_a_client_that_an_operator_unblocks_may_ask_again(server, wire, way):
     wait_for(lambda: waiting(wire) == 1)
     assert wire("CLIENT", "UNBLOCK", place, way) == 1
     if way == "ERROR":
-        with pytest.raises(ReplyError, match="^UNBLOCKED"):
+        with pytest.raises(ReplyError, match=r"^UNBLOCKED"):
             other.read()
     else:
         assert other.read()[1] == 2
