@@ -31,11 +31,3 @@ class CoreWait:
         # Nanoseconds on a core, nanoseconds in line for one, turns.
         return int(os.pread(self._file, 64, 0).split()[1]) * 1e-9
 
-
-def give_way() -> None:
-    """Has the calling thread never take a core away from another when it wakes up, only get one in
-    its turn, or at once where one is free. What it does is not urgent."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    except (AttributeError, OSError):  # another system, or a sandbox that does not let it
-        return

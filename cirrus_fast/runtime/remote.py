@@ -229,9 +229,9 @@ class RemoteWorker(StoreWorker):
         report, cores = self._report, self._cores
         started, in_line = time.perf_counter(), cores.seconds()
         yield
-        setattr(report, phase, getattr(report, phase) + time.perf_counter() - started)
         assert report.for_a_core is not None
         report.for_a_core += cores.seconds() - in_line
+        setattr(report, phase, getattr(report, phase) + time.perf_counter() - started)
 
     def _exchange_moves(
         self,

@@ -187,8 +187,10 @@ class Worker:
                     f"{len(claims)} for the supervisor: is their version the same?"
                 )
             self._claims = claims
-            # What a worker learns between two exchanges with a store is of one group.
-            more["least_rows"] = spec.sync_rows if spec.store == "bitfield" else 0
+            # What a worker learns between two exchanges with a store is of one group. Before the
+            # next one it waits for all that is under way, so a group should be more than that.
+            ahead = spec.pipeline_depth if spec.store == "module" else 0
+            more["least_rows"] = (1 + ahead) * spec.sync_rows
             self._stream = SharedMiniBatches(*arguments, claims=claims, **more)
             learns_from = list(range(len(dataset.blocks)))
         self._prepare(most_entries(dataset, learns_from, spec.minibatch_size))

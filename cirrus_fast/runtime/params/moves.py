@@ -6,8 +6,7 @@ when an answer is lost, and answered with the weights that the worker's next int
 
 A piece of half a megabyte is more than goes into a connection before its other end has read, and
 on a busy machine that takes a while. So a thread packs, sends and receives, while the worker learns
-from its next interval: kernels and sockets do without the interpreter's lock. It has an interval's
-time, and takes no core away from who learns.
+from its next interval: kernels and sockets do without the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ import numpy as np
 
 from cirrus_fast._kernels import Replica, StepBatch, Stepper
 from cirrus_fast.data.csr import UInt32Array
-from cirrus_fast.runtime.core_wait import give_way
 from cirrus_fast.runtime.params.bitfield import MOST_AT_ONCE, Int32Array
 from cirrus_fast.runtime.params.module import ModuleShard, Steps, Stopped
 
@@ -166,7 +164,6 @@ class MovesExchange:
         self._thread.join(_FAREWELL_S)
 
     def _run(self) -> None:
-        give_way()
         while (request := self._asked.get()) is not None:
             try:
                 if self._failure is None:
