@@ -235,9 +235,11 @@ def loss(server: Server, uri: str, given: argparse.Namespace) -> Table:
         ("memory, 1 worker", "memory", 1, {}),
         ("module, 1 worker", served, 1, {}),
         (f"module, {given.workers} workers", served, given.workers, {}),
-        (f"module, sync_rows=20000, {given.workers} workers", served, given.workers,
-         {"sync_rows": 20_000}),
-    )  # fmt: skip
+        *(
+            (f"module, sync_rows=20000, {n} workers", served, n, {"sync_rows": 20_000})
+            for n in (2, given.workers)
+        ),
+    )
     for name, url, n, more in runs:
         server.clear()
         result = ours(

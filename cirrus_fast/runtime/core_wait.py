@@ -30,4 +30,3 @@ class CoreWait:
             return 0.0
         # Nanoseconds on a core, nanoseconds in line for one, turns.
         return int(os.pread(self._file, 64, 0).split()[1]) * 1e-9
-

@@ -63,4 +63,3 @@ def test_where_nobody_tells_it_is_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     wait = CoreWait()
     assert wait.seconds() == 0.0
     wait.close()
-
