@@ -53,6 +53,22 @@ class BuildKernels(build_ext):
             return f"{fullname.replace('.', '/')}.so"
         return str(super().get_ext_filename(fullname))
 
+    def build_extension(self, extension: Extension) -> None:
+        """What Cython generates calls kernels, and does no work of its own: it is compiled to be
+        small, for it would be half of the module, and of the time that compiling takes."""
+        if not any(map(flag, FLAGS)):
+            generated = [name for name in extension.sources if not name.startswith("csrc")]
+            extension.sources = [name for name in extension.sources if name not in generated]
+            extension.extra_objects += self.compiler.compile(
+                generated,
+                output_dir=self.build_temp,
+                macros=extension.define_macros,
+                include_dirs=extension.include_dirs,
+                extra_postargs=[*extension.extra_compile_args, "-Os"],
+                depends=extension.depends,
+            )
+        super().build_extension(extension)
+
     def run(self) -> None:
         super().run()
         if not (self.inplace or any(map(flag, FLAGS))):

@@ -7,6 +7,7 @@ what is installed stands for the layer. Prints, each the best and the median of 
 * imports: seconds to `import cirrus_fast.runtime.handler` in a new process with only the layer on
   its path, less those of an empty program; beside NumPy, boto3 and redis-py alone;
 * cold start to first gradient: from the call of `invoke` to when a worker was first seen to learn;
+  and the same in a sandbox that has run another task before;
 * warm invocation: round trip of a function that does nothing, sandbox and connection being there.
 """
 
@@ -64,8 +65,10 @@ def imports(layer: Path, runtime: Path) -> dict[str, list[float]]:
     return took
 
 
-def first_gradient(function: Function, uri: str, store: str, **options: Any) -> list[float]:
-    """With a sandbox of its own each time."""
+def first_gradient(
+    function: Function, uri: str, store: str, *, warm: bool = False, **options: Any
+) -> list[float]:
+    """With a sandbox of its own each time; warm: that has run a task before."""
     took = []
     runs: list[RedisRun] = []
     create = Plan.create_store
@@ -86,7 +89,9 @@ def first_gradient(function: Function, uri: str, store: str, **options: Any) -> 
         with LocalLambda([function]) as local, Noting("worker", endpoint=local.url) as functions:
             plain = {"dataset": uri, "executor": functions, "param_store": store}
             plain |= {"n_workers": 1, "epochs": 1, "epsilon": 0}
-            LogisticRegression(plain | options).run()
+            for _ in range(1 + warm):
+                LogisticRegression(plain | options).run()
+            assert local.counts["cold"] == 1
         sent_at, began = calls[-1].sent_at, runs[-1].first_step
         assert sent_at is not None
         assert began is not None
@@ -129,11 +134,11 @@ def main() -> None:
             speak_to(address)
             aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
             function = Function("worker", layer, environment=aws | store_password(server.url))
-            _row(
-                "cold start to first gradient",
-                first_gradient(function, "s3://bucket/clicks", server.url),
-                _GOALS["first gradient"],
-            )
+            uri = "s3://bucket/clicks"
+            cold = first_gradient(function, uri, server.url)
+            _row("cold start to first gradient", cold, _GOALS["first gradient"])
+            again = first_gradient(function, uri, server.url, warm=True)
+            _row("warm sandbox to first gradient", again)
             _row("warm invocation", warm(function), _GOALS["warm"])
 
 

@@ -191,10 +191,12 @@ class Results:
 
     # Times and dollars
 
-    def start_s(self, name: str) -> float:
+    def start_s(self, name: str, *, warm: bool = False) -> float:
         """Until a worker learns: functions of the stateless ones are warm."""
         if name in KINDS and KINDS[name].stateless:
             return 0.0
+        if warm:
+            return self.machine["warm_s"] or 0.0
         return SANDBOX_S + (self.machine["cold_s"] or 0.0)
 
     def curve(self, name: str, n: int, size: int) -> list[Point] | None:

@@ -60,6 +60,8 @@ _POLL_S, _BEAT_S, _PROLONG_S = 0.01, 1.0, 300.0
 _PIECE_BYTES = 1 << 25
 # How long one wait for what workers push is, at most.
 _BELL_S = 1.0
+# Who is done with its own blocks counts as learning so long after it has learnt from another's.
+_RESTS_S = 0.5
 # What is counted of the time since workers were last looked at, for the supervisor may have been
 # held up itself.
 MOST_LOOK_S = 1.0
@@ -143,6 +145,7 @@ class RedisRun:
         self._ended: set[int] = set()  # workers that ended of themselves
         self._looked = time.monotonic()
         self._silence = np.zeros(n_workers)  # seconds
+        self._learnt_at = np.full(n_workers, -math.inf)  # when rows of each were last heard of
         try:
             self._create(intercept)
         except BaseException:
@@ -277,6 +280,8 @@ class RedisRun:
                     continue
                 # Compared as numbers, member by member, they take half a core.
                 if record.tobytes() != self._records[worker].tobytes():
+                    if record["slot"]["rows"] > self.slots[worker]["rows"]:
+                        self._learnt_at[worker] = now
                     self._records[worker] = record
                     self._silence[worker] = 0.0
             began = self.slots["granted"].any() or self.slots["rows"].any()
@@ -284,7 +289,8 @@ class RedisRun:
                 self._first_step = now
             slots = self.slots
             learns = (slots["state"] == STARTED) | (slots["state"] == ACTIVE)
-            learns &= (slots["resting"] == 0) | (slots["unit"] != 0)
+            # Who takes others' blocks is mostly heard of between two of them.
+            learns &= (slots["resting"] == 0) | (now - self._learnt_at < _RESTS_S)
             now_so = int(slots["rows"].sum()), int(learns.sum())
             moved = now_so != (self._says["rows"], self._says["learning"])
             self._says["rows"], self._says["learning"] = now_so

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,13 +33,16 @@ from counted_rows import (
 import cirrus_fast
 from cirrus_fast import Dataset, LogisticRegression
 from cirrus_fast.backend import workers
+from cirrus_fast.backend.plan import Plan
 from cirrus_fast.backend.processes import ProcessExecutor, WorkerDiedError
 from cirrus_fast.backend.redis_run import RedisRun
+from cirrus_fast.options import parse_options
 from cirrus_fast.runtime.claims import Claims
-from cirrus_fast.runtime.params.control import RemotePort
+from cirrus_fast.runtime.params.control import RemotePort, control_link
 from cirrus_fast.runtime.params.local import LocalStore, Port
 from cirrus_fast.runtime.params.place import Place
 from cirrus_fast.runtime.params.remote_claims import RemoteClaims
+from cirrus_fast.store_url import parse_urls
 
 # Those are fixtures.
 __all__ = ["learning", "learnt", "numbered", "sharing_server", "small_groups", "store"]
@@ -386,3 +391,45 @@ def test_a_run_that_was_stopped_goes_on_with_no_row_left_out(
     assert rest.rows_processed == 3 * N_ROWS
     assert all_of(learnt) == each(3)
     assert before.total() < 3 * N_ROWS
+
+
+def test_who_learns_from_others_blocks_is_reckoned_with(
+    clicks: Dataset, redis_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers weaken their moves by how many learn at once. Of one that takes others' blocks the
+    store mostly hears between two of them."""
+    given = options(clicks, param_store=redis_server.url, n_workers=3)
+    run = Plan.make(parse_options(given)).create_store("task")
+    assert isinstance(run, RedisRun)
+    now = [time.monotonic()]
+    clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=time.perf_counter)
+    monkeypatch.setattr("cirrus_fast.backend.redis_run.time", clock)
+    link = control_link(parse_urls(redis_server.url), "task", False, lambda: False)
+
+    def learning() -> int:
+        assert run.rows >= 0  # looks at what workers say, and tells them
+        two[0].ask()
+        return two[0].n_learning
+
+    try:
+        two = [RemotePort(link, "task", k, run.admit(k), 0, strict=False) for k in range(2)]
+        for port in two:
+            port.join()
+            port._joined = -math.inf  # a while ago
+            port.ask()
+        assert learning() == 2
+        for port in two:
+            port.rest()
+            port.report(100, 1, 50.0, 100.0)
+            port.leave_unit()
+            port.ask()
+        assert learning() == 2
+        for expected in (2, 1):  # only one goes on
+            now[0] += 0.4
+            two[0].report(100, 1, 50.0, 100.0)
+            two[0].ask()
+            assert learning() == expected
+    finally:
+        monkeypatch.undo()
+        link.close()
+        run.close()
