@@ -46,8 +46,8 @@ class ReplyError(Exception):
 class Wire:
     """One connection. Arguments are bytes, or what bytes can be made of."""
 
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=120)
+    def __init__(self, port: int, patience_s: float = 120) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=patience_s)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._file = self._socket.makefile("rb")
 
@@ -157,8 +157,8 @@ class Server:
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def connect(self) -> Wire:
-        self._wires.append(Wire(self.port))
+    def connect(self, patience_s: float = 120) -> Wire:
+        self._wires.append(Wire(self.port, patience_s))
         return self._wires[-1]
 
     @property

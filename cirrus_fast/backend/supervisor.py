@@ -205,6 +205,9 @@ class _Course:
             phase: sum(report.get(phase, 0.0) for report in workers.reports) for phase in PHASES
         }
         breakdown["start_up"] += launched - began
+        exchanges = store.exchanges
+        if workers.for_a_core is not None:
+            exchanges["for_a_core"] = workers.for_a_core
         test_loss, auc, model = curve.chosen()
         cost = self._cost()
         return TrainResult(
@@ -222,7 +225,7 @@ class _Course:
             n_workers=self._plan.n_workers,
             executor=options.executor_name,
             param_store=named(options.param_store, self._plan.store),
-            exchanges=store.exchanges,
+            exchanges=exchanges,
             checkpoint=self._checkpoints.path,
             checkpoint_error=self._checkpoints.error,
             params=self._plan.params,

@@ -94,6 +94,12 @@ class Workers:
         """From a server, by those that ended."""
         return sum((Reads(**one) for r in self.reports for one in r["reads"].values()), Reads())
 
+    @property
+    def for_a_core(self) -> float | None:
+        """Seconds of pulls and pushes in which workers stood in line for a core, if they tell."""
+        told = [r["for_a_core"] for r in self.reports if r.get("for_a_core") is not None]
+        return sum(told) if told else None
+
     def reads_by_epoch(self) -> list[Reads]:
         """The same, without what was read before the first."""
         found: dict[int, Reads] = {}

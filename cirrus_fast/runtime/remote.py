@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +20,14 @@ import numpy as np
 from cirrus_fast import _kernels
 from cirrus_fast.data.csr import CSR, Float32Array, UInt32Array
 from cirrus_fast.errors import TrainingError
+from cirrus_fast.runtime.core_wait import CoreWait
 from cirrus_fast.runtime.params.accumulators import read_accumulators, save_accumulators
 from cirrus_fast.runtime.params.bitfield import Exchange, Int32Array, Request, Shard, open_shards
 from cirrus_fast.runtime.params.control import RemotePort
 from cirrus_fast.runtime.params.merged import MergedExchange
 from cirrus_fast.runtime.params.resp import nothing
 from cirrus_fast.runtime.store_worker import StoreModel, StoreWorker
-from cirrus_fast.runtime.worker import WorkerSpec
+from cirrus_fast.runtime.worker import WorkerReport, WorkerSpec
 
 # Rows of the first interval, where each weight exchanged costs, and where many go in one piece;
 # they grow from there (Plan.growth).
@@ -138,6 +141,14 @@ class RemoteWorker(StoreWorker):
             lambda: port.over,
         )
 
+    def run(self) -> WorkerReport:
+        self._cores = CoreWait()
+        self._report.for_a_core = 0.0
+        try:
+            return super().run()
+        finally:
+            self._cores.close()
+
     def _epochs(self) -> None:
         self._store.fetch_state()
         super()._epochs()
@@ -196,9 +207,11 @@ class RemoteWorker(StoreWorker):
         room = min(n, granted * longest) + longest + 1
         if room > len(self._ids):
             self._ids, self._counts = np.empty(room, np.uint32), np.empty(room, np.uint32)
+        started = time.perf_counter()
         n_ids = self._store.replica.touch(
             rows.labels, rows.indptr, rows.indices, rows.data, order, self._ids, self._counts
         )
+        self._report.compute += time.perf_counter() - started
         return Interval(order, self._ids[:n_ids].copy(), self._counts[:n_ids].copy())
 
     def _submit(
@@ -208,10 +221,17 @@ class RemoteWorker(StoreWorker):
         read: UInt32Array,
         learnt: Interval | None = None,
     ) -> Request:
-        started = time.perf_counter()
-        request = self._exchange_moves(add, amounts, read, learnt)
-        self._report.push += time.perf_counter() - started
-        return request
+        with self._spent_on("push"):
+            return self._exchange_moves(add, amounts, read, learnt)
+
+    @contextmanager
+    def _spent_on(self, phase: str) -> Iterator[None]:
+        report, cores = self._report, self._cores
+        started, in_line = time.perf_counter(), cores.seconds()
+        yield
+        assert report.for_a_core is not None
+        report.for_a_core += cores.seconds() - in_line
+        setattr(report, phase, getattr(report, phase) + time.perf_counter() - started)
 
     def _exchange_moves(
         self,
@@ -258,9 +278,8 @@ class RemoteWorker(StoreWorker):
 
     def _settle(self) -> None:
         """Takes the oldest answer. Rows count once what was learnt from them is in the model."""
-        started = time.perf_counter()
-        request = self._exchange.settle()
-        self._report.pull += time.perf_counter() - started
+        with self._spent_on("pull"):
+            request = self._exchange.settle()
         traffic = self._traffic
         if self._sent and self._sent[0][1] is request:
             interval, _ = self._sent.popleft()

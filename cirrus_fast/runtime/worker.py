@@ -107,6 +107,7 @@ class WorkerSpec:
 class WorkerReport:
     """Where a worker's seconds went, and what it read from a server.
 
+    for_a_core : seconds of pull and push in which it stood in line for a core; None: not known
     reads : of `data.traffic.Reads`, by epoch; those before the first under -1
     handed_over : its time ran out before its rows did: another goes on from where it stood
     """
@@ -119,6 +120,7 @@ class WorkerReport:
     compute: float = 0.0
     push: float = 0.0
     other: float = 0.0
+    for_a_core: float | None = None
     reads: dict[int, Reads] = field(default_factory=dict)
     handed_over: bool = False
 
@@ -202,8 +204,10 @@ class Worker:
                     f"{len(claims)} for the supervisor: is their version the same?"
                 )
             self._claims = claims
-            # What a worker learns between two exchanges with a store is of one group.
-            more["least_rows"] = spec.sync_rows if spec.store == "bitfield" else 0
+            # What a worker learns between two exchanges with a store is of one group. Before the
+            # next one it waits for all that is under way, so a group should be more than that.
+            ahead = spec.pipeline_depth if spec.store == "module" else 0
+            more["least_rows"] = (1 + ahead) * spec.sync_rows
             self._stream = SharedMiniBatches(*arguments, claims=claims, **more)
             learns_from = list(range(len(dataset.blocks)))
         self._prepare(most_entries(dataset, learns_from, spec.minibatch_size))

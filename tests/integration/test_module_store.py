@@ -146,6 +146,8 @@ def test_a_worker_alone_learns_on_a_copy_as_with_plain_strings(server, clicks, o
     assert held.rows_processed == 2 * clicks.n_rows
     assert held.exchanges["exchanges"] == 2 * clicks.n_rows // 2000
     assert held.exchanges["staleness_max"] == 0
+    waited = held.breakdown["pull"] + held.breakdown["push"]
+    assert 0 <= held.exchanges["for_a_core"] <= waited
     plain = train(clicks, url_of(server, "?store=bitfield"), **more)
     np.testing.assert_allclose(held.model.weights, plain.model.weights, atol=2e-6)
     assert held.model.intercept == pytest.approx(plain.model.intercept, abs=2e-6)

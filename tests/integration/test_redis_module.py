@@ -344,6 +344,31 @@ def test_waiting_clients_that_hang_up_are_forgotten(server, wire):
     assert wire.info(key)["updates"] == 1
 
 
+@pytest.mark.parametrize("way", ["TIMEOUT", "ERROR"])
+def test_a_client_that_an_operator_unblocks_may_ask_again(server, wire, way):
+    key = create(wire, "WORKERS", 2, "CONSISTENCY", "bsp")
+    other = server.connect()
+    place = other("CLIENT", "ID")
+    step = step_request(
+        n_ids=N_IDS, number=1, push_ids=np.array([3], np.uint32),
+        gradient=np.ones(1, np.float32), pull_ids=np.array([3], np.uint32),
+    )  # fmt: skip
+    other.send("CIRRUS.STEP", key, step)
+    wait_for(lambda: waiting(wire) == 1)
+    assert wire("CLIENT", "UNBLOCK", place, way) == 1
+    if way == "ERROR":
+        with pytest.raises(ReplyError, match=r"^UNBLOCKED"):
+            other.read()
+    else:
+        assert other.read()[1] == 2
+    assert waiting(wire) == 0
+    other.send("CIRRUS.STEP", key, step)  # the push is held already
+    wait_for(lambda: waiting(wire) == 1)
+    push(wire, key, 1, worker=1)
+    assert other.read()[1] == 1
+    assert wire.info(key)["updates"] == 1
+
+
 def waiting(wire: Wire) -> int:
     return int(section(wire)["waiting_clients"])
 

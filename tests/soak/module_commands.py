@@ -3,19 +3,24 @@
     python tests/soak/module_commands.py [--commands 1000000] [--seed 1] [--server redis-server]
 
 Models of all kinds are made, learnt from, written over, deleted, expired and saved, by several
-connections at once, some of which hang up in the middle. Beside that, one model that nobody else
-touches is stepped by the same numbers here and there. At the end the server must be alive, its log
-clean, and that model must be what the store in memory makes of the same steps, bit for bit.
+connections at once, some of which hang up in the middle, and whose waits for other workers somebody
+else ends. Beside that, one model that nobody else touches is stepped by the same numbers here and
+there. At the end the server must be alive, its log clean, and that model must be what the store in
+memory makes of the same steps, bit for bit.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import re
 import struct
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +33,11 @@ from step_messages import step_request
 from cirrus_fast import _kernels
 
 PIPELINE = 200
+# A busy machine may stop for long; a server that hangs is found in the end.
+PATIENCE_S = 3600.0
+# Who waits for other workers is let go after about so long, not after the module's second.
+WAIT_S = 0.05
 N_IDS = 500
-DELETES = b"*2\r\n$3\r\nDEL"  # what comes before another command
 KEYS = [f"model{i}" for i in range(12)] + ["text", "list"]
 
 
@@ -69,25 +77,42 @@ class Steady:
         np.testing.assert_array_equal(np.frombuffer(held, np.float32), self.state)
 
 
+# Whose push a command is: key and worker.
+Pusher = tuple[str, int]
+
+
 class Noise:
     """Commands of any kind."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         self._rng = np.random.default_rng(seed)
-        self._numbers: dict[tuple[str, int], int] = {}  # of pushes, if all was as it should
+        self._numbers: dict[Pusher, int] = {}  # of pushes, if all was as it should
 
-    def command(self) -> bytes:
+    def commands(self, n: int, worker: int) -> list[tuple[bytes, Pusher | None]]:
+        """worker : who sends them, for the most part"""
+        made: list[tuple[bytes, Pusher | None]] = []
+        while len(made) < n:
+            key, what = self._random.choice(KEYS), self._random.random()
+            if what < 0.72:
+                made.append(self._step(key, worker))
+            elif what < 0.79:
+                if self._random.random() < 0.5:
+                    made.append((request("DEL", key), None))
+                    self._numbers = {at: n for at, n in self._numbers.items() if at[0] != key}
+                made.append((request("CIRRUS.CREATE", key, *self._options()), None))
+            else:
+                made.append((self._other(key, what), None))
+        return made
+
+    def learn(self, pusher: Pusher, refusal: str) -> None:
+        """Goes on from the number that the server knows of."""
+        known = re.match(r"CIRRUSGAP the last push known of worker \d+ is (\d+) of", refusal)
+        if known:
+            self._numbers[pusher] = int(known[1])
+
+    def _other(self, key: str, what: float) -> bytes:
         r = self._random
-        key = r.choice(KEYS)
-        what = r.random()
-        if what < 0.72:
-            name = r.choice(["CIRRUS.STEP", "CIRRUS.STEP", "CIRRUS.PUSH", "CIRRUS.PULL"])
-            return request(name, key, self._step(name, key))
-        if what < 0.79:
-            self._numbers = {at: n for at, n in self._numbers.items() if at[0] != key}
-            made = request("CIRRUS.CREATE", key, *self._options())
-            return made if r.random() < 0.5 else request("DEL", key) + made
         if what < 0.83:
             place = r.choice([0, 1, 2, 3, -1, 2**40, "x"]), r.choice([0, 0, 0, 1, 2**32, ""])
             more = r.choice([(), (), ("AWAITED",), ("x",)])
@@ -101,12 +126,12 @@ class Noise:
             at = r.choice([r.randrange(200), r.randrange(6000)])
             return request("SETRANGE", r.choice(KEYS[:12]), at, r.randbytes(r.choice([1, 1, 4, 8])))
         if what < 0.95:
-            return request(r.choice(["UNLINK", "GET", "STRLEN", "TYPE"]), key)
-        if what < 0.98:
+            return request(r.choice(["UNLINK", "GET", "GET", "STRLEN", "TYPE"]), key)
+        if what < 0.96:
             return request("RENAME", r.choice(KEYS[:12]), r.choice(KEYS[:12]))
-        if what < 0.985:
+        if what < 0.975:
             return request("COPY", r.choice(KEYS[:12]), r.choice(KEYS[:12]), "REPLACE")
-        if what < 0.99:
+        if what < 0.98:
             return request("PEXPIRE", key, r.randrange(1, 50))
         name = r.choice(["CIRRUS.STEP", "CIRRUS.CREATE", "CIRRUS.JOIN", "CIRRUS.PULL"])
         return request(name, *(r.randbytes(r.randrange(80)) for _ in range(r.randrange(5))))
@@ -115,7 +140,7 @@ class Noise:
         r = self._random
         options: list[object] = []
         for name, values in (
-            ("IDS", [N_IDS, 64, 5000, 0, 1, 63, -1, 2**33]),
+            ("IDS", [N_IDS, 128, 5000, 0, 1, 63, 64, -1, 2**33]),
             ("OPTIMIZER", ["sgd", "adagrad", "ftrl", "x"]),
             ("RATE", [0.1, 1e-30, 1e30, "nan"]),
             ("WORKERS", [4, 3, 2, 1, 0]),
@@ -137,7 +162,16 @@ class Noise:
         below = self._random.choice([1, 64, 64, 64, N_IDS, N_IDS, 5000])
         return np.unique(self._rng.integers(0, below, n).astype(np.uint32))
 
-    def _step(self, name: str, key: str) -> bytes:
+    def _step(self, key: str, worker: int) -> tuple[bytes, Pusher | None]:
+        r = self._random
+        name = r.choice(["CIRRUS.STEP", "CIRRUS.STEP", "CIRRUS.PUSH", "CIRRUS.PULL"])
+        if r.random() < 0.2:
+            worker = r.randrange(4)
+        message = self._message(name, key, worker)
+        pusher = None if name == "CIRRUS.PULL" else (key, worker)
+        return request(name, key, message), pusher
+
+    def _message(self, name: str, key: str, worker: int) -> bytes:
         r = self._random
         fields: dict[str, object] = {}
         odd = r.random() < 0.1
@@ -151,8 +185,7 @@ class Noise:
                 fields["touches"] = self._rng.integers(0, 300, len(ids)).astype(np.float32)
         if (name != "CIRRUS.PUSH") ^ odd:
             fields["pull_ids"] = self._ids()
-        worker = r.choice([0, 0, 0, 1, 1, 2, 3])
-        number = self._numbers.get((key, worker), 0) + r.choice([1, 1, 1, 1, 0, 2])
+        number = self._numbers.get((key, worker), 0) + r.choice([1, 1, 1, 1, 1, 1, 0, 2])
         if name != "CIRRUS.PULL":
             self._numbers[key, worker] = number
         message = bytearray(
@@ -180,14 +213,37 @@ class Noise:
         return bytes(message)
 
 
-def read_all(wire: Wire, n: int) -> int:
-    """Reads n answers; how many were refusals."""
+@contextmanager
+def waits_cut_short(server: Server, seed: int) -> Iterator[None]:
+    """By CLIENT UNBLOCK, in both of its ways; now and then one lasts as the module has it."""
+    wire, draw, over = server.connect(PATIENCE_S), random.Random(seed), threading.Event()
+
+    def unblock() -> None:
+        while not over.wait(WAIT_S):
+            for told in wire("CLIENT", "LIST").decode().splitlines():
+                about = dict(part.partition("=")[::2] for part in told.split())
+                if "b" in about["flags"] and draw.random() < 0.9:
+                    wire("CLIENT", "UNBLOCK", about["id"], draw.choice(["TIMEOUT", "ERROR"]))
+
+    thread = threading.Thread(target=unblock, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def read_all(wire: Wire, noise: Noise, pushers: list[Pusher | None]) -> int:
+    """Reads answers to what these sent; how many were refusals."""
     refusals = 0
-    for _ in range(n):
+    for pusher in pushers:
         try:
             wire.read()
-        except ReplyError:
+        except ReplyError as refusal:
             refusals += 1
+            if pusher is not None:
+                noise.learn(pusher, str(refusal))
     return refusals
 
 
@@ -200,29 +256,31 @@ def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         server = Server(given.server, Path(folder))
-        try:
-            wire = server.connect()
+        with ExitStack() as stack:
+            stack.callback(server.stop)
+            stack.enter_context(waits_cut_short(server, given.seed))
+            wire = server.connect(PATIENCE_S)
             steady, noise = Steady(wire), Noise(given.seed)
             wire("SET", "text", "hello")
             wire("RPUSH", "list", 1)
             steps = sent = refusals = 0
-            others = [server.connect() for _ in range(4)]
+            others = [server.connect(PATIENCE_S) for _ in range(4)]
             while sent < given.commands:
-                counts = []
-                for other in others:
-                    batch = [noise.command() for _ in range(PIPELINE)]
-                    counts.append(PIPELINE + sum(made.startswith(DELETES) for made in batch))
-                    other.send_bytes(b"".join(batch))
+                pushers = []
+                for worker, other in enumerate(others):
+                    batch = noise.commands(PIPELINE, worker)
+                    pushers.append([pusher for _, pusher in batch])
+                    other.send_bytes(b"".join(made for made, _ in batch))
                 for _ in range(5):
                     wire.send_bytes(steady.step())
                     wire.read()
                     steps += 1
                 if sent // PIPELINE % 50 == 7:  # hang up with answers, and perhaps waits, open
                     others[0].close()
-                    others[0] = server.connect()
-                    counts[0] = 0
-                for other, n in zip(others, counts, strict=True):
-                    refusals += read_all(other, n)
+                    others[0] = server.connect(PATIENCE_S)
+                    pushers[0] = []
+                for other, sent_by in zip(others, pushers, strict=True):
+                    refusals += read_all(other, noise, sent_by)
                 sent += PIPELINE * len(others)
                 if not server.alive:
                     sys.exit(f"the server is gone:\n{server.log()[-5000:]}")
@@ -240,8 +298,6 @@ def main() -> None:
                 f"{sent:,} random commands ({refusals:,} refused) and {steps:,} steady steps in "
                 f"{time.monotonic() - began:.0f} s: the server is right"
             )
-        finally:
-            server.stop()
 
 
 if __name__ == "__main__":
