@@ -457,8 +457,12 @@ def test_who_holds_the_others_up(clicks: Dataset) -> None:
     assert late() == [1]
     slots["ready"] = 1  # the first running is to merge
     assert late() == [0]
+    slots["updates"] = 1, 0, 0  # and has begun to
+    assert late() == [0]
+    slots["updates"] = 0
     slots[0]["state"] = FINISHED
     assert late() == [1]
+    store.control["round"] = 1  # it has merged
     store.allow(0)  # the model is being measured
     assert late() == []
     store.allow(10**9)

@@ -30,6 +30,7 @@ from cirrus_fast.errors import CirrusFastError, StoreError, TrainingError
 from cirrus_fast.options import parse_options
 from cirrus_fast.runtime.params import resp
 from cirrus_fast.runtime.params.bitfield import Shard
+from cirrus_fast.runtime.params.control import RECORD
 from cirrus_fast.runtime.params.merged import Merger, inbox_of, write_moves
 from cirrus_fast.runtime.params.resp import Link
 from cirrus_fast.runtime.remote import RemoteWorker
@@ -691,6 +692,14 @@ def test_silence_counts_only_while_somebody_listens(
         store.close()
 
 
+def n_learning(server: RedisServer) -> int:
+    """Workers that have learnt from rows."""
+    with server.client() as client:
+        (key,) = client.keys("*:workers")
+        records = [np.frombuffer(text, RECORD)[0] for text in client.hvals(key)]
+    return sum(int(record["slot"]["rows"]) > 0 for record in records)
+
+
 def cpu_ticks(pid: int) -> int:
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return int(fields[11]) + int(fields[12])
@@ -700,6 +709,7 @@ def test_a_silent_worker_of_anybodys_executor_is_replaced_and_does_no_harm_when_
     clicks: Dataset, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cirrus_fast.backend.workers._QUIET_S", 4.0)
+    epochs = 10
     with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
         stopped: list[int] = []
 
@@ -707,20 +717,25 @@ def test_a_silent_worker_of_anybodys_executor_is_replaced_and_does_no_harm_when_
             stopped.append(max(pool._processes, key=cpu_ticks))
             os.kill(stopped[0], signal.SIGSTOP)
 
+        def both_learn() -> bool:
+            """One that is still beginning would be waited for much longer."""
+            return n_learning(redis_server) == 2
+
         try:
             result = train(
                 clicks,
                 redis_server.url,
                 executor=pool,
-                epochs=4,
-                callbacks=[at_row(6_000, stop)],
+                epochs=epochs,
+                callbacks=[at_row(6_000, stop, both_learn)],
             )
         finally:
             for pid in stopped:
                 os.kill(pid, signal.SIGCONT)
     assert stopped
     assert result.stop_reason == "epochs"
-    assert result.rows_processed == train(clicks, "memory", sync_rows=None, epochs=4).rows_processed
+    undisturbed = train(clicks, "memory", sync_rows=None, epochs=epochs)
+    assert result.rows_processed == undisturbed.rows_processed
     sound(result, clicks)
     # Model strings that were made anew have a minute.
     assert [key for key in keys_left(redis_server) if not key.endswith(b"model")] == []

@@ -375,12 +375,13 @@ class LocalStore:
             if len(running) == 1:
                 return True
             return worker in busy and bool(clocks[worker] == clocks[sorted(busy)].min())
-        handed_in = slots["ready"] > self.control["round"]  # in bsp, where the first then merges
-        done = handed_in[worker] and not (handed_in[running].all() and running[0] == worker)
+        handed_in = slots["ready"] > self.control["round"]  # in bsp
+        if handed_in[running].all():  # the first is to merge, or is at it
+            return bool(running[0] == worker)
         return bool(
             self.rows < self.control["allowed_rows"]
             and slots[worker]["updates"] == slots["updates"][running].min()
-            and not done
+            and not handed_in[worker]
         )
 
     def wait(self, rows: float, timeout: float) -> int:
