@@ -137,13 +137,16 @@ def test_a_replay_with_nothing_under_way_is_plain_training(learning, tmp_path):
 
 
 def test_every_moment_is_in_one_phase(bench):
-    clock = bench("paper.phases").Clock()
+    make = bench("paper.phases").Clock
+    before = time.perf_counter()
+    clock = make()
     began = time.perf_counter()
     for phase in ("pull", "compute", "pull", "push"):
         clock.enter(phase)
         time.sleep(0.005)
+    ended = time.perf_counter()
     clock.enter("other")
-    took = time.perf_counter() - began
-    assert sum(clock.wall.values()) == pytest.approx(took, rel=0.05)
+    after = time.perf_counter()
+    assert ended - began <= sum(clock.wall.values()) <= after - before
     assert clock.wall["pull"] > clock.wall["push"] >= 0.005
-    assert sum(clock.cpu.values()) < took
+    assert sum(clock.cpu.values()) < after - before
