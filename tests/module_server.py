@@ -205,6 +205,18 @@ def program(request: pytest.FixtureRequest) -> Path:
     return Path(request.param)
 
 
+def url_of(server: Server, more: str = "") -> str:
+    return f"redis://127.0.0.1:{server.port}{more}"
+
+
+@pytest.fixture(scope="module")
+def one_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Of one kind."""
+    server = Server(first_program(), tmp_path_factory.mktemp("server"))
+    yield server
+    server.stop()
+
+
 @pytest.fixture
 def make(program: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Servers with options of their own."""

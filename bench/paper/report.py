@@ -119,12 +119,12 @@ def _claims(results: Results) -> Rows:
     ):
         seconds = results.seconds_to(results.points(name), near)
         if best and seconds:
-            learning = best.seconds - results.start_s("module")
-            warm = results.start_s("module", warm=True)
+            cold, warm = (results.start_s("module", warm=warm) for warm in (False, True))
+            learning = best.seconds - cold
             for there, start, boot in (
                 ("both are there: sandboxes warm, the VM running", warm, 0.0),
-                ("neither is there: the VM boots", best.seconds - learning, BOOT_S),
-                ("sandboxes cold, the VM running", best.seconds - learning, 0.0),
+                ("neither is there: the VM boots", cold, BOOT_S),
+                ("sandboxes cold, the VM running", cold, 0.0),
             ):
                 ours_s, vm_s = start + learning, boot + seconds
                 yield _claim(

@@ -55,9 +55,13 @@ class HoldOut:
     def none(cls, blocks: tuple[Block, ...]) -> HoldOut:
         return cls.plan(blocks, 0.0, 0)
 
+    def takes_from(self, i: int) -> bool:
+        """Whether the i-th block may have held-out rows: of a text's thousands most have none."""
+        return self.shares[i] > 0
+
     def mask(self, i: int, block: Block) -> npt.NDArray[np.bool_]:
         """bool[n_rows], True for the held-out rows of the i-th block."""
-        if self.shares[i] <= 0:
+        if not self.takes_from(i):
             return np.zeros(block.n_rows, np.bool_)
         rows = np.arange(block.first_row, block.first_row + block.n_rows, dtype=np.uint64)
         draw = _mix(rows + _mix(np.array([self.seed], np.uint64))) >> np.uint64(11)

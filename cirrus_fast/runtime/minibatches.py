@@ -87,7 +87,7 @@ def decoded_bytes(block: Block) -> int:
 def training_rows(blocks: Sequence[Block], holdout: HoldOut, numbers: Sequence[int]) -> int:
     """In some blocks."""
     return sum(
-        blocks[i].n_rows - (int(holdout.mask(i, blocks[i]).sum()) if holdout.shares[i] > 0 else 0)
+        blocks[i].n_rows - (int(holdout.mask(i, blocks[i]).sum()) if holdout.takes_from(i) else 0)
         for i in numbers
     )
 
@@ -299,10 +299,10 @@ class MiniBatches:
         entry = self._source.read(numbers, into)
         for number in numbers:
             block = self._dataset.blocks[number]
-            if self._holdout.shares[number] > 0:
+            if self._holdout.takes_from(number):
                 held_out = self._holdout.mask(number, block)
                 training.append(np.flatnonzero(~held_out) + row)
-            else:  # a text's pieces are thousands
+            else:
                 training.append(np.arange(row, row + block.n_rows))
             row += block.n_rows
         rows = into.rows(row, entry, self._dataset.n_features)
@@ -382,7 +382,7 @@ def held_out_rows(dataset: Dataset | TextDataset, holdout: HoldOut) -> list[CSR]
     masks = (
         (number, holdout.mask(number, block))
         for number, block in enumerate(blocks)
-        if holdout.shares[number] > 0
+        if holdout.takes_from(number)
     )
     chosen = {n: np.flatnonzero(mask).astype(np.uint32) for n, mask in masks if mask.any()}
     if isinstance(dataset, Dataset):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from module_server import Server, first_program
+from module_server import Server, first_program, url_of
+from module_server import one_server as server
 
 from cirrus_fast import GridSearch, LogisticRegression, load_csr
 from cirrus_fast.errors import OptionError, StoreError
+
+__all__ = ["server"]  # a fixture
 
 BASE = {"dataset": "d", "epochs": 2, "test_fraction": 0.2, "epsilon": 0, "minibatch_size": 30}
 VARIED = ["learning_rate", "l1", "l2", "class_weight"]
@@ -22,13 +24,6 @@ def program() -> Path:
     return first_program()
 
 
-@pytest.fixture(scope="module")
-def server(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(program, tmp_path_factory.mktemp("server"))
-    yield server
-    server.stop()
-
-
 @pytest.fixture(autouse=True)
 def data(storage_root):
     """The data set "d": 2,000 rows, sparse, with weights and rare columns."""
@@ -38,10 +33,6 @@ def data(storage_root):
     y = (X @ rng.normal(size=40) + rng.normal(size=2000) > 0.3).astype(int)
     load_csr(X, y, "d", sample_weight=rng.choice([0.5, 1.0, 2.0], 2000).astype(np.float32))
     return storage_root
-
-
-def url_of(server: Server, more: str = "") -> str:
-    return f"redis://127.0.0.1:{server.port}{more}"
 
 
 def search(store, names=VARIED, values=VALUES, *, mode="grid", **more):

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from module_server import Server, first_program, wait_for_steps
+from module_server import Server, first_program, url_of, wait_for_steps
+from module_server import one_server as server
 from redis_server import Proxy
 
 from cirrus_fast import Dataset, LogisticRegression, load_libsvm, make_clicks
 from cirrus_fast.data.result import TrainResult
 from cirrus_fast.errors import OptionError, StoreError
 from cirrus_fast.runtime.params import module as module_store
+
+__all__ = ["server"]  # a fixture
 
 PLAIN: dict[str, Any] = {"epochs": 2, "epsilon": 0, "minibatch_size": 50, "worker_size": 256}
 
@@ -27,21 +29,10 @@ def program() -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(program, tmp_path_factory.mktemp("server"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="module")
 def clicks(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("data")
     make_clicks(folder / "clicks.svm", 20_000, seed=3, hash_bits=12)
     return load_libsvm(folder / "clicks.svm", str(folder / "clicks"))
-
-
-def url_of(server: Server, more: str = "") -> str:
-    return f"redis://127.0.0.1:{server.port}{more}"
 
 
 def train(dataset: Dataset, store: str = "memory", **more: Any) -> TrainResult:

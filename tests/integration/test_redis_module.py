@@ -329,15 +329,21 @@ def test_a_worker_that_dies_with_its_push_in_a_round_does_it_again(wire):
     assert slots(wire, key)["updates"].tolist() == [1, 1]
 
 
-def test_waiting_clients_that_hang_up_are_forgotten(server, wire):
-    key = create(wire, "WORKERS", 2, "CONSISTENCY", "bsp")
-    other = server.connect()
+def send_step_that_waits(client: Wire, wire: Wire, key: str) -> bytes:
+    """Worker 0's first, of a model of two workers in bsp; returns it."""
     step = step_request(
         n_ids=N_IDS, number=1, push_ids=np.array([3], np.uint32),
         gradient=np.ones(1, np.float32), pull_ids=np.array([3], np.uint32),
     )  # fmt: skip
-    other.send("CIRRUS.STEP", key, step)
+    client.send("CIRRUS.STEP", key, step)
     wait_for(lambda: waiting(wire) == 1)
+    return step
+
+
+def test_waiting_clients_that_hang_up_are_forgotten(server, wire):
+    key = create(wire, "WORKERS", 2, "CONSISTENCY", "bsp")
+    other = server.connect()
+    send_step_that_waits(other, wire, key)
     other.close()
     wait_for(lambda: waiting(wire) == 0)
     push(wire, key, 1, worker=1)
@@ -349,12 +355,7 @@ def test_a_client_that_an_operator_unblocks_may_ask_again(server, wire, way):
     key = create(wire, "WORKERS", 2, "CONSISTENCY", "bsp")
     other = server.connect()
     place = other("CLIENT", "ID")
-    step = step_request(
-        n_ids=N_IDS, number=1, push_ids=np.array([3], np.uint32),
-        gradient=np.ones(1, np.float32), pull_ids=np.array([3], np.uint32),
-    )  # fmt: skip
-    other.send("CIRRUS.STEP", key, step)
-    wait_for(lambda: waiting(wire) == 1)
+    step = send_step_that_waits(other, wire, key)
     assert wire("CLIENT", "UNBLOCK", place, way) == 1
     if way == "ERROR":
         with pytest.raises(ReplyError, match=r"^UNBLOCKED"):

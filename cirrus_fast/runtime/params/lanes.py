@@ -193,7 +193,7 @@ class ServedLanes:
         part_losses = np.zeros(LANES)
         for first in range(0, len(order), self._size):
             part = order[first : first + self._size]
-            distinct = self._localize(indptr, indices, data, part)
+            distinct, n_entries = self._localize(indptr, indices, data, part)
             places = np.argsort(distinct)
             wanted = np.append(distinct[places], np.uint32(self._n_ids)).astype(np.uint32)
             coordinates = (wanted[:, None] * np.uint32(self._n_lanes) + lanes).astype(np.uint32)
@@ -220,8 +220,7 @@ class ServedLanes:
                 losses[lanes[~fine]] = np.nan
             touches = None
             if self._counts:
-                n = int((indptr[1:][part] - indptr[:-1][part]).sum())
-                counts = np.bincount(self._local[:n], minlength=len(distinct))[places]
+                counts = np.bincount(self._local[:n_entries], minlength=len(distinct))[places]
                 touches = np.repeat(np.append(counts, 0), len(lanes)).astype(np.float32)
             values = np.ascontiguousarray(gradient[:, lanes]).reshape(-1)
             self._stepper.give(batch, len(part), values, touches)
@@ -256,8 +255,9 @@ class ServedLanes:
         indices: UInt32Array,
         data: Float32Array,
         part: UInt32Array,
-    ) -> UInt32Array:
-        """Renumbers a mini-batch's entries; returns a copy of its distinct ids."""
+    ) -> tuple[UInt32Array, int]:
+        """Renumbers a mini-batch's entries; returns a copy of its distinct ids, and how many
+        entries it has."""
         n = int((indptr[1:][part] - indptr[:-1][part]).sum())
         if n > self._room or self._room == 0:
             self._room = room = n + n // 4 + 1
@@ -271,7 +271,7 @@ class ServedLanes:
                 weights.reshape(-1), self._gradient.reshape(-1), np.empty(room, np.float32)
             )
         found = self._batches.localize(indptr, indices, data, part, max(2, self._size))
-        return self._distinct[:found].copy()
+        return self._distinct[:found].copy(), n
 
     def _here(self, weights: Float32Array, lanes: npt.NDArray[np.int64]) -> _kernels.GridModel:
         """Lanes with these weights, as the kernels have them in memory; it learns at rate 1."""
