@@ -19,6 +19,7 @@ from cirrus_fast.backend.grid_run import (
     Outcome,
     PassState,
     SharedRun,
+    only_shared,
     passes,
     why_alone,
     why_not_there,
@@ -28,11 +29,13 @@ from cirrus_fast.backend.search_budget import Budget, check_budget
 from cirrus_fast.backend.search_file import SearchFile, check_name
 from cirrus_fast.backend.search_progress import SearchProgress
 from cirrus_fast.backend.supervisor import Supervisor
+from cirrus_fast.data.result import TrainResult
 from cirrus_fast.data.trials import GridResults, Trial, has_model, without_model
 from cirrus_fast.errors import OptionError, TrainingError
 from cirrus_fast.logistic_regression import LogisticRegression
 from cirrus_fast.notices import notice_once
-from cirrus_fast.options import Options, table
+from cirrus_fast.options import Options, needs_store, parse_options, table
+from cirrus_fast.store_url import is_store_url
 
 __all__ = ["GridResults", "GridSearch", "Trial"]
 
@@ -93,7 +96,7 @@ class GridSearch:
         names, values = _check_spread(hyper_vars, hyper_params, drawn=n_trials is not None)
         base = dict(param_base or {})
         points = _points(names, values, n_trials, base.get("seed", 0))
-        self._begin(task, base, points, mode, timeout, max_cost, name)
+        self._begin(base, points, mode, timeout, max_cost, name)
 
     @classmethod
     def of_points(
@@ -127,12 +130,11 @@ class GridSearch:
         _check_spread(names, [[given[0][one]] for one in names], drawn=False)
         search = cls.__new__(cls)
         ordered = [{one: point[one] for one in names} for point in given]
-        search._begin(task, dict(param_base or {}), ordered, mode, timeout, max_cost, name)
+        search._begin(dict(param_base or {}), ordered, mode, timeout, max_cost, name)
         return search
 
     def _begin(
         self,
-        task: type[LogisticRegression],
         base: Mapping[str, Any],
         points: Sequence[Mapping[str, Any]],
         mode: str,
@@ -145,16 +147,19 @@ class GridSearch:
             check_name(name)
         names = list(points[0])
         # All are checked before the first is trained.
-        self._tasks = [task({**base, **point}) for point in points]
+        all_options = [parse_options({**base, **point}, searched=True) for point in points]
+        self._options = all_options
         # As the options have them: plain numbers, where a range gave NumPy's.
-        self._points = [{n: getattr(one.options, n) for n in names} for one in self._tasks]
-        all_options = [one.options for one in self._tasks]
+        self._points = [{n: getattr(one, n) for n in names} for one in all_options]
+        for options in all_options:
+            if on_lambda(options) and (is_store_url(options.param_store) or why_alone(options)):
+                needs_store(options)
         if mode == "halving":
             _check_halving(all_options)
         check_budget(max_cost, all_options)
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._options)
 
     def run(
         self,
@@ -175,7 +180,7 @@ class GridSearch:
         """
         if isinstance(keep_models, bool) or not isinstance(keep_models, int) or keep_models < 1:
             raise OptionError(f"keep_models={keep_models!r}: must be a whole number from 1 on")
-        return _Course(self._tasks, self._points, self, on_trial, keep_models).follow()
+        return _Course(self._options, self._points, self, on_trial, keep_models).follow()
 
 
 class _Course:
@@ -183,13 +188,13 @@ class _Course:
 
     def __init__(
         self,
-        tasks: Sequence[LogisticRegression],
+        options: Sequence[Options],
         points: Sequence[Mapping[str, Any]],
         search: GridSearch,
         on_trial: Callable[[Trial], object] | None,
         keep: int,
     ) -> None:
-        self._tasks, self._points = tasks, points
+        self._options, self._points = options, points
         self._on_trial, self._keep = on_trial, keep
         self._results = GridResults()
         self._started = time.perf_counter()
@@ -206,9 +211,8 @@ class _Course:
     def follow(self) -> GridResults:
         results = self._results
         if self._name is not None:
-            options = [task.options for task in self._tasks]
-            self._file = SearchFile(self._name, self._mode, options, self._keep)
-        with SearchProgress(self._tasks[0].options.progress, len(self._tasks)) as shown:
+            self._file = SearchFile(self._name, self._mode, self._options, self._keep)
+        with SearchProgress(self._options[0].progress, len(self._options)) as shown:
             self._shown = shown
             try:
                 self._go_on()
@@ -226,7 +230,7 @@ class _Course:
             finally:
                 if self._file is not None:
                     self._file.write()
-        if len(results) < len(self._tasks) or self._cut:
+        if len(results) < len(self._options) or self._cut:
             results.stop_reason = self._why_over or "interrupted"
         else:
             self._restore()
@@ -259,7 +263,7 @@ class _Course:
     def _parts(self) -> Iterator[list[Model] | Model]:
         """Models that share a pass, and others, in the order that they were given in."""
         done = self._file.outcomes if self._file is not None else {}
-        models = [Model(i, task.options) for i, task in enumerate(self._tasks)]
+        models = [Model(i, options) for i, options in enumerate(self._options)]
         reasons = {model.number: why_alone(model.options) for model in models}
         servers: dict[str, str] = {}  # asked once
         for model in models:
@@ -273,7 +277,11 @@ class _Course:
         shared = passes([model for model in models if not reasons[model.number]])
         # Whether a model is alone is decided by all of the search, or it would be another one when
         # the search goes on.
-        together = [part for part in shared if len(part) > 1 or self._halving]
+        together = [
+            part
+            for part in shared
+            if len(part) > 1 or self._halving or only_shared(part[0].options)
+        ]
         inside = {model.number for part in together for model in part}
         models = [model for model in models if model.number not in done]
         left = [[model for model in part if model.number not in done] for part in together]
@@ -301,12 +309,18 @@ class _Course:
                 self._take(outcome)
 
         run = SharedRun(
-            models, keep=self._keep, deadline=self._end, halving=self._halving, tell=tell
+            models,
+            keep=self._keep,
+            deadline=self._end,
+            max_cost=self._budget.left,
+            halving=self._halving,
+            tell=tell,
         )
         try:
             run.run()
         finally:
             self._results.reads += run.reads
+            self._budget.add(run.cost.total)
         for outcome in sorted(ended, key=lambda one: one.number):
             self._take(outcome)
 
@@ -357,9 +371,18 @@ class _Course:
         for i, trial in enumerate(self._results[: self._keep]):
             if trial.result is None or has_model(trial) or self._halving:
                 continue
-            again = replace(self._tasks[trial.number].options, n_workers=1)
+            again = Model(trial.number, replace(self._options[trial.number], n_workers=1))
             with suppress(TrainingError):
-                self._results[i] = replace(trial, result=Supervisor(again).run())
+                self._results[i] = replace(trial, result=self._once_more(again))
+
+    def _once_more(self, model: Model) -> TrainResult | None:
+        if not only_shared(model.options):
+            return Supervisor(model.options).run()
+        found: list[Outcome] = []
+        run = SharedRun([model], keep=1, tell=lambda _, outcomes: found.extend(outcomes))
+        run.run()
+        self._budget.add(run.cost.total)
+        return found[0].result
 
 
 def _check_mode(mode: Any, n_trials: Any, timeout: float | None) -> None:

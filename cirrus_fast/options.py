@@ -267,8 +267,10 @@ def table() -> tuple[Field[Any], ...]:
     return fields(Options)
 
 
-def parse_options(given: Mapping[str, Any]) -> Options:
+def parse_options(given: Mapping[str, Any], *, searched: bool = False) -> Options:
     """Checks options given by name.
+
+    searched : of a model of a search, which on functions needs no param_store
 
     Raises
     ------
@@ -287,7 +289,7 @@ def parse_options(given: Mapping[str, Any]) -> Options:
         raise OptionError("dataset: missing; name the data set to train on")
     checked.setdefault("n_ps", checked.get("param_store", "").count(",") + 1)
     options = Options(**checked)
-    _check_together(options, checked)
+    _check_together(options, checked, searched=searched)
     return options
 
 
@@ -389,7 +391,7 @@ def _callbacks(value: Any) -> tuple[Callable[[Any], Any], ...]:
     raise OptionError(f"callbacks={value!r}: must be functions")
 
 
-def _check_together(options: Options, given: Mapping[str, Any]) -> None:
+def _check_together(options: Options, given: Mapping[str, Any], *, searched: bool) -> None:
     if options.test_dataset is not None and options.test_fraction is not None:
         raise OptionError("test_dataset and test_fraction: give only one of them")
     tests = options.test_dataset is not None or options.test_fraction or options.epsilon > 0
@@ -409,7 +411,7 @@ def _check_together(options: Options, given: Mapping[str, Any]) -> None:
                     f"param_store={options.param_store!r}, which is one and answers at once; it is "
                     "for a redis:// URL"
                 )
-    if options.executor == "lambda":
+    if options.executor == "lambda" and not searched:
         needs_store(options)
     rented = options.executor_name in ("lambda", "LambdaExecutor")
     if options.max_cost is not None and not rented:

@@ -111,6 +111,7 @@ class _Call(Future[Any]):
     kind : of the event
     sent_at : when it was sent, by the monotonic clock; None while it waits
     counted : it is in the usage
+    billed_s : once it is; of what was lost, how long it had been under way
     """
 
     def __init__(self, event: bytes, kind: str) -> None:
@@ -119,6 +120,7 @@ class _Call(Future[Any]):
         self.attempts = 0
         self.sent_at: float | None = None
         self.counted = False
+        self.billed_s = 0.0
         self._settling = threading.Lock()
         self._sending = threading.RLock()
 
@@ -454,8 +456,9 @@ class LambdaExecutor(Executor):
     def _lost(self, call: _Call, why: str) -> None:
         with self._changed:
             call.counted = True
+            call.billed_s = self.running_s(call)
             self.usage.lost += 1
-            self.usage.lost_s += self.running_s(call)
+            self.usage.lost_s += call.billed_s
         text = f"function {self.function}: its answer is lost ({why})"
         if not call.once:
             text += "; it may have done what was asked"
@@ -469,6 +472,7 @@ class LambdaExecutor(Executor):
         with self._changed:
             self._bucket.speed_up()
             call.counted = True
+            call.billed_s = 0.0 if report is None else report.billed_s
             self._count(report)
             self._refusals, self._refused_since, self._trouble = 0, None, ""
             # A little more than was taken last time: the limit may have been raised.
@@ -549,6 +553,10 @@ class LambdaExecutor(Executor):
         """How long a call has been under way; 0 while it waits."""
         sent_at = future.sent_at if isinstance(future, _Call) else None
         return 0.0 if sent_at is None else time.monotonic() - sent_at
+
+    def billed_s(self, future: Future[Any]) -> float:
+        """What a call was billed that has ended."""
+        return future.billed_s if isinstance(future, _Call) else 0.0
 
     def kill(self, future: Future[Any]) -> None:
         """Waits no longer for a call, which fails with WorkerDiedError; Lambda ends it in time."""

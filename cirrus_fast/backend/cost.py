@@ -49,6 +49,9 @@ class Cost:
     def total(self) -> float:
         return sum(self.to_json().values())
 
+    def part(self, share: float) -> Cost:
+        return Cost(**{name: share * dollars for name, dollars in self.to_json().items()})
+
     def to_json(self) -> dict[str, float]:
         return asdict(self)
 
@@ -124,7 +127,7 @@ class Meter:
 
     def __init__(self, executor: LambdaExecutor, rate: Rate) -> None:
         self._executor = executor
-        self._rate = rate
+        self.rate = rate
         # An executor may have had other runs before.
         self._before = executor.usage_so_far
 
@@ -152,7 +155,7 @@ class Meter:
         before = self._before
         worker_s = usage.billed_s - before.billed_s + usage.lost_s - before.lost_s
         requests = usage.requests - before.requests + usage.lost - before.lost
-        return self._rate.cost(
+        return self.rate.cost(
             worker_s + sum(map(billed_s, under_way)),
             requests + len(under_way),
             reads=reads,
@@ -161,4 +164,4 @@ class Meter:
 
     def to_end(self) -> float:
         """Dollars that it takes to end now."""
-        return len(self._executor.under_way_s) * ENDING_S * self._rate.second
+        return len(self._executor.under_way_s) * ENDING_S * self.rate.second

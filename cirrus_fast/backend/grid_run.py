@@ -11,32 +11,48 @@ import math
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cirrus_fast.backend.grid_executors import run_elsewhere
-from cirrus_fast.backend.plan import Plan, on_lambda
+from cirrus_fast.backend.aws_lambda import LambdaExecutor
+from cirrus_fast.backend.cost import Cost, Meter
+from cirrus_fast.backend.function_memory import room_for_models
+from cirrus_fast.backend.grid_executors import opened, run_passes
+from cirrus_fast.backend.plan import DEFAULT_FUNCTIONS, Plan, on_lambda
 from cirrus_fast.backend.store_choice import choose_store, named
 from cirrus_fast.data.csr import Float32Array
 from cirrus_fast.data.parallel import available_cores
 from cirrus_fast.data.result import PHASES, TrainResult
+from cirrus_fast.data.storage import Storage, is_s3, open_storage, storage_root
 from cirrus_fast.data.text_dataset import TextDataset
 from cirrus_fast.data.traffic import Reads
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.data.trials import WithoutModel
+from cirrus_fast.errors import OptionError
 from cirrus_fast.options import Options, table
 from cirrus_fast.runtime.grid_groups import LANES, Family, Lane, LaneSpec, state_bytes
 from cirrus_fast.runtime.grid_pass import (
     GridPass,
     PassRows,
     PassSpec,
-    PassTimes,
     Rung,
     made_ready,
 )
-from cirrus_fast.runtime.grid_worker import GridWorkerSpec, lanes_of, times_of, write_rows
+from cirrus_fast.runtime.grid_state import PassTimes
+from cirrus_fast.runtime.grid_worker import (
+    STOPPED,
+    GridTask,
+    GridWorkerSpec,
+    read_models,
+    remove,
+    rows_bytes,
+    stop,
+    write_rows,
+)
 from cirrus_fast.runtime.params.control import is_clustered, worker_bytes
 from cirrus_fast.runtime.params.lanes import LaneStore
 from cirrus_fast.runtime.params.local import Layout
@@ -55,6 +71,7 @@ _OF_LANE = {
 }
 _OF_GROUP = {"optimizer", "minibatch_size", "fit_intercept"}
 _OF_NOBODY = {"progress"}
+_NOTHING = Cost()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +93,11 @@ class Outcome:
 
 def why_alone(options: Options) -> str:
     """Why a model with these options is a run of its own; empty if it can share a pass."""
+    if on_lambda(options) and options.max_cost is not None:
+        return f"max_cost={options.max_cost:g}"  # of one run; a search has its own
     if is_store_url(options.param_store):
         if on_lambda(options):
-            return f"executor={options.executor_name}"
+            return f"executor={options.executor_name} with a param_store"
         if parse_urls(options.param_store)[0].store == "bitfield":
             return f"param_store={options.param_store}"
         if options.sync_rows is not None:
@@ -91,6 +110,11 @@ def why_alone(options: Options) -> str:
         if getattr(options, name):
             return name
     return ""
+
+
+def only_shared(options: Options) -> bool:
+    """Whether a model cannot be a run of its own: on functions, without servers."""
+    return on_lambda(options) and not is_store_url(options.param_store)
 
 
 def why_not_there(options: Options) -> str:
@@ -146,23 +170,27 @@ class SharedRun:
         *,
         keep: int,
         deadline: tuple[float, str] | None = None,
+        max_cost: float = math.inf,
         halving: int | None = None,
         tell: Callable[[PassState, list[Outcome]], object] = lambda *_: None,
     ) -> None:
         """keep : of how many models, the best, the weights are wanted
         deadline : of the search, by time.perf_counter, and what it is for
+        max_cost : dollars that functions may cost
         halving : the factor, or None
         tell : called after every evaluation, with what ended there
         """
         self._keep, self._deadline, self._halving = keep, deadline, halving
-        self._tell = tell
+        self._tell, self._max_cost = tell, max_cost
         first = models[0].options
         self._plan = plan = Plan.make(replace(first, n_workers=1))
         self._plans = {
             model.number: plan.with_options(replace(model.options, n_workers=1)) for model in models
         }
         self._models = list(models)
-        self.n_threads = first.n_workers or available_cores()
+        places = DEFAULT_FUNCTIONS if on_lambda(first) else available_cores()
+        self.n_workers = first.n_workers or places  # threads, processes or functions
+        self._meter: Meter | None = None
         self.worker_reads = Reads()
         self._rows = self._prepare()
         self._store = self._open_store()
@@ -208,16 +236,46 @@ class SharedRun:
 
     def run(self) -> None:
         """Trains all models; `tell` has what came of them."""
-        groups = self._grouped()
-        n_ids = len(self._rows.scale.ids)
-        most = self._plan.options.worker_size * 10**6 * self.n_threads
-        while groups:
-            wave: list[tuple[Family, list[LaneSpec]]] = []
-            used = 0
-            while groups and (not wave or used + state_bytes(groups[0][0], n_ids) <= most):
-                used += state_bytes(groups[0][0], n_ids)
-                wave.append(groups.pop(0))
-            self._wave(wave)
+        known = {} if self._store is None else secrets(self._store.urls)
+        with opened(self._plan.options.executor, known) as executor:
+            if isinstance(executor, LambdaExecutor):
+                self._meter = Meter.of(executor, self._plan.options.worker_size)
+            groups = self._grouped()
+            most = self._room(groups, executor)
+            while groups:
+                wave: list[tuple[Family, list[LaneSpec]]] = []
+                used = 0
+                while groups and (not wave or used + self._bytes(groups[0]) <= most):
+                    used += self._bytes(groups[0])
+                    wave.append(groups.pop(0))
+                self._wave(wave, executor)
+
+    def _bytes(self, group: tuple[Family, list[LaneSpec]]) -> int:
+        """That a group takes where it is trained: its state, and the margins of the rows to
+        measure on, of the best models and of the latest."""
+        test = self._rows.test
+        margins = 0 if test is None else 2 * 4 * LANES * test.n_rows
+        return state_bytes(group[0], len(self._rows.scale.ids)) + margins
+
+    def _room(
+        self, groups: Sequence[tuple[Family, list[LaneSpec]]], executor: Executor | None
+    ) -> int:
+        """Bytes for groups at a time, all workers together."""
+        if not isinstance(executor, LambdaExecutor):
+            return self._plan.options.worker_size * 10**6 * self.n_workers
+        rows, largest = self._rows, max(map(self._bytes, groups))
+        kept = 2 * 4 * len(rows.scale.ids) * min(self._keep, len(self._models))
+        others = 2 * rows_bytes(rows) + kept
+        room = room_for_models(self._plan, self._model_bytes, others, largest, executor)
+        # They are dealt in turn, and those of one function may be the larger ones.
+        return max(1, room // largest) * largest * min(self.n_workers, len(groups))
+
+    @property
+    def cost(self) -> Cost:
+        """Of functions, so far."""
+        if self._meter is None:
+            return Cost()
+        return self._meter.so_far(self.worker_reads, run_s=0.0)
 
     def _grouped(self) -> list[tuple[Family, list[LaneSpec]]]:
         found: dict[Family, list[LaneSpec]] = {}
@@ -250,7 +308,7 @@ class SharedRun:
             for i in range(0, len(lanes), LANES)
         ]
 
-    def _wave(self, groups: list[tuple[Family, list[LaneSpec]]]) -> None:
+    def _wave(self, groups: list[tuple[Family, list[LaneSpec]]], executor: Executor | None) -> None:
         plan = self._plan
         options = plan.options
         now = time.perf_counter()
@@ -263,7 +321,7 @@ class SharedRun:
             seed=options.seed,
             rows_per_epoch=plan.n_train,
             eval_rows=plan.eval_rows,
-            n_threads=min(self.n_threads, len(groups)),
+            n_threads=min(self.n_workers, len(groups)),
             seconds=max(0.0, end - now) if ends else None,
             seconds_for=reason,
             keep=self._keep,
@@ -271,7 +329,10 @@ class SharedRun:
             store=self._store,
         )
         try:
-            self._through(spec, groups)
+            if executor is None:
+                self._here(spec, groups)
+            else:
+                self._elsewhere(spec, groups, executor)
         finally:
             if self._store is not None:
                 self._store.delete([lanes[0].number for _, lanes in groups])
@@ -299,12 +360,8 @@ class SharedRun:
             owner=0,
         ).n_bytes
 
-    def _through(self, spec: PassSpec, groups: list[tuple[Family, list[LaneSpec]]]) -> None:
+    def _here(self, spec: PassSpec, groups: list[tuple[Family, list[LaneSpec]]]) -> None:
         """One pass over the data."""
-        rows, options = self._rows, self._plan.options
-        if options.executor != "local":
-            self._elsewhere(spec, groups)
-            return
         seen: set[int] = set()
 
         def look(made: GridPass) -> None:
@@ -314,37 +371,64 @@ class SharedRun:
             outcomes = [self._outcome(made.times, lane) for lane in new]
             self._tell(PassState.of(made), outcomes)
 
-        GridPass(spec, groups, rows, tell=look).run()
+        GridPass(spec, groups, self._rows, tell=look).run()
 
-    def _elsewhere(self, spec: PassSpec, groups: list[tuple[Family, list[LaneSpec]]]) -> None:
-        """The groups dealt to worker processes, each of which goes through the data itself."""
-        n = min(self.n_threads, len(groups))
+    def _elsewhere(
+        self,
+        spec: PassSpec,
+        groups: list[tuple[Family, list[LaneSpec]]],
+        executor: Executor,
+    ) -> None:
+        """The groups dealt to workers, each of which goes through the data itself."""
+        n = min(self.n_workers, len(groups))
         plan = self._plan
         copy = plan.dataset.copy if isinstance(plan.dataset, TextDataset) else None
-        with tempfile.TemporaryDirectory(prefix="cirrus-search-") as folder:
-            write_rows(folder, self._rows)
-            specs = [
-                GridWorkerSpec(
-                    worker=worker,
-                    folder=folder,
-                    dataset=plan.dataset_path,
-                    dataset_id=plan.dataset.id,
-                    text_copy=None if copy is None else (copy.uri, copy.path, copy.identity),
-                    model_size=plan.model_size,
-                    holdout_seed=plan.holdout.seed,
-                    holdout_fraction=plan.holdout.fraction,
-                    shared=replace(spec, n_threads=1, rungs=self._rungs(groups[worker::n])),
-                    groups=groups[worker::n],
-                )
-                for worker in range(n)
-            ]
-            known = {} if self._store is None else secrets(self._store.urls)
-            for done, answer in run_elsewhere(plan.options.executor, specs, known):
-                times, lanes = times_of(answer), lanes_of(answer, done)
-                lanes.sort(key=lambda lane: lane.spec.number)
-                self.worker_reads += sum(times.reads_by_epoch, Reads())
-                outcomes = [self._outcome(times, lane) for lane in lanes]
-                self._tell(PassState.ended(lanes, plan.n_train), outcomes)
+        specs = [
+            GridWorkerSpec(
+                worker=worker,
+                dataset=plan.dataset_path,
+                dataset_id=plan.dataset.id,
+                text_copy=None if copy is None else (copy.uri, copy.path, copy.identity),
+                model_size=plan.model_size,
+                holdout_seed=plan.holdout.seed,
+                holdout_fraction=plan.holdout.fraction,
+                shared=replace(spec, n_threads=1, rungs=self._rungs(groups[worker::n])),
+                groups=groups[worker::n],
+            )
+            for worker in range(n)
+        ]
+        with _folder(executor) as storage:
+            write_rows(storage, self._rows)
+            for one in specs:
+                one.write(storage)
+            ending = _Ending(storage, self._too_dear)
+            tasks = [GridTask(storage.uri, one.worker, generation=0) for one in specs]
+            for task, billed_s in run_passes(executor, tasks, ending.look, ending.interrupt):
+                times, lanes = read_models(storage, task, specs[task.worker].lanes)
+                for lane in lanes:
+                    if lane.reason == STOPPED:
+                        lane.reason = ending.reason
+                self._tell_of(times, lanes, task.generation + 1, billed_s)
+
+    def _tell_of(self, times: PassTimes, lanes: list[Lane], calls: int, billed_s: float) -> None:
+        """What came of a worker's models, which share what it has cost by the rows they took."""
+        reads = sum(times.reads_by_epoch, Reads())
+        self.worker_reads += reads
+        cost = Cost()
+        if self._meter is not None:
+            cost = self._meter.rate.cost(billed_s, calls, reads=reads)
+        rows = sum(lane.rows for lane in lanes)
+        outcomes = [
+            self._outcome(times, lane, cost.part(lane.rows / rows if rows else 1 / len(lanes)))
+            for lane in sorted(lanes, key=lambda lane: lane.spec.number)
+        ]
+        self._tell(PassState.ended(lanes, self._plan.n_train), outcomes)
+
+    def _too_dear(self) -> bool:
+        """Whether functions would cost more than they may, ending counted."""
+        if self._meter is None or self._max_cost == math.inf:
+            return False
+        return self.cost.total + self._meter.to_end() >= self._max_cost
 
     def _rungs(self, groups: list[tuple[Family, list[LaneSpec]]]) -> tuple[Rung, ...]:
         """A sixteenth of the rows for all, a quarter for the best quarter, all for the best
@@ -361,7 +445,7 @@ class SharedRun:
                 rungs.append(Rung(rows, keep))
         return tuple(rungs)
 
-    def _outcome(self, times: PassTimes, lane: Lane) -> Outcome:
+    def _outcome(self, times: PassTimes, lane: Lane, cost: Cost = _NOTHING) -> Outcome:
         plan, number = self._plans[lane.spec.number], lane.spec.number
         if lane.reason == "failed":
             return Outcome(number, None, lane.error)
@@ -379,8 +463,8 @@ class SharedRun:
             "auc": auc,
             "breakdown": breakdown,
             "seconds": history[-1].seconds,
-            "cost": 0.0,
-            "cost_parts": {},
+            "cost": cost.total,
+            "cost_parts": cost.to_json() if cost.total else {},
             "rows_processed": history[-1].rows,
             "rows_repeated": 0,
             "stop_reason": lane.reason or "epochs",
@@ -401,3 +485,43 @@ class SharedRun:
         weights[scale.ids] = lane.weights / scale.divisor
         model = plan.model(weights, lane.intercept)
         return Outcome(number, TrainResult(model=model, **values))  # type: ignore[arg-type]
+
+
+class _Ending:
+    """Why a pass elsewhere is to end before its models have, if it is."""
+
+    def __init__(self, storage: Storage, too_dear: Callable[[], bool]) -> None:
+        self._storage, self._too_dear = storage, too_dear
+        self.reason: str | None = None
+
+    def look(self) -> None:
+        if self.reason is None and self._too_dear():
+            self._end("max_cost")
+
+    def interrupt(self) -> None:
+        if self.reason is None:
+            self._end("interrupted")
+
+    def _end(self, reason: str) -> None:
+        self.reason = reason
+        stop(self._storage)
+
+
+@contextmanager
+def _folder(executor: Executor) -> Iterator[Storage]:
+    """One that workers reach, for as long as they are wanted."""
+    if not isinstance(executor, LambdaExecutor):
+        with tempfile.TemporaryDirectory(prefix="cirrus-search-") as folder:
+            yield open_storage(folder)
+        return
+    root = storage_root().rstrip("/")
+    if not is_s3(root):
+        raise OptionError(
+            "executor=lambda: what functions make of a search's models goes to the storage root, "
+            f'which is {root}: configure(storage="s3://bucket/prefix")'
+        )
+    storage = open_storage(f"{root}/search-{uuid.uuid4().hex[:12]}")
+    try:
+        yield storage
+    finally:
+        remove(storage)

@@ -28,7 +28,7 @@ from cirrus_fast.data.traffic import Reads, Traffic, counted, counting
 from cirrus_fast.data.training_scale import TrainingScale, crowd_rate
 from cirrus_fast.errors import DatasetError, OptionError, TrainingError
 from cirrus_fast.notices import notice_once
-from cirrus_fast.options import Options, needs_store
+from cirrus_fast.options import Options
 from cirrus_fast.runtime.assignment import first_reads, shares
 from cirrus_fast.runtime.minibatches import held_out_rows
 from cirrus_fast.runtime.params.local import LocalStore
@@ -138,8 +138,6 @@ class Plan:
 
     @classmethod
     def make(cls, options: Options) -> Plan:
-        if isinstance(options.executor, LambdaExecutor):
-            needs_store(options)
         asked = Traffic()
         with counting(asked):
             return cls._make(options, asked)

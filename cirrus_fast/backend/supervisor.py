@@ -30,7 +30,7 @@ from cirrus_fast.data.sources import identity_of
 from cirrus_fast.data.traffic import counting
 from cirrus_fast.errors import CirrusFastError
 from cirrus_fast.notices import notice
-from cirrus_fast.options import Options
+from cirrus_fast.options import Options, needs_store
 from cirrus_fast.runtime.params import local
 from cirrus_fast.runtime.params.control import end_here
 from cirrus_fast.runtime.params.local import LocalStore
@@ -63,6 +63,8 @@ class Supervisor:
         The first KeyboardInterrupt ends the run with what there is; a second one is raised.
         """
         began = time.perf_counter()
+        if isinstance(self._options.executor, LambdaExecutor):
+            needs_store(self._options)
         plan = Plan.make(self._options)
         task = uuid.uuid4().hex[:12]
         checkpoints = Checkpoints(task, self._options.checkpoint_interval)

@@ -44,6 +44,11 @@ _QUIET_S = 120.0
 _END_S = 30.0
 
 
+def most_deaths(kind: str) -> int:
+    """How often in a row workers may die in this way, until that is taken for the run's fault."""
+    return _MOST_OF.get(kind, _MOST_DEATHS)
+
+
 class Workers:
     """Those of one run, by number.
 
@@ -204,7 +209,7 @@ class Workers:
     def _replace(self, worker: int, error: WorkerDiedError) -> None:
         """Another takes the place of one that died, unless that happens again and again."""
         n = self._in_a_row(worker, error.kind)
-        if n > _MOST_OF.get(error.kind, _MOST_DEATHS):
+        if n > most_deaths(error.kind):
             raise TrainingError(f"given up after {n} deaths: {error}") from error
         self._forfeit(worker)
         notice(f"worker {worker}: {error}; another takes its place")

@@ -8,7 +8,7 @@ alone, whoever is beside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -187,19 +187,23 @@ class Group:
     def __init__(
         self,
         family: Family,
-        specs: list[LaneSpec],
+        lanes: list[Lane],
         n_ids: int,
         penalties: Float32Array | None,
         store: LaneStore | None = None,
+        fill: Callable[[memoryview], None] | None = None,
     ) -> None:
-        """penalties : pairs for l1 = 1 and l2 = 1
+        """lanes : each in a slot of its own
+        penalties : pairs for l1 = 1 and l2 = 1
         store : that has them, or None
+        fill : puts what they had learnt into their state; in memory only
         """
-        assert 0 < len(specs) <= LANES
+        assert 0 < len(lanes) <= LANES
         self.family = family
-        self.lanes = [Lane(spec, slot) for slot, spec in enumerate(specs)]
+        self.lanes = lanes
         self._n_ids = n_ids
-        given = specs + [specs[0]] * (LANES - len(specs))
+        by_slot = {lane.slot: lane.spec for lane in lanes}
+        given = [by_slot.get(slot, lanes[0].spec) for slot in range(LANES)]
 
         def of(name: str) -> Float32Array:
             return np.array([getattr(spec, name) for spec in given], np.float32)
@@ -223,17 +227,20 @@ class Group:
 
             self._model = ServedLanes(
                 store,
-                specs[0].number,
+                lanes[0].spec.number,
                 family.optimizer,
                 n_ids,
                 charges,
                 *constants,
-                n_lanes=len(specs),
+                n_lanes=len(lanes),
                 minibatch_size=family.minibatch_size,
                 fit_intercept=family.fit_intercept,
                 intercept_rate=family.intercept_rate,
             )
-        self._model.clear(of("intercept"))
+        if fill is None:
+            self._model.clear(of("intercept"))
+        else:
+            fill(self.state)
         self._losses = np.zeros(LANES)
         self.updates = 0
         self.activate()
@@ -241,6 +248,12 @@ class Group:
     @property
     def running(self) -> list[Lane]:
         return [lane for lane in self.lanes if lane.reason is None]
+
+    @property
+    def state(self) -> memoryview:
+        """All that its lanes have learnt, as bytes; in memory only."""
+        assert isinstance(self._model, _kernels.GridModel)
+        return np.asarray(self._model.state).view(np.uint8).data
 
     def close(self) -> None:
         """It learns no more."""

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from cirrus_fast.data.traffic import Reads
 from cirrus_fast.data.training_scale import NOWHERE, TrainingScale
 from cirrus_fast.runtime.divergence import blame, blame_test
 from cirrus_fast.runtime.grid_groups import Batches, Family, Group, Lane, LaneSpec, Scratch, repack
+from cirrus_fast.runtime.grid_state import GroupState, LeftPass, PassTimes
 from cirrus_fast.runtime.memory import Memory
 from cirrus_fast.runtime.minibatches import MiniBatches
 from cirrus_fast.runtime.worker import CHUNK_ROWS
@@ -90,18 +91,6 @@ class PassRows:
     test: CSR | None
 
 
-@dataclass(slots=True)
-class PassTimes:
-    """Seconds: start_up until rows are learnt from; waiting for storage and decoding; learning and
-    measuring, all threads together."""
-
-    start_up: float = 0.0
-    storage_read: float = 0.0
-    decode: float = 0.0
-    compute: float = 0.0
-    reads_by_epoch: list[Reads] = field(default_factory=list)
-
-
 class GridPass:
     """One pass. `run` returns when every model has ended."""
 
@@ -113,12 +102,17 @@ class GridPass:
         *,
         tell: Callable[[GridPass], object] = lambda _: None,
         stopping: Callable[[], str | None] = lambda: None,
+        deadline: float = math.inf,
+        left: LeftPass | None = None,
     ) -> None:
         """families : of each group its family and up to LANES lanes
         tell : called after every evaluation
         stopping : why the pass shall end soon, if it shall
+        deadline : by the monotonic clock, when the pass is left for another to go on with
+        left : where it was left before
         """
-        self._started = time.perf_counter()
+        self._begun = self._started = time.perf_counter()
+        self._deadline, self.handed_over = deadline, False
         self.spec = spec
         self.times = PassTimes()
         self._rows = rows
@@ -130,17 +124,20 @@ class GridPass:
         self.lanes: list[Lane] = []
         self._all_groups: list[Group] = []
 
-        def make(one: tuple[Family, list[LaneSpec]]) -> Group:
-            family, lanes = one
-            penalties = rows.penalties.get(family.optimizer == "ftrl")
-            return Group(family, lanes, n_ids, penalties, spec.store)
+        def make(one: GroupState) -> Group:
+            penalties = rows.penalties.get(one.family.optimizer == "ftrl")
+            made = Group(one.family, one.lanes, n_ids, penalties, spec.store, one.fill)
+            made.updates = one.updates
+            return made
 
+        begun = left.groups if left else [_beginning(*one) for one in families]
         # Their memory comes from the system, which clears it first.
-        for group in ordered_map(make, families, spec.n_threads):
+        for group in ordered_map(make, begun, spec.n_threads):
             self._families.setdefault(group.family, []).append(group)
             self._all_groups.append(group)
             self.lanes += group.lanes
-        self._epochs = max(lane.spec.epochs for lane in self.lanes)
+        self.lanes += left.ended if left else []
+        self._epochs = max(lane.epochs for _, lanes in families for lane in lanes)
         self._batches: dict[tuple[int, int], Batches] = {}
         self._n_ids = n_ids
         self._scratch: dict[int, Scratch] = {}
@@ -148,6 +145,31 @@ class GridPass:
         self._rungs = list(spec.rungs)
         self._first_step: float | None = None
         self.model_rows = 0  # learnt from, by all models together
+        if left:
+            self._go_on(left)
+
+    def _go_on(self, left: LeftPass) -> None:
+        self.rows, self.model_rows, self.times = left.rows, left.model_rows, left.times
+        self._rungs = [rung for rung in self._rungs if rung.rows > left.rows]
+        self._started -= left.elapsed
+        if left.learning is not None:
+            self._first_step = time.perf_counter() - left.learning
+
+    def leave(self) -> LeftPass:
+        """What another needs to go on, once it was handed over."""
+        now = time.perf_counter()
+        return LeftPass(
+            rows=self.rows,
+            model_rows=self.model_rows,
+            elapsed=now - self._started,
+            learning=None if self._first_step is None else now - self._first_step,
+            times=self.times,
+            ended=[lane for lane in self.lanes if lane.reason],
+            groups=[
+                GroupState(group.family, group.updates, group.running, group.state)
+                for group in self._groups
+            ],
+        )
 
     @property
     def total_rows(self) -> int:
@@ -176,35 +198,45 @@ class GridPass:
             memory=Memory.of(spec.worker_size, spec.model_bytes),
             seed=spec.seed,
             worker=0,
-            stopping=lambda: self._stopping is not None,
+            stopping=lambda: self._stopping is not None or self.handed_over,
         )
-        self.times.start_up = time.perf_counter() - self._started
+        self.times.start_up += time.perf_counter() - self._begun
+        first, skip = divmod(self.rows, spec.rows_per_epoch)
         try:
             with ThreadPoolExecutor(spec.n_threads, thread_name_prefix="cirrus-grid") as pool:
                 self._pool = pool
-                for epoch in range(self._epochs):
+                for epoch in range(first, self._epochs):
                     before = self._reads
                     try:
-                        for window in stream.epoch(epoch):
+                        for window in stream.epoch(epoch, skip):
                             self._window(window.rows, window.order)
                             if not self.running or self._look():
                                 break
                     except KeyboardInterrupt:  # while it waited for rows
                         self._stopping = "interrupted"
-                    self.times.reads_by_epoch.append(self._reads - before)
-                    self._end_epoch(epoch)
-                    if not self.running:
+                    skip = 0
+                    self._count_reads(epoch, self._reads - before)
+                    if self.handed_over and self.rows < (epoch + 1) * spec.rows_per_epoch:
                         break
-                self._report()
+                    self._end_epoch(epoch)
+                    if self.handed_over or not self.running:
+                        break
+                self.handed_over = self.handed_over and bool(self.running)
+                if not self.handed_over:
+                    self._report()
         finally:
             stream.close()
             for group in self._all_groups:
                 group.close()
-        self.times.storage_read, self.times.decode = (
-            stream.times.storage_read,
-            stream.times.decode,
-        )
+        self.times.storage_read += stream.times.storage_read
+        self.times.decode += stream.times.decode
         return self.lanes
+
+    def _count_reads(self, epoch: int, reads: Reads) -> None:
+        """An epoch may have been begun by another."""
+        by_epoch = self.times.reads_by_epoch
+        by_epoch += [Reads()] * (epoch + 1 - len(by_epoch))
+        by_epoch[epoch] += reads
 
     @property
     def _reads(self) -> Reads:
@@ -212,14 +244,15 @@ class GridPass:
         return dataset.reads if isinstance(dataset, Dataset) else Reads()
 
     def _look(self) -> bool:
-        """Whether the pass shall end now."""
+        """Whether the pass shall end now, or another go on with it."""
+        self.handed_over = self.handed_over or time.monotonic() >= self._deadline
         if self._stopping is None:
             seconds = self.spec.seconds
             if seconds is not None and time.perf_counter() - self._started >= seconds:
                 self._stopping = self.spec.seconds_for
             else:
                 self._stopping = self._stop_asked()
-        return self._stopping is not None
+        return self._stopping is not None or self.handed_over
 
     def _each(self, work: Iterable[Callable[[], object]]) -> None:
         """Does all of it on the threads."""
@@ -252,10 +285,17 @@ class GridPass:
 
     def _most(self) -> int:
         """Rows after which it is looked whether the pass shall end: where mini-batches end in all
-        groups. sgd's rate depends on where rows are cut, which is then left as it is."""
+        groups, and with sgd, whose rate depends on where rows are cut, what is cut."""
         families = {group.family for group in self._groups}
-        together = math.lcm(*(family.minibatch_size for family in families))
-        if together > _LONGEST or any(family.optimizer == "sgd" for family in families):
+        together = math.lcm(
+            *(
+                _chunk(family.minibatch_size)
+                if family.optimizer == "sgd"
+                else family.minibatch_size
+                for family in families
+            )
+        )
+        if together > _LONGEST:
             return self.spec.eval_rows
         return _LONGEST // together * together
 
@@ -390,9 +430,18 @@ class GridPass:
         self._report()
 
 
+def _beginning(family: Family, specs: list[LaneSpec]) -> GroupState:
+    """Lanes that have learnt from no row."""
+    return GroupState(family, 0, [Lane(spec, slot) for slot, spec in enumerate(specs)])
+
+
+def _chunk(size: int) -> int:
+    """Rows that are given to the kernel at once, as runtime/worker.py does it."""
+    return max(1, CHUNK_ROWS // size) * size
+
+
 def _chunks(n: int, size: int) -> list[slice]:
-    """What is given to the kernel at once, as runtime/worker.py does it."""
-    chunk = max(1, CHUNK_ROWS // size) * size
+    chunk = _chunk(size)
     return [slice(i, min(i + chunk, n)) for i in range(0, n, chunk)]
 
 

@@ -43,7 +43,7 @@ class Memory:
         """
         model_bytes : of the model, and of what a worker has to find its way in it
         """
-        left = (worker_size_mb * 1e6 - _BASE_BYTES) * (1 - _SLACK) - model_bytes
+        left = cls.left_beside(worker_size_mb, model_bytes)
         if left < _LEAST_BYTES:
             notice_once(
                 f"worker_size={worker_size_mb} MB leaves {max(0, round(left / 1e6))} MB for rows "
@@ -57,6 +57,11 @@ class Memory:
         """The `worker_size` that leaves so many bytes for rows."""
         left = max(rows, _LEAST_BYTES) + model_bytes
         return math.ceil((left / (1 - _SLACK) + _BASE_BYTES) / 1e6)
+
+    @classmethod
+    def left_beside(cls, size_mb: int, n_bytes: int) -> int:
+        """Bytes that a worker of this size has beside so many, and itself."""
+        return int((size_mb * 1e6 - _BASE_BYTES) * (1 - _SLACK) - n_bytes)
 
     @property
     def blocks(self) -> int:

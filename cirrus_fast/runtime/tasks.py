@@ -1,4 +1,4 @@
-"""What executors are asked to do beside training: parts of making a data set.
+"""What executors are asked to do beside training: parts of making a data set, and of a search.
 
 `run_task` is to these what `runtime.worker.run_worker` is to training: a JSON text in, a JSON text
 out, told apart by "kind". A task reads its part of the source, writes shards and a record of them
@@ -33,7 +33,7 @@ from cirrus_fast.errors import DatasetError, TrainingError
 def run_task(spec_json: str, deadline: float = math.inf) -> str:
     """Does what the spec's "kind" says; the answer.
 
-    deadline : for training; a part of a data set is done anew by whoever gets it next
+    deadline : for training and searching; a part of a data set is done anew by whoever gets it next
     """
     spec = json.loads(spec_json)
     kind = spec.pop("kind", None)
@@ -41,6 +41,10 @@ def run_task(spec_json: str, deadline: float = math.inf) -> str:
         from cirrus_fast.runtime.worker import run_worker
 
         return run_worker(json.dumps(spec), deadline)
+    if kind == "grid":
+        from cirrus_fast.runtime.grid_worker import GridTask, run_grid
+
+        return json.dumps(run_grid(GridTask(**spec), deadline))
     if kind not in _KINDS:
         raise TrainingError(f"unknown kind of task {kind!r}: is the worker's version another?")
     version = spec.pop("version", None)

@@ -127,13 +127,7 @@ class WorkerReport:
 
 def run_worker(spec_json: str, deadline: float = math.inf) -> str:
     """Trains on the spec's blocks until its epochs are done, the store says stop, or its time is
-    up: the monotonic clock is at `deadline`, and the model is in servers. In a search, several
-    models at once."""
-    raw = json.loads(spec_json)
-    if "grid" in raw:
-        from cirrus_fast.runtime.grid_worker import run_grid
-
-        return json.dumps(run_grid(raw))
+    up: the monotonic clock is at `deadline`, and the model is in servers."""
     spec = WorkerSpec.from_json(spec_json)
     try:
         return json.dumps(asdict(_kind(spec)(spec, deadline).run()))
