@@ -30,7 +30,7 @@ from cirrus_fast.data.result import TrainResult
 from cirrus_fast.data.text import TextParser
 from cirrus_fast.runtime import minibatches as minibatches_module
 from cirrus_fast.runtime.bsp import make_scratch
-from cirrus_fast.runtime.grid_groups import LANES, Batches, Family, Group, LaneSpec, Scratch
+from cirrus_fast.runtime.grid_groups import LANES, Batches, Family, Group, Lane, LaneSpec, Scratch
 
 # Text a streaming parser is given at a time.
 CHUNK_BYTES = 1 << 20
@@ -214,12 +214,12 @@ class GridTrainer:
         self._n_ids = rows.n_features
         rate = alone.rate
         family = Family(optimizer, minibatch_size, True, 1.0, False)
-        lanes = [
-            LaneSpec(
-                i, rate * 1.2 ** (i - 8), 0.0, 0.0, (1.0, 1.0), alone.intercept, 1, 0.0, 1, None
-            )
-            for i in range(LANES)
+        rates = [rate * 1.2 ** (i - 8) for i in range(LANES)]
+        specs = [
+            LaneSpec(i, one, 0.0, 0.0, (1.0, 1.0), alone.intercept, 1, 0.0, 1, None)
+            for i, one in enumerate(rates)
         ]
+        lanes = [Lane(spec, slot) for slot, spec in enumerate(specs)]
         self._group = Group(family, lanes, rows.n_features, None)
         self._batches, self._scratch = Batches(rows.n_features), Scratch()
 

@@ -225,7 +225,8 @@ class Options:
     executor: str | Executor = _option(
         "where workers run: local: threads of this process; processes: other processes of this "
         "machine; lambda: a function of AWS Lambda, which needs a data set in S3 and, but for "
-        "models of a search, param_store at a redis:// URL; in Python also any concurrent.futures.Executor on this machine",
+        "models of a search, param_store at a redis:// URL; in Python also any "
+        "concurrent.futures.Executor on this machine",
         default="local",
         kind=(str, Executor),
         choices=("local", "processes", "lambda"),
