@@ -1,6 +1,7 @@
 """A folder as an S3 server that costs little: `python -m bench.objects FOLDER`.
 
-Of FOLDER/bucket/key: GET, whole or a range, and HEAD, with ETag and If-Match; PUT, whole. Bodies
+Of FOLDER/bucket/key: GET, whole or a range, and HEAD, with ETag and If-Match; PUT, whole; DELETE;
+and of a folder's objects, ListObjectsV2. Bodies
 go from the page cache to the socket without passing through Python, so that what is measured is
 the reader: moto's server copies the whole object for every range of it.
 """
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote, urlsplit
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
@@ -32,7 +33,10 @@ class _Objects(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        path = self._folder / unquote(self.path.partition("?")[0]).lstrip("/")
+        path, query = self._place()
+        if "list-type" in query:
+            self._list(path / query.get("prefix", [""])[0], query)
+            return
         try:
             file = path.open("rb")
         except OSError:
@@ -65,7 +69,7 @@ class _Objects(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def do_PUT(self) -> None:
-        path = self._folder / unquote(self.path.partition("?")[0]).lstrip("/")
+        path, _ = self._place()
         body = self.rfile.read(int(self.headers["Content-Length"]))
         path.parent.mkdir(parents=True, exist_ok=True)
         # Whole or not at all; writers of one key do not meet.
@@ -75,6 +79,32 @@ class _Objects(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+    def do_DELETE(self) -> None:
+        self._place()[0].unlink(missing_ok=True)
+        self.send_response(204)
+        self.end_headers()
+
+    def _place(self) -> tuple[Path, dict[str, list[str]]]:
+        parts = urlsplit(self.path)
+        return self._folder / unquote(parts.path).lstrip("/"), parse_qs(parts.query)
+
+    def _list(self, folder: Path, query: dict[str, list[str]]) -> None:
+        """All in one answer."""
+        prefix = query.get("prefix", [""])[0]
+        found = []
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            key = f"{prefix}{path.name}"
+            found.append(
+                f"<CommonPrefixes><Prefix>{key}/</Prefix></CommonPrefixes>"
+                if path.is_dir()
+                else f"<Contents><Key>{key}</Key><Size>{path.stat().st_size}</Size></Contents>"
+            )
+        body = f"<ListBucketResult>{''.join(found)}</ListBucketResult>".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def _send(self, descriptor: int, begin: int, end: int) -> None:
         try:

@@ -2,15 +2,17 @@
 
     python -m bench.searches train.svm test.svm
 
-Prints a table. scikit-learn's GridSearchCV over SGDClassifier and VW search 16 learning rates, one
-pass each, on the same rows; VW from its cache, which its first run makes. Peers that are not
-installed are left out.
+Prints a table. With `--only functions` the paper's grid is trained by functions instead, on the
+Lambda of this machine, from a server of S3's objects. scikit-learn's GridSearchCV over
+SGDClassifier and VW search 16 learning rates, one pass each, on the same rows; VW from its cache,
+which its first run makes. Peers that are not installed are left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,7 +22,10 @@ from typing import Any
 import numpy as np
 
 import cirrus_fast
+from bench.objects import served, speak_to
 from cirrus_fast import GridSearch, LogisticRegression, load_libsvm, parse_libsvm
+from cirrus_fast.local_lambda.function import Function, installed_layer
+from cirrus_fast.local_lambda.server import LocalLambda
 
 RATES = np.geomspace(0.02, 1.0, 16)
 
@@ -33,6 +38,11 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def best_of(n: int, work: Callable[[], Any]) -> tuple[float, Any]:
     return min((timed(work) for _ in range(n)), key=lambda one: one[0])
+
+
+def papers_grid(base: dict[str, Any]) -> GridSearch:
+    names, values = ["learning_rate", "minibatch_size"], [np.arange(0.1, 10, 0.1), [100, 1000]]
+    return GridSearch(LogisticRegression, base, names, values)
 
 
 def ours(base: dict[str, Any], repeats: int) -> list[tuple[str, float, float, str]]:
@@ -48,13 +58,7 @@ def ours(base: dict[str, Any], repeats: int) -> list[tuple[str, float, float, st
         seconds, found = best_of(repeats, search.run)
         note = f"{seconds / ones[size]:.2f} x one model"
         rows.append((f"16 rates, mini-batches of {size}, 1 thread", seconds, found.best.loss, note))
-    paper = GridSearch(
-        LogisticRegression,
-        base,
-        ["learning_rate", "minibatch_size"],
-        [np.arange(0.1, 10, 0.1), [100, 1000]],
-    )
-    seconds, found = best_of(repeats, paper.run)
+    seconds, found = best_of(repeats, papers_grid(base).run)
     note = f"{seconds / ones[1000]:.1f} x one model, {len(found)} models"
     rows.append(("the paper's grid, all threads", seconds, found.best.loss, note))
     values = [np.geomspace(1e-3, 3, 256), [0, 1e-8, 1e-7, 1e-6]]
@@ -69,6 +73,34 @@ def ours(base: dict[str, Any], repeats: int) -> list[tuple[str, float, float, st
         f"logloss {found.best.loss - everything.best.loss:+.5f}"
     )
     rows.append(("halving over 64 drawn models", seconds, found.best.loss, note))
+    return rows
+
+
+def on_functions(
+    base: dict[str, Any], folder: Path, n: int, memory_mb: int
+) -> list[tuple[str, float, float, str]]:
+    """The first search begins the sandboxes, the others find them warm."""
+    (folder / "s3").mkdir(exist_ok=True)
+    (folder / "s3" / "bucket").symlink_to(folder.resolve())
+    with served(folder / "s3") as address:
+        speak_to(address)
+        aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        layer = installed_layer(folder / "opt")
+        function = Function("worker", layer, environment=aws, memory_mb=memory_mb)
+        os.environ["CIRRUS_FAST_FUNCTION"] = "worker"
+        cirrus_fast.configure(storage="s3://bucket")
+        one = LogisticRegression({**base, "n_workers": 1}).run().reads
+        there = {**base, "executor": "lambda", "n_workers": n, "worker_size": 512}
+        rows = []
+        with LocalLambda([function]) as local:
+            os.environ["AWS_ENDPOINT_URL_LAMBDA"] = local.url
+            for state in ("cold", "warm"):
+                seconds, found = timed(papers_grid(there).run)
+                bytes_read = max(sum(r.bytes for r in t.result.reads_by_epoch) for t in found)
+                note = f"{len(found)} models, each function reads {bytes_read / one.bytes:.2f} x "
+                note += f"what one model does, ${found.cost:.6f}"
+                what = f"the paper's grid, {n} {state} functions of {memory_mb} MB"
+                rows.append((what, seconds, found.best.loss, note))
     return rows
 
 
@@ -129,17 +161,24 @@ def main() -> int:
     parser.add_argument("test", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="keeps data in other formats here")
-    parser.add_argument("--only", choices=["ours", "scikit-learn", "vw"])
+    parser.add_argument("--only", choices=["ours", "functions", "scikit-learn", "vw"])
+    parser.add_argument("--functions", type=int, default=10, metavar="N", help="how many")
+    parser.add_argument("--memory", type=int, default=1769, metavar="MB", help="of a function")
     chosen = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         scratch = str(chosen.folder or temporary)
-        if chosen.only in (None, "ours"):
+        if chosen.only in (None, "ours", "functions"):
             cirrus_fast.configure(storage=scratch)
             load_libsvm(str(chosen.train), "train")
             load_libsvm(str(chosen.test), "test", like="train")
-            base = {"dataset": "train", "test_dataset": "test", "epochs": 1, "epsilon": 0}
-            rows += ours({**base, "progress": False}, chosen.repeats)
+            base: dict[str, Any] = {"dataset": "train", "test_dataset": "test"}
+            base |= {"epochs": 1, "epsilon": 0}
+            base["progress"] = False
+            if chosen.only == "functions":
+                rows += on_functions(base, Path(scratch), chosen.functions, chosen.memory)
+            else:
+                rows += ours(base, chosen.repeats)
         if chosen.only in (None, "scikit-learn"):
             rows.append(scikit_learn(chosen.train, chosen.test))
         if chosen.only in (None, "vw") and importlib.util.find_spec("vowpalwabbit"):

@@ -32,7 +32,8 @@ from cirrus_fast.data.text_dataset import TextDataset
 from cirrus_fast.data.traffic import Reads
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.data.trials import WithoutModel
-from cirrus_fast.errors import OptionError
+from cirrus_fast.errors import OptionError, StorageError
+from cirrus_fast.notices import notice
 from cirrus_fast.options import Options, table
 from cirrus_fast.runtime.grid_groups import LANES, Family, Lane, LaneSpec, state_bytes
 from cirrus_fast.runtime.grid_pass import (
@@ -524,4 +525,7 @@ def _folder(executor: Executor) -> Iterator[Storage]:
     try:
         yield storage
     finally:
-        remove(storage)
+        try:
+            remove(storage)
+        except StorageError as error:  # what came of the models is not lost for that
+            notice(f"{storage.uri}: could not be removed, and nobody needs it any more ({error})")
