@@ -333,7 +333,7 @@ class SharedRun:
             if executor is None:
                 self._here(spec, groups)
             else:
-                self._elsewhere(spec, groups, executor)
+                self._elsewhere(spec, groups, executor, (end, reason))
         finally:
             if self._store is not None:
                 self._store.delete([lanes[0].number for _, lanes in groups])
@@ -379,6 +379,7 @@ class SharedRun:
         spec: PassSpec,
         groups: list[tuple[Family, list[LaneSpec]]],
         executor: Executor,
+        end: tuple[float, str],
     ) -> None:
         """The groups dealt to workers, each of which goes through the data itself."""
         n = min(self.n_workers, len(groups))
@@ -402,7 +403,7 @@ class SharedRun:
             write_rows(storage, self._rows)
             for one in specs:
                 one.write(storage)
-            ending = _Ending(storage, self._too_dear)
+            ending = _Ending(storage, end, self._too_dear)
             tasks = [GridTask(storage.uri, one.worker, generation=0) for one in specs]
             for task, billed_s in run_passes(executor, tasks, ending.look, ending.interrupt):
                 times, lanes = read_models(storage, task, specs[task.worker].lanes)
@@ -491,13 +492,20 @@ class SharedRun:
 class _Ending:
     """Why a pass elsewhere is to end before its models have, if it is."""
 
-    def __init__(self, storage: Storage, too_dear: Callable[[], bool]) -> None:
-        self._storage, self._too_dear = storage, too_dear
+    def __init__(
+        self, storage: Storage, end: tuple[float, str], too_dear: Callable[[], bool]
+    ) -> None:
+        """end : by time.perf_counter, and what for; workers that begin late know it too late"""
+        self._storage, self._at, self._too_dear = storage, end, too_dear
         self.reason: str | None = None
 
     def look(self) -> None:
-        if self.reason is None and self._too_dear():
+        if self.reason is not None:
+            return
+        if self._too_dear():
             self._end("max_cost")
+        elif time.perf_counter() >= self._at[0]:
+            self._end(self._at[1])
 
     def interrupt(self) -> None:
         if self.reason is None:

@@ -24,7 +24,7 @@ from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.storage import Storage, is_s3, open_storage
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.errors import TrainingError
-from cirrus_fast.runtime.grid_groups import Family, Lane, LaneSpec
+from cirrus_fast.runtime.grid_groups import Family, Lane, LaneSpec, state_bytes
 from cirrus_fast.runtime.grid_pass import GridPass, PassRows, PassSpec, Rung
 from cirrus_fast.runtime.grid_state import (
     Arrays,
@@ -43,6 +43,8 @@ _ROWS, _STOP = "rows.npz", "stop"
 STOPPED = "stopped"
 # How often a worker on another machine looks whether it shall end.
 _LOOK_S = 2.0
+# What a function leaves is written at this rate at least, before its time is up.
+_LEAVING_BYTES_A_S = 25e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +179,15 @@ def run_grid(task: GridTask, deadline: float = math.inf) -> dict[str, Any]:
     left = None
     if task.goes_on is not None:
         left = LeftPass.read(storage, task.left(task.goes_on), spec.lanes)
-    stopping = _Looks(storage)
-    made = GridPass(spec.shared, spec.groups, rows, stopping=stopping, deadline=deadline, left=left)
+    n_bytes = sum(state_bytes(family, len(rows.scale.ids)) for family, _ in spec.groups)
+    made = GridPass(
+        spec.shared,
+        spec.groups,
+        rows,
+        stopping=_Looks(storage),
+        deadline=deadline - n_bytes / _LEAVING_BYTES_A_S,
+        left=left,
+    )
     lanes = made.run()
     if not storage.exists(_ROWS):
         raise TrainingError("the search has ended without this worker")
