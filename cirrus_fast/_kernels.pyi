@@ -158,6 +158,13 @@ def prepare_rows(
     out_data: _F32,
     out_weights: _F32 | None,
 ) -> int: ...
+def prepare_entries(
+    indices: _U32,
+    data: _F32,
+    places: _U32,
+    n_places: int,
+    divisors: _F32,
+) -> None: ...
 
 # optimizer.pxi
 

@@ -34,6 +34,7 @@ from cirrus_fast.errors import DatasetError, LibsvmParseError, ParseError, Stora
 
 if TYPE_CHECKING:
     from cirrus_fast.data.s3_text import FetchedText, TextCopy
+    from cirrus_fast.data.training_scale import Places
 
 # Some hundred rows: many pieces from all over the text make a window, so that text whose rows are
 # sorted is mixed; and a window still fits into the caches.
@@ -216,9 +217,10 @@ class TextDataset:
         row_ends: Int64Array,
         indices: UInt32Array,
         data: Float32Array,
+        places: Places | None = None,
     ) -> int:
-        """Parses pieces, one behind another, into arrays with room for what they hold; 0-based ids.
-        Returns the number of entries.
+        """Parses pieces, one behind another, into arrays with room for what they hold; 0-based ids,
+        or their places, which are put while a cache has the entries. Returns the number of entries.
 
         Raises
         ------
@@ -251,6 +253,8 @@ class TextDataset:
                 raise self._placed(error, batch) from error
             if n_rows != sum(block.n_rows for block in batch):
                 raise self._file.changed()
+            if places is not None:
+                places.put(indices[entry : entry + nnz], data[entry : entry + nnz])
             row, entry = row + n_rows, entry + nnz
         return entry
 

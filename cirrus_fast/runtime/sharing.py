@@ -66,9 +66,9 @@ class SharedMiniBatches(MiniBatches):
         first : number of the group to begin with, or None
         """
         if not self._holds or epoch == 0:
-            for group, rows, begin in self._groups(epoch):
+            for group, rows, order in self._groups(epoch):
                 if first is None or group.number >= first:
-                    yield group, rows, np.arange(begin, rows.n_rows, dtype=np.uint32)
+                    yield group, rows, order
             return
         if self._held is None:  # the run goes on where another ended, or a worker where one died
             for _ in self._groups(0):
@@ -87,7 +87,7 @@ class SharedMiniBatches(MiniBatches):
             yield group, held, places + np.uint32(begin)
 
     def _shuffled(
-        self, group: Group, draw: np.random.Generator, raw: RowArrays
+        self, group: Group, draw: np.random.Generator, into: RowArrays
     ) -> tuple[CSR, UInt32Array]:
         """Blocks that others have taken are left out, unless the rows are held for later epochs.
         The order of the others is what it would be with them."""
@@ -97,7 +97,7 @@ class SharedMiniBatches(MiniBatches):
             there[:] = True
         if not there.all():
             self._source.pass_over(blocks[~there].tolist())
-        rows, training = self._read(blocks[there].tolist(), raw)
+        rows, training = self._read(blocks[there].tolist(), into)
         for number in group.blocks:
             if number not in self._n_training:
                 self._n_training[number] = self.count([number])
