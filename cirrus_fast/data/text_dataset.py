@@ -43,6 +43,7 @@ MOST_PIECES = 1 << 16
 SAMPLED_PIECES = 32
 # What is read at once: some pieces, which a cache holds.
 BATCH_BYTES = 1 << 20
+PARTS_A_THREAD = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,27 +127,27 @@ class TextDataset:
         return self.manifest.n_rows
 
     def _cut(self) -> tuple[Block, ...]:
-        size = self._file.n_bytes
+        size, n_threads = self._file.n_bytes, available_cores()
         step = max(PIECE_BYTES, size // MOST_PIECES)
         stride = step * max(1, BATCH_BYTES // step)
 
-        def pieces(mark: int) -> list[Block]:
-            """Of the lines that begin in [mark, mark + stride)."""
-            first = self._file.line_start(mark)
-            last = self._file.line_start(min(mark + stride, size))
-            text = self._file.read(first, last - first)
+        def pieces(marks: range) -> list[Block]:
+            """Of the lines that begin between the first mark and `stride` bytes behind the last."""
             found = []
-            for at in range(mark - first, len(text), step):
-                begin, end = max(at, 0), min(max(at + step, 0), len(text))
-                begin, end, _, nnz = _kernels.libsvm_range(text, begin, end)
-                n_rows = _kernels.libsvm_count(text, begin, end)
-                if n_rows:
+            last = self._file.line_start(marks[0])
+            for mark in marks:
+                first, last = last, self._file.line_start(min(mark + stride, size))
+                text = self._file.read(first, last - first)
+                for begin, end, n_rows, nnz in _kernels.libsvm_cut(text, first - mark, step):
                     offset = first + begin
                     found.append(Block(self.uri, offset, end - begin, n_rows, nnz, offset))
             return found
 
-        counted = ordered_map(pieces, range(0, size, stride), available_cores())
-        return tuple(chain.from_iterable(counted))
+        marks = range(0, size, stride)
+        # Some parts a thread, since threads are not equally fast; few, since each is handed over.
+        n_marks = max(1, len(marks) // (PARTS_A_THREAD * n_threads))
+        parts = [marks[i : i + n_marks] for i in range(0, len(marks), n_marks)]
+        return tuple(chain.from_iterable(ordered_map(pieces, parts, n_threads)))
 
     def _sample(self) -> None:
         """Learns from pieces all over the text what a manifest would have said."""
