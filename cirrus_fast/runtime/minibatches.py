@@ -1,7 +1,7 @@
 """A worker's rows, epoch after epoch: blocks read, decoded, rescaled and shuffled.
 
 Rows are shuffled a group of randomly drawn blocks at a time, by short runs of neighbours. The next
-group is made ready while one is learnt from.
+group is made ready while one is learnt from, unless all cores are busy anyway.
 
 Where all rows fit in what `worker_size` allows, they are held after the first epoch, and get
 another order each epoch by runs of neighbours, single rows where they fit in a cache. They are
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,6 +91,13 @@ class Ready:
     waiting: float
 
 
+@dataclass(frozen=True, slots=True)
+class Later:
+    """A call that is made when its result is asked for, in place of a future."""
+
+    result: Callable[[], Ready]
+
+
 @dataclass(slots=True)
 class ReadTimes:
     """Seconds spent waiting for rows: for storage, and for decoding."""
@@ -128,8 +136,11 @@ class MiniBatches:
         seed: int,
         worker: int,
         stopping: Callable[[], bool] = lambda: False,
+        ahead: bool = True,
     ) -> None:
-        """stopping : whether no more rows are wanted; epochs end where it is seen"""
+        """stopping : whether no more rows are wanted; epochs end where it is seen
+        ahead : make the next rows ready, on a thread, while some are learnt from
+        """
         self.times = ReadTimes()
         self._dataset = dataset
         self._holdout = holdout
@@ -140,8 +151,8 @@ class MiniBatches:
         self._group_bytes, self._least_bytes = memory.group, SMALL_GROUP_BYTES
         if dataset.is_remote:
             self._group_bytes = memory.small_group(self._n_bytes)
-        ahead = read_ahead_bytes(dataset, memory)
-        self._holds = epochs > 1 and memory.holds(self._n_bytes, ahead)
+        read_ahead = read_ahead_bytes(dataset, memory)
+        self._holds = epochs > 1 and memory.holds(self._n_bytes, read_ahead)
         keep = epochs > 1 and not self._holds
         first = first_runs(dataset.blocks, numbers, seed, worker) if dataset.is_remote else ()
         self._source = source_of(dataset, numbers, memory, keep=keep, first=first)
@@ -149,8 +160,10 @@ class MiniBatches:
             self._source.expect([number for run in first for number in run])
         self._scale, self._places = scale, scale.places()
         self._held: CSR | None = None
-        self._behind = ThreadPoolExecutor(1, thread_name_prefix="cirrus-decode")
-        self._ready: Future[Ready] | None = None
+        self._aside = None
+        if ahead:
+            self._aside = ThreadPoolExecutor(1, thread_name_prefix="cirrus-decode")
+        self._ready: Future[Ready] | Later | None = None
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Window]:
         """Every training row once, in an order of this epoch's own; the first `skip` left out.
@@ -175,7 +188,8 @@ class MiniBatches:
 
     def close(self) -> None:
         """Gives up what is being read; the rows stay."""
-        end_pool(self._behind, [] if self._ready is None else [self._ready])
+        if self._aside is not None:
+            end_pool(self._aside, [self._ready] if isinstance(self._ready, Future) else [])
         self._source.close()
 
     def _draw(self, *purpose: int) -> np.random.Generator:
@@ -214,8 +228,8 @@ class MiniBatches:
         return order
 
     def _groups(self, epoch: int) -> Iterator[tuple[Group, CSR, UInt32Array]]:
-        """Rows made ready, and the order to take those in that are new; the next ones are already
-        being made meanwhile. What is not held is good until the next is asked for."""
+        """Rows made ready, and the order to take those in that are new; the next ones may already
+        be in the making. What is not held is good until the next is asked for."""
         draw = self._draw(3, epoch)
         numbers = self._order(draw, epoch)
         begins = []
@@ -234,16 +248,16 @@ class MiniBatches:
         sizes = [self._sizes(part) for part in parts]
         most_rows, most_entries = (max(size) for size in zip(*sizes, strict=True))
         has_weights = self._dataset.manifest.has_weights
-        n = 1 if self._holds else min(2, len(groups))
+        n = 1 if self._holds or self._aside is None else min(2, len(groups))
         decoded = [RowArrays(most_rows, most_entries, has_weights) for _ in range(n)]
         held = RowArrays(*self._sizes(numbers), has_weights) if self._holds else None
         self._ready = None
         row = entry = 0
         for i in range(len(groups) + 1):
             started = time.perf_counter()
-            done: Future[Ready] | None = self._ready
+            done = self._ready
             if done is not None:
-                while not done.done():
+                while isinstance(done, Future) and not done.done():
                     with suppress(TimeoutError):
                         done.exception(_POLL_S)
                     if self._stopping():
@@ -257,9 +271,8 @@ class MiniBatches:
             if self._stopping():
                 return
             if i < len(groups):
-                self._ready = self._behind.submit(
-                    self._prepare, groups[i], draw, decoded[i % n], held, row, entry
-                )
+                call = partial(self._prepare, groups[i], draw, decoded[i % n], held, row, entry)
+                self._ready = Later(call) if self._aside is None else self._aside.submit(call)
             if done is not None:
                 if self._holds and i == len(groups):
                     self._held = made.rows
