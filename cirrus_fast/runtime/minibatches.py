@@ -112,16 +112,21 @@ def decoded_bytes(block: Block) -> int:
 
 def training_rows(blocks: Sequence[Block], holdout: HoldOut, numbers: Sequence[int]) -> int:
     """In some blocks."""
-    return sum(
-        blocks[i].n_rows - (int(holdout.mask(i, blocks[i]).sum()) if holdout.takes_from(i) else 0)
-        for i in numbers
+    held_out = sum(
+        int(holdout.mask(i, blocks[i]).sum()) for i in numbers if holdout.takes_from(i)
     )
+    return sum(blocks[i].n_rows for i in numbers) - held_out
 
 
 class MiniBatches:
     """The training rows of the blocks with these numbers.
 
     Rows carry labels 1 and 0, the training scale's places for ids, and values divided by it.
+
+    Attributes
+    ----------
+    times : ReadTimes
+    rows_wait : whether rows are made ready before they are asked for
     """
 
     def __init__(
@@ -160,6 +165,7 @@ class MiniBatches:
             self._source.expect([number for run in first for number in run])
         self._scale, self._places = scale, scale.places()
         self._held: CSR | None = None
+        self.rows_wait = ahead or self._holds
         self._aside = None
         if ahead:
             self._aside = ThreadPoolExecutor(1, thread_name_prefix="cirrus-decode")
@@ -330,23 +336,23 @@ class MiniBatches:
     def _read(self, numbers: Sequence[int], into: RowArrays) -> tuple[CSR, UInt32Array]:
         """The rows of some blocks, with labels 1 and 0, and which are training rows. Ids and values
         are as stored where rows are held, and ready to learn from where they are not."""
-        training, row = [], 0
+        row, held_out = 0, []
         entry = self._source.read(numbers, into, None if self._holds else self._places)
         for number in numbers:
             block = self._dataset.blocks[number]
             if self._holdout.takes_from(number):
-                held_out = self._holdout.mask(number, block)
-                training.append(np.flatnonzero(~held_out) + row)
-            else:
-                training.append(np.arange(row, row + block.n_rows))
+                held_out.append(np.flatnonzero(self._holdout.mask(number, block)) + row)
             row += block.n_rows
+        training = np.arange(row, dtype=np.uint32)
+        if held_out:
+            training = np.delete(training, np.concatenate(held_out))
         n_features = self._dataset.n_features if self._holds else self._places.n
         rows = into.rows(row, entry, n_features)
         try:
             rows.labels[:] = self._dataset.manifest.label_map.positives(rows.labels)
         except DatasetError as error:
             raise DatasetError(f"{self._unknown_label(numbers, rows.labels)}: {error}") from error
-        return rows, np.concatenate([np.empty(0, np.int64), *training]).astype(np.uint32)
+        return rows, training
 
     def _unknown_label(self, numbers: Sequence[int], labels: Float32Array) -> str:
         """Where the first label is that is of neither class."""
@@ -407,8 +413,7 @@ def runs_drawn(n_rows: int, length: int, draw: np.random.Generator) -> UInt32Arr
     starts = np.arange(int(draw.integers(length)) - length, n_rows, length)
     draw.shuffle(starts)
     # The first run begins below 0, where numbers without a sign are beyond the last row.
-    order = np.repeat(starts.astype(np.uint32), length)
-    order += np.tile(np.arange(length, dtype=np.uint32), len(starts))
+    order = (starts.astype(np.uint32)[:, None] + np.arange(length, dtype=np.uint32)).ravel()
     return order[order < n_rows]
 
 
