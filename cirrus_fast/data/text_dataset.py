@@ -43,7 +43,9 @@ MOST_PIECES = 1 << 16
 SAMPLED_PIECES = 32
 # What is read at once: some pieces, which a cache holds.
 BATCH_BYTES = 1 << 20
-PARTS_A_THREAD = 8
+# The same where rows are only counted; and how many parts of the text a thread counts, since threads
+# are not equally fast, and each part is handed over.
+COUNTED_BYTES, PARTS_A_THREAD = 1 << 21, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ class TextDataset:
     def _cut(self) -> tuple[Block, ...]:
         size, n_threads = self._file.n_bytes, available_cores()
         step = max(PIECE_BYTES, size // MOST_PIECES)
-        stride = step * max(1, BATCH_BYTES // step)
+        stride = step * max(1, COUNTED_BYTES // step)
 
         def pieces(marks: range) -> list[Block]:
             """Of the lines that begin between the first mark and `stride` bytes behind the last."""
@@ -144,7 +146,6 @@ class TextDataset:
             return found
 
         marks = range(0, size, stride)
-        # Some parts a thread, since threads are not equally fast; few, since each is handed over.
         n_marks = max(1, len(marks) // (PARTS_A_THREAD * n_threads))
         parts = [marks[i : i + n_marks] for i in range(0, len(marks), n_marks)]
         return tuple(chain.from_iterable(ordered_map(pieces, parts, n_threads)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import os
 from pathlib import Path
@@ -77,6 +78,16 @@ def test_one_worker_repeats_bit_for_bit_and_resumes_exactly(clicks, storage_root
     half = train(clicks / "test.svm", **options | {"epochs": 2}, checkpoint_interval=1000.0)
     rest = train(clicks / "test.svm", **options, resume_from=half.checkpoint)
     assert np.array_equal(whole.model.weights, rest.model.weights)
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_text_goes_when_its_run_does(clicks):
+    gc.disable()
+    try:
+        train(clicks / "test.svm", n_workers=2)
+        assert not list(text_dataset._opened)
+    finally:
+        gc.enable()
 
 
 def test_held_out_rows_are_not_learnt_from(clicks):
