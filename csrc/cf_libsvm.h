@@ -69,8 +69,8 @@ void cf_libsvm_measure(const cf_kernels *kernels, const uint8_t *text, size_t fi
  * cf_libsvm_fill accepts. As fast as memchr. */
 size_t cf_libsvm_count(const uint8_t *text, size_t n, size_t first, size_t last);
 
-/* A part of a text: its lines [begin, end), the rows among them as cf_libsvm_count has them, and the
- * bound of their entries. */
+/* A part of a text: its lines [begin, end), the rows among them as cf_libsvm_count has them, and
+ * the bound of their entries. */
 typedef struct cf_libsvm_piece {
     size_t begin, end, n_rows, n_entries;
 } cf_libsvm_piece;

@@ -84,9 +84,9 @@ cf_status cf_prepare(const cf_kernels *kernels, const cf_csr *rows, const uint32
         if (i + IDS_AHEAD < n_order)
             prefetch_places(rows, order[i + IDS_AHEAD], places);
         const size_t n = end - begin;
-        const cf_status status = place_entries(kernels, places, rows->indices + begin,
-                                               rows->data + begin, n, indices + filled,
-                                               data + filled);
+        const cf_status status =
+            place_entries(kernels, places, rows->indices + begin, rows->data + begin, n,
+                          indices + filled, data + filled);
         if (status.code != CF_OK)
             return cf_fail(status.code, begin + status.offset);
         filled += n;

@@ -43,8 +43,8 @@ MOST_PIECES = 1 << 16
 SAMPLED_PIECES = 32
 # What is read at once: some pieces, which a cache holds.
 BATCH_BYTES = 1 << 20
-# The same where rows are only counted; and how many parts of the text a thread counts, since threads
-# are not equally fast, and each part is handed over.
+# The same where rows are only counted; and how many parts of the text each thread counts, since
+# threads are not equally fast, and each part is handed over.
 COUNTED_BYTES, PARTS_A_THREAD = 1 << 21, 8
 
 

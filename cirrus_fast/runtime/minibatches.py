@@ -112,9 +112,7 @@ def decoded_bytes(block: Block) -> int:
 
 def training_rows(blocks: Sequence[Block], holdout: HoldOut, numbers: Sequence[int]) -> int:
     """In some blocks."""
-    held_out = sum(
-        int(holdout.mask(i, blocks[i]).sum()) for i in numbers if holdout.takes_from(i)
-    )
+    held_out = sum(int(holdout.mask(i, blocks[i]).sum()) for i in numbers if holdout.takes_from(i))
     return sum(blocks[i].n_rows for i in numbers) - held_out
 
 
@@ -261,7 +259,7 @@ class MiniBatches:
         row = entry = 0
         for i in range(len(groups) + 1):
             started = time.perf_counter()
-            done = self._ready
+            done: Future[Ready] | Later | None = self._ready
             if done is not None:
                 while isinstance(done, Future) and not done.done():
                     with suppress(TimeoutError):
@@ -413,7 +411,8 @@ def runs_drawn(n_rows: int, length: int, draw: np.random.Generator) -> UInt32Arr
     starts = np.arange(int(draw.integers(length)) - length, n_rows, length)
     draw.shuffle(starts)
     # The first run begins below 0, where numbers without a sign are beyond the last row.
-    order = (starts.astype(np.uint32)[:, None] + np.arange(length, dtype=np.uint32)).ravel()
+    runs = np.add.outer(starts.astype(np.uint32), np.arange(length, dtype=np.uint32))
+    order = runs.ravel()
     return order[order < n_rows]
 
 
