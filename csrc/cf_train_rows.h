@@ -41,19 +41,6 @@ static inline cf_code cf_find_row(const cf_csr *rows, uint32_t row, size_t *begi
     return cf_csr_row(rows, row, begin, end) ? CF_OK : CF_E_INDPTR;
 }
 
-/* Asks for rows to come, of `known` row numbers from `order` on: for what says where a row is, then
- * for the row. Neighbours in `order` may be far from each other in memory. */
-static inline void cf_rows_ahead(const cf_csr *rows, const uint32_t *order, size_t known) {
-    if (2 * CF_ROWS_AHEAD < known)
-        __builtin_prefetch((const void *)((uintptr_t)rows->indptr +
-                                          sizeof *rows->indptr * order[2 * CF_ROWS_AHEAD]));
-    if (CF_ROWS_AHEAD < known) {
-        const uint32_t row = order[CF_ROWS_AHEAD];
-        cf_csr_prefetch(rows, row);
-        __builtin_prefetch((const void *)((uintptr_t)rows->labels + sizeof *rows->labels * row));
-    }
-}
-
 /* The ids of a row to come, so that n of them may be read; NULL if there are not as many. */
 static inline const uint32_t *cf_ids_ahead(const cf_csr *rows, uint32_t row, size_t n) {
     size_t begin, end;
