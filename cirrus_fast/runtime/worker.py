@@ -220,10 +220,10 @@ class Worker:
     def _makes_rows_ahead(self, dataset: Dataset | TextDataset) -> bool:
         """Whether to have a thread for it. Where each core has a worker that waits for nothing, it
         would only stand in its way: a hand-over takes a turn of the interpreter's lock and of a
-        core, twice a group."""
+        core, twice a group. A worker that is alone keeps it, to end though a read hangs."""
         spec = self._spec
         waits = dataset.is_remote or spec.store != "memory" or spec.consistency != "async"
-        return waits or spec.n_workers < available_cores()
+        return waits or spec.n_workers < max(2, available_cores())
 
     def _open_claims(self, blocks: Sequence[Block], holdout: HoldOut) -> Claims | None:  # noqa: ARG002
         """Who has which block, where workers take them from each other."""
