@@ -38,8 +38,8 @@ static inline void cf_csr_prefetch(const cf_csr *rows, size_t row) {
     }
 }
 
-/* The same of the row `ahead` places on in order[known], and asks for what says where the row as far
- * behind that one is: neighbours in an order may be far from each other in memory. */
+/* The same of the row `ahead` places on in order[known], and asks for what says where the row as
+ * far behind that one is: neighbours in an order may be far from each other in memory. */
 static inline void cf_csr_prefetch_order(const cf_csr *rows, const uint32_t *order, size_t known,
                                          size_t ahead) {
     /* By addresses that nobody checks, since nothing is read by them. */
