@@ -82,6 +82,7 @@ def kernels(scratch: Path) -> tuple[str, dict[str, Callable[[], object]]]:
         "decode and localise, mini-batches of 200": lambda: ours.decode_minibatches(coded, 200),
         "column statistics": lambda: ours.statistics(rows),
         "scale columns": lambda: scaling.scale(rows),
+        "make entries ready": ours.Entries(rows).make_ready,
         "gradient of 200 rows": ours.Gradient(rows).compute,
         **passes,
         "score": lambda: ours.score(rows, weights, 0.1),

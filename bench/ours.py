@@ -28,6 +28,7 @@ from cirrus_fast.data.evaluation import Evaluation
 from cirrus_fast.data.loading import BLOCK_ROWS
 from cirrus_fast.data.result import TrainResult
 from cirrus_fast.data.text import TextParser
+from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.runtime import minibatches as minibatches_module
 from cirrus_fast.runtime.bsp import make_scratch
 from cirrus_fast.runtime.grid_groups import LANES, Batches, Family, Group, Lane, LaneSpec, Scratch
@@ -151,6 +152,21 @@ def one_pass(dataset: str, n_workers: int, minibatch_size: int = 1) -> tuple[flo
     options = {"eval_interval": 1.0, "minibatch_size": minibatch_size}
     first, second = run(dataset, n_workers, epochs=2, **options).history
     return second.seconds - first.seconds, run(dataset, n_workers, epochs=1, **options)
+
+
+class Entries:
+    """Made ready to learn from, where they are."""
+
+    def __init__(self, rows: CSR) -> None:
+        self._rows = rows
+        self._indices, self._data = np.empty_like(rows.indices), np.empty_like(rows.data)
+        self._places = TrainingScale.of(
+            statistics(rows), rows.n_rows, optimizer="adagrad", l1=0.0, l2=0.0, mean_weight=1.0
+        ).places()
+
+    def make_ready(self) -> None:
+        self._indices[:], self._data[:] = self._rows.indices, self._rows.data
+        self._places.put(self._indices, self._data)
 
 
 class Trainer:

@@ -38,6 +38,21 @@ static inline void cf_csr_prefetch(const cf_csr *rows, size_t row) {
     }
 }
 
+/* The same of the row `ahead` places on in order[known], and asks for what says where the row as
+ * far behind that one is: neighbours in an order may be far from each other in memory. */
+static inline void cf_csr_prefetch_order(const cf_csr *rows, const uint32_t *order, size_t known,
+                                         size_t ahead) {
+    /* By addresses that nobody checks, since nothing is read by them. */
+    if (2 * ahead < known)
+        __builtin_prefetch((const void *)((uintptr_t)rows->indptr +
+                                          sizeof *rows->indptr * (size_t)order[2 * ahead]));
+    if (ahead >= known)
+        return;
+    cf_csr_prefetch(rows, order[ahead]);
+    __builtin_prefetch(
+        (const void *)((uintptr_t)rows->labels + sizeof *rows->labels * (size_t)order[ahead]));
+}
+
 /* Copies the rows named by `order` one after another. The outputs have room for n_order rows
  * (out_indptr: one more) and *nnz_room entries; out_weights may be NULL if rows->weights is. */
 cf_status cf_csr_take(const cf_csr *rows, const uint32_t *order, size_t n_order, float *out_labels,

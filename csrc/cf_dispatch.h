@@ -26,6 +26,7 @@ struct cf_libsvm_options; /* cf_libsvm.h */
 struct cf_libsvm_rows;
 struct cf_train_walk;     /* cf_train_rows.h */
 struct cf_pulled_scratch; /* cf_pulled.h */
+struct cf_places;         /* cf_prepare.h */
 struct cf_block_kernels;  /* cf_block_streams.h */
 struct cf_grid_kernels;   /* cf_grid_walk.h */
 
@@ -49,6 +50,10 @@ typedef struct {
     /* cf_pulled.h */
     size_t (*rank_ids)(const struct cf_pulled_scratch *scratch, bool find_used, uint32_t *ids,
                        size_t n);
+
+    /* cf_prepare.h */
+    size_t (*place_entries)(const struct cf_places *places, const uint32_t *ids,
+                            const float *values, size_t n, uint32_t *indices, float *data);
 
     const struct cf_block_kernels *block;
     const struct cf_grid_kernels *grid;

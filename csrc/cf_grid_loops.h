@@ -288,8 +288,7 @@ INLINE cf_status train_rows(grid_shape is, cf_grid_walk *walk, const uint32_t *o
         const cf_code code = cf_grid_find_row(walk, order[i], &begin, &end);
         if (code != CF_OK)
             return cf_fail(code, i);
-        if (i + CF_GRID_ROWS_AHEAD < n)
-            cf_csr_prefetch(walk->rows, order[i + CF_GRID_ROWS_AHEAD]);
+        cf_csr_prefetch_order(walk->rows, order + i, n - i, CF_GRID_ROWS_AHEAD);
         cf_grid_ahead ahead = {NULL, 0};
         if (i + CF_GRID_IDS_AHEAD < n)
             ahead = cf_grid_look_ahead(walk, order[i + CF_GRID_IDS_AHEAD]);

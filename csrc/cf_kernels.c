@@ -2,6 +2,7 @@
 #include "cf_block_streams.h"
 #include "cf_crc32c.h"
 #include "cf_grid_walk.h"
+#include "cf_prepare.h"
 #include "cf_pulled.h"
 #include "cf_train_rows.h"
 #include "cf_variants.h"
@@ -14,6 +15,7 @@ const cf_kernels cf_kernels_scalar = {
     .crc32c = cf_crc32c_scalar,
     .train_rows = cf_train_rows_scalar,
     .rank_ids = cf_rank_ids_scalar,
+    .place_entries = cf_place_entries_scalar,
     .grid = &cf_grid_scalar,
     .block = &cf_block_scalar,
 };
@@ -27,6 +29,7 @@ const cf_kernels cf_kernels_avx2 = {
     .crc32c = cf_crc32c_sse42,
     .train_rows = cf_train_rows_avx2,
     .rank_ids = cf_rank_ids_avx2,
+    .place_entries = cf_place_entries_avx2,
     .grid = &cf_grid_avx2,
     .block = &cf_block_avx2,
 };
@@ -39,6 +42,7 @@ const cf_kernels cf_kernels_avx512 = {
     .crc32c = cf_crc32c_sse42,
     .train_rows = cf_train_rows_avx2,
     .rank_ids = cf_rank_ids_avx2,
+    .place_entries = cf_place_entries_avx2,
     .grid = &cf_grid_avx512,
     .block = &cf_block_avx2,
 };
@@ -51,6 +55,7 @@ const cf_kernels cf_kernels_neon = {
     .crc32c = cf_crc32c_armv8,
     .train_rows = cf_train_rows_neon,
     .rank_ids = cf_rank_ids_scalar,
+    .place_entries = cf_place_entries_scalar,
     .grid = &cf_grid_scalar, /* vectors of four, as NEON's are */
     .block = &cf_block_neon,
 };

@@ -69,6 +69,18 @@ void cf_libsvm_measure(const cf_kernels *kernels, const uint8_t *text, size_t fi
  * cf_libsvm_fill accepts. As fast as memchr. */
 size_t cf_libsvm_count(const uint8_t *text, size_t n, size_t first, size_t last);
 
+/* A part of a text: its lines [begin, end), the rows among them as cf_libsvm_count has them, and
+ * the bound of their entries. */
+typedef struct cf_libsvm_piece {
+    size_t begin, end, n_rows, n_entries;
+} cf_libsvm_piece;
+
+/* Cuts a text of whole lines into pieces of the lines that begin in `step` > 0 bytes each, counted
+ * from `before` bytes before the text on; leaves out those without rows, and returns how many there
+ * are. `pieces` has room for n / step + 2. */
+size_t cf_libsvm_cut(const cf_kernels *kernels, const uint8_t *text, size_t n, size_t before,
+                     size_t step, cf_libsvm_piece *pieces);
+
 /* The byte behind the *n_lines-th line end of text[0, n); or n if there are fewer, and *n_lines
  * says how many. */
 size_t cf_libsvm_skip(const uint8_t *text, size_t n, size_t *n_lines);

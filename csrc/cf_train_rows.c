@@ -20,8 +20,7 @@ static inline __attribute__((always_inline)) cf_status train_rows(cf_walk_shape 
             code = check_ids(rows, begin, end, walk->model->n_ids);
         if (code != CF_OK)
             return cf_fail(code, i);
-        if (i + CF_ROWS_AHEAD < known)
-            cf_csr_prefetch(rows, order[i + CF_ROWS_AHEAD]);
+        cf_csr_prefetch_order(rows, order + i, known - i, CF_ROWS_AHEAD);
         const uint32_t *ahead = NULL;
         if (i + CF_IDS_AHEAD < known)
             ahead = cf_ids_ahead(rows, order[i + CF_IDS_AHEAD], end - begin);

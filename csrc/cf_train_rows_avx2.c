@@ -267,8 +267,7 @@ CF_AVX2 static inline __attribute__((always_inline)) cf_code prepare_row(cf_walk
     }
     if (!all_below(highest, walk->model->n_ids, n))
         return CF_E_ID;
-    if (CF_ROWS_AHEAD < known)
-        cf_csr_prefetch(rows, order[CF_ROWS_AHEAD]);
+    cf_csr_prefetch_order(rows, order, known, CF_ROWS_AHEAD);
     if (CF_IDS_AHEAD < known)
         prefetch_coordinates(walk, order[CF_IDS_AHEAD]);
     return CF_OK;

@@ -219,8 +219,7 @@ static inline __attribute__((always_inline)) cf_status train_rows(cf_walk_shape 
         const size_t length = end - begin;
         if (!all_below(rows->indices + begin, length, walk->model->n_ids))
             return cf_fail(CF_E_ID, i);
-        if (i + CF_ROWS_AHEAD < known)
-            cf_csr_prefetch(rows, order[i + CF_ROWS_AHEAD]);
+        cf_csr_prefetch_order(rows, order + i, known - i, CF_ROWS_AHEAD);
         const float rows_seen = (float)(walk->rows_seen + (double)i);
         if (length > LONGEST) {
             cf_train_row(is, walk, order[i], begin, end, rows_seen);

@@ -47,6 +47,10 @@ cdef extern from "cf_libsvm.h" nogil:
     void cf_libsvm_measure(const cf_kernels *kernels, const uint8_t *text, size_t first,
                            size_t last, size_t *n_rows, size_t *n_entries)
     size_t cf_libsvm_count(const uint8_t *text, size_t n, size_t first, size_t last)
+    ctypedef struct cf_libsvm_piece:
+        size_t begin, end, n_rows, n_entries
+    size_t cf_libsvm_cut(const cf_kernels *kernels, const uint8_t *text, size_t n, size_t before,
+                         size_t step, cf_libsvm_piece *pieces)
     size_t cf_libsvm_skip(const uint8_t *text, size_t n, size_t *n_lines)
     cf_status cf_libsvm_fill(const cf_kernels *kernels, const cf_libsvm_options *options,
                              const uint8_t *text, size_t n, size_t first, size_t last,
@@ -113,6 +117,24 @@ def libsvm_count(const uint8_t[::1] text not None, size_t first, size_t last):
     with nogil:
         n_rows = cf_libsvm_count(p, n, first, last)
     return n_rows
+
+
+def libsvm_cut(const uint8_t[::1] text not None, size_t before, size_t step):
+    """[(begin, end, n_rows, n_entries)] of the lines that begin in `step` bytes each, counted from
+    `before` bytes before the text on; without those that have no rows. Rows are exact, entries a
+    bound."""
+    cdef size_t n = <size_t>text.shape[0], n_pieces = 0
+    _need(step > 0, "step must be at least 1")
+    if n == 0:
+        return []
+    cdef const uint8_t *p = &text[0]
+    room = bytearray((n // step + 2) * sizeof(cf_libsvm_piece))
+    cdef uint8_t[::1] view = room
+    cdef cf_libsvm_piece *pieces = <cf_libsvm_piece *>&view[0]
+    with nogil:
+        n_pieces = cf_libsvm_cut(_kernels, p, n, before, step, pieces)
+    return [(pieces[i].begin, pieces[i].end, pieces[i].n_rows, pieces[i].n_entries)
+            for i in range(n_pieces)]
 
 
 def libsvm_skip(const uint8_t[::1] text not None, size_t n_lines):

@@ -22,11 +22,9 @@ class LearningCurve:
     reference, stale : the loss to beat by `epsilon`, and for how many evaluations it was not
     """
 
-    def __init__(self, plan: Plan, store: Store, cost: Callable[[], float]) -> None:
-        """cost : dollars so far"""
+    def __init__(self, plan: Plan, store: Store) -> None:
         self._plan = plan
         self._store = store
-        self._cost = cost
         self.history: list[Record] = []
         self.best: Best | None = None
         self.reference = float("inf")
@@ -68,11 +66,13 @@ class LearningCurve:
             return begin + (an_epoch if part >= parts else part * every)
         return (rows // every + 1) * every
 
-    def measure(self, go_on: Callable[[], object] = lambda: None) -> Record:
+    def measure(
+        self, cost: Callable[[], float], go_on: Callable[[], object] = lambda: None
+    ) -> Record:
         """Takes a snapshot, measures it, keeps it if it is the best; without test rows nothing asks
         for one.
 
-        go_on : called when the model may change again
+        cost : dollars so far; go_on : called when the model may change again
         """
         store = self._store
         loss_before, weight_before = self._losses
@@ -97,7 +97,7 @@ class LearningCurve:
             train_loss=loss / weight if weight else float("nan"),
             test_loss=test_loss,
             auc=auc,
-            cost=self._cost(),
+            cost=cost(),
         )
         self.history.append(record)
         return record

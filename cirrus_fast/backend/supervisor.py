@@ -157,7 +157,7 @@ class _Course:
         self._checkpoints = checkpoints
         self._shown = shown
         self._meter = meter
-        self._curve = LearningCurve(plan, store, lambda: self._cost().total)
+        self._curve = LearningCurve(plan, store)
         self._began = time.perf_counter()
         self._cost_before = 0.0
         self._repeated_before = 0
@@ -299,10 +299,9 @@ class _Course:
     def _measure(self, due: int | None = None) -> Record:
         """due : rows at which the next one is; free workers go on to it as soon as they can"""
         before = self._store.rows
-        if self._meet and due is not None:
-            record = self._curve.measure(partial(self._allow, due))
-        else:
-            record = self._curve.measure()
+        go_on = partial(self._allow, due) if self._meet and due is not None else lambda: None
+        # Not kept by the curve, or rows would stay until their run is collected as a cycle.
+        record = self._curve.measure(lambda: self._cost().total, go_on)
         self._rows_meanwhile = self._store.rows - before
         self._supervisor.last_record = record
         self._shown.record(record)

@@ -65,8 +65,9 @@ class LabelMap:
     def positives(self, labels: Float32Array) -> Float32Array:
         """float32 1 where a label is positive, else 0; labels in neither class are refused."""
         is_positive = np.isin(labels, np.array(self.positive, np.float32))
-        unknown = self.unknown(labels)
-        if unknown.any():
+        is_negative = np.isin(labels, np.array(self.negative, np.float32))
+        if not (is_positive | is_negative).all():
+            unknown = self.unknown(labels)
             raise DatasetError(
                 f"label {labels[unknown][0]:g} is neither negative ({_listed(self.negative)}) "
                 f"nor positive ({_listed(self.positive)})"

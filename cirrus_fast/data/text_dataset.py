@@ -34,6 +34,7 @@ from cirrus_fast.errors import DatasetError, LibsvmParseError, ParseError, Stora
 
 if TYPE_CHECKING:
     from cirrus_fast.data.s3_text import FetchedText, TextCopy
+    from cirrus_fast.data.training_scale import Places
 
 # Some hundred rows: many pieces from all over the text make a window, so that text whose rows are
 # sorted is mixed; and a window still fits into the caches.
@@ -42,6 +43,9 @@ MOST_PIECES = 1 << 16
 SAMPLED_PIECES = 32
 # What is read at once: some pieces, which a cache holds.
 BATCH_BYTES = 1 << 20
+# The same where rows are only counted; and how many parts of the text each thread counts, since
+# threads are not equally fast, and each part is handed over.
+COUNTED_BYTES, PARTS_A_THREAD = 1 << 21, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,27 +129,26 @@ class TextDataset:
         return self.manifest.n_rows
 
     def _cut(self) -> tuple[Block, ...]:
-        size = self._file.n_bytes
+        size, n_threads = self._file.n_bytes, available_cores()
         step = max(PIECE_BYTES, size // MOST_PIECES)
-        stride = step * max(1, BATCH_BYTES // step)
+        stride = step * max(1, COUNTED_BYTES // step)
 
-        def pieces(mark: int) -> list[Block]:
-            """Of the lines that begin in [mark, mark + stride)."""
-            first = self._file.line_start(mark)
-            last = self._file.line_start(min(mark + stride, size))
-            text = self._file.read(first, last - first)
+        def pieces(marks: range) -> list[Block]:
+            """Of the lines that begin between the first mark and `stride` bytes behind the last."""
             found = []
-            for at in range(mark - first, len(text), step):
-                begin, end = max(at, 0), min(max(at + step, 0), len(text))
-                begin, end, _, nnz = _kernels.libsvm_range(text, begin, end)
-                n_rows = _kernels.libsvm_count(text, begin, end)
-                if n_rows:
+            last = self._file.line_start(marks[0])
+            for mark in marks:
+                first, last = last, self._file.line_start(min(mark + stride, size))
+                text = self._file.read(first, last - first)
+                for begin, end, n_rows, nnz in _kernels.libsvm_cut(text, first - mark, step):
                     offset = first + begin
                     found.append(Block(self.uri, offset, end - begin, n_rows, nnz, offset))
             return found
 
-        counted = ordered_map(pieces, range(0, size, stride), available_cores())
-        return tuple(chain.from_iterable(counted))
+        marks = range(0, size, stride)
+        n_marks = max(1, len(marks) // (PARTS_A_THREAD * n_threads))
+        parts = [marks[i : i + n_marks] for i in range(0, len(marks), n_marks)]
+        return tuple(chain.from_iterable(ordered_map(pieces, parts, n_threads)))
 
     def _sample(self) -> None:
         """Learns from pieces all over the text what a manifest would have said."""
@@ -216,9 +219,10 @@ class TextDataset:
         row_ends: Int64Array,
         indices: UInt32Array,
         data: Float32Array,
+        places: Places | None = None,
     ) -> int:
-        """Parses pieces, one behind another, into arrays with room for what they hold; 0-based ids.
-        Returns the number of entries.
+        """Parses pieces, one behind another, into arrays with room for what they hold; 0-based ids,
+        or their places, which are put while a cache has the entries. Returns the number of entries.
 
         Raises
         ------
@@ -251,6 +255,8 @@ class TextDataset:
                 raise self._placed(error, batch) from error
             if n_rows != sum(block.n_rows for block in batch):
                 raise self._file.changed()
+            if places is not None:
+                places.put(indices[entry : entry + nnz], data[entry : entry + nnz])
             row, entry = row + n_rows, entry + nnz
         return entry
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cirrus_fast import _kernels
 from cirrus_fast.data.columns import ColumnStatistics, usable_divisor
 from cirrus_fast.data.csr import Float32Array, UInt32Array
 
@@ -25,6 +26,27 @@ CROWD = 16.0
 
 # The place of an id that no row has.
 NOWHERE = np.uint32(2**32 - 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Places:
+    """What rows need of a training scale.
+
+    Attributes
+    ----------
+    of : uint32, of each id up to the largest
+    n : number of places
+    divisors : float32, up to the first of the ones at the end that are all the same: of click data
+        a few of hundreds of thousands
+    """
+
+    of: UInt32Array
+    n: int
+    divisors: Float32Array
+
+    def put(self, indices: UInt32Array, data: Float32Array) -> None:
+        """Replaces ids by places and divides values, where they are."""
+        _kernels.prepare_entries(indices, data, self.of, self.n, self.divisors)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,10 +113,9 @@ class TrainingScale:
         penalties[:, 1] = l2 * per_touch / divisor.astype(np.float64) ** 2
         return cls(ids, place, divisor, without_repeats(penalties))
 
-    def short_divisors(self) -> Float32Array:
-        """Those up to the first of the ones at the end that are all the same: of click data a few
-        of hundreds of thousands."""
-        return without_repeats(self.divisor[:, None])[:, 0].copy()
+    def places(self) -> Places:
+        divisors = without_repeats(self.divisor[:, None])[:, 0].copy()
+        return Places(self.place, len(self.divisor), divisors)
 
 
 def without_repeats(rows: Float32Array) -> Float32Array:

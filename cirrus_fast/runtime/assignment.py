@@ -39,19 +39,20 @@ def shares(dataset: Dataset | TextDataset, n_workers: int) -> list[list[int]]:
     if n_workers == 1:
         return [list(numbers)]
     units: Sequence[Sequence[int]] = [(number,) for number in numbers]
+    sizes = [block.n_bytes for block in blocks]
     if dataset.is_remote:
         # As many for each, or shares would differ by a run.
         each = max(CONNECTIONS, round(n_bytes(blocks, numbers) / n_workers / RUN_BYTES))
         runs = cut_evenly(blocks, numbers, each * n_workers)
         if len(runs) >= n_workers:
-            units = runs
+            units, sizes = runs, [n_bytes(blocks, run) for run in runs]
     # The next one goes to who has least: in turn, but for differences in size.
     dealt: list[list[int]] = [[] for _ in range(n_workers)]
     least = [(0, worker) for worker in range(n_workers)]
-    for unit in units:
+    for unit, more in zip(units, sizes, strict=True):
         size, worker = least[0]
         dealt[worker] += unit
-        heapq.heapreplace(least, (size + n_bytes(blocks, unit), worker))
+        heapq.heapreplace(least, (size + more, worker))
     return dealt
 
 

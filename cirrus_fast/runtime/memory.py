@@ -19,7 +19,7 @@ _LEAST_GROUP_BYTES = 1e6
 # all: what is done when the last byte has come, or a slow worker is at, is one of them. Not less
 # than this though, or rows of neighbours, which may be all of a class, would hardly be mixed.
 SMALL_GROUP_BYTES, FEWEST_GROUPS = 4_000_000, 16
-# One group as it is decoded, and two ready: one learnt from, one being made.
+# One group learnt from, one being made; and as much for orders, masks, and what allocators keep.
 GROUPS = 3
 # Below this, blocks come one by one and rows are hardly mixed.
 _LEAST_BYTES = 16e6

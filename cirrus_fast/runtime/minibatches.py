@@ -1,12 +1,14 @@
 """A worker's rows, epoch after epoch: blocks read, decoded, rescaled and shuffled.
 
-Rows are shuffled in memory while they are made ready, a group of randomly drawn blocks at a time,
-so that training walks forward through memory instead of jumping about in it, which would take
-several times as long as the learning. The next group is made ready while one is learnt from.
+Rows are shuffled a group of randomly drawn blocks at a time, by short runs of neighbours. The next
+group is made ready while one is learnt from, unless all cores are busy anyway.
 
 Where all rows fit in what `worker_size` allows, they are held after the first epoch, and get
-another order each epoch by runs of neighbours, single rows where they fit in a cache. If not, each
-epoch goes through the blocks again, whose bytes are kept near (runtime/fetching.py).
+another order each epoch by runs of neighbours, single rows where they fit in a cache. They are
+moved into a group's order while they are made ready, so that later epochs walk forward through
+memory for the most part. If not, each epoch goes through the blocks again, whose bytes are kept
+near (runtime/fetching.py); rows that are learnt from once stay where they were decoded, since to
+move them would take as long as the learning, and to jump does not where caches have them.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,6 +76,29 @@ class Group:
 
 
 @dataclass(slots=True)
+class Ready:
+    """What a group was made into.
+
+    Attributes
+    ----------
+    rows : its own, or all that are held so far
+    order : in which to take its own
+    waiting : what share of the time was spent waiting for storage
+    """
+
+    rows: CSR
+    order: UInt32Array
+    waiting: float
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """A call that is made when its result is asked for, in place of a future."""
+
+    result: Callable[[], Ready]
+
+
+@dataclass(slots=True)
 class ReadTimes:
     """Seconds spent waiting for rows: for storage, and for decoding."""
 
@@ -86,16 +112,19 @@ def decoded_bytes(block: Block) -> int:
 
 def training_rows(blocks: Sequence[Block], holdout: HoldOut, numbers: Sequence[int]) -> int:
     """In some blocks."""
-    return sum(
-        blocks[i].n_rows - (int(holdout.mask(i, blocks[i]).sum()) if holdout.takes_from(i) else 0)
-        for i in numbers
-    )
+    held_out = sum(int(holdout.mask(i, blocks[i]).sum()) for i in numbers if holdout.takes_from(i))
+    return sum(blocks[i].n_rows for i in numbers) - held_out
 
 
 class MiniBatches:
     """The training rows of the blocks with these numbers.
 
     Rows carry labels 1 and 0, the training scale's places for ids, and values divided by it.
+
+    Attributes
+    ----------
+    times : ReadTimes
+    rows_wait : whether rows are made ready before they are asked for
     """
 
     def __init__(
@@ -110,8 +139,11 @@ class MiniBatches:
         seed: int,
         worker: int,
         stopping: Callable[[], bool] = lambda: False,
+        ahead: bool = True,
     ) -> None:
-        """stopping : whether no more rows are wanted; epochs end where it is seen"""
+        """stopping : whether no more rows are wanted; epochs end where it is seen
+        ahead : make the next rows ready, on a thread, while some are learnt from
+        """
         self.times = ReadTimes()
         self._dataset = dataset
         self._holdout = holdout
@@ -122,17 +154,20 @@ class MiniBatches:
         self._group_bytes, self._least_bytes = memory.group, SMALL_GROUP_BYTES
         if dataset.is_remote:
             self._group_bytes = memory.small_group(self._n_bytes)
-        ahead = read_ahead_bytes(dataset, memory)
-        self._holds = epochs > 1 and memory.holds(self._n_bytes, ahead)
+        read_ahead = read_ahead_bytes(dataset, memory)
+        self._holds = epochs > 1 and memory.holds(self._n_bytes, read_ahead)
         keep = epochs > 1 and not self._holds
         first = first_runs(dataset.blocks, numbers, seed, worker) if dataset.is_remote else ()
         self._source = source_of(dataset, numbers, memory, keep=keep, first=first)
         if first:  # on their way while the rest is made ready
             self._source.expect([number for run in first for number in run])
-        self._scale, self._divisors = scale, scale.short_divisors()
+        self._scale, self._places = scale, scale.places()
         self._held: CSR | None = None
-        self._behind = ThreadPoolExecutor(1, thread_name_prefix="cirrus-decode")
-        self._ready: Future[tuple[CSR, int, float]] | None = None
+        self.rows_wait = ahead or self._holds
+        self._aside = None
+        if ahead:
+            self._aside = ThreadPoolExecutor(1, thread_name_prefix="cirrus-decode")
+        self._ready: Future[Ready] | Later | None = None
 
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Window]:
         """Every training row once, in an order of this epoch's own; the first `skip` left out.
@@ -146,10 +181,10 @@ class MiniBatches:
             order = runs_drawn(self._held.n_rows, self._run(RUN), self._draw(2, epoch))
             yield Window(self._held, order[skip:])
             return
-        for _, rows, first in self._groups(epoch):
-            if skip < rows.n_rows - first:
-                yield Window(rows, np.arange(first + skip, rows.n_rows, dtype=np.uint32))
-            skip = max(0, skip - (rows.n_rows - first))
+        for _, rows, order in self._groups(epoch):
+            if skip < len(order):
+                yield Window(rows, order[skip:])
+            skip = max(0, skip - len(order))
 
     def count(self, numbers: Sequence[int]) -> int:
         """Training rows in some blocks."""
@@ -157,7 +192,8 @@ class MiniBatches:
 
     def close(self) -> None:
         """Gives up what is being read; the rows stay."""
-        end_pool(self._behind, [] if self._ready is None else [self._ready])
+        if self._aside is not None:
+            end_pool(self._aside, [self._ready] if isinstance(self._ready, Future) else [])
         self._source.close()
 
     def _draw(self, *purpose: int) -> np.random.Generator:
@@ -195,9 +231,9 @@ class MiniBatches:
                 order += draw.permutation(np.concatenate(together)).tolist()
         return order
 
-    def _groups(self, epoch: int) -> Iterator[tuple[Group, CSR, int]]:
-        """Rows made ready, and the number of the first that is new; the next ones are already
-        being made meanwhile. What is not held is good until the next is asked for."""
+    def _groups(self, epoch: int) -> Iterator[tuple[Group, CSR, UInt32Array]]:
+        """Rows made ready, and the order to take those in that are new; the next ones may already
+        be in the making. What is not held is good until the next is asked for."""
         draw = self._draw(3, epoch)
         numbers = self._order(draw, epoch)
         begins = []
@@ -216,55 +252,59 @@ class MiniBatches:
         sizes = [self._sizes(part) for part in parts]
         most_rows, most_entries = (max(size) for size in zip(*sizes, strict=True))
         has_weights = self._dataset.manifest.has_weights
-        raw = RowArrays(most_rows, most_entries, has_weights)
-        if self._holds:
-            into = [RowArrays(*self._sizes(numbers), has_weights)]
-        else:
-            n = min(2, len(groups))
-            into = [RowArrays(most_rows, most_entries, has_weights) for _ in range(n)]
+        n = 1 if self._holds or self._aside is None else min(2, len(groups))
+        decoded = [RowArrays(most_rows, most_entries, has_weights) for _ in range(n)]
+        held = RowArrays(*self._sizes(numbers), has_weights) if self._holds else None
         self._ready = None
         row = entry = 0
         for i in range(len(groups) + 1):
             started = time.perf_counter()
-            done: Future[tuple[CSR, int, float]] | None = self._ready
+            done: Future[Ready] | Later | None = self._ready
             if done is not None:
-                while not done.done():
+                while isinstance(done, Future) and not done.done():
                     with suppress(TimeoutError):
                         done.exception(_POLL_S)
                     if self._stopping():
                         return
-                rows, first, waiting = done.result()
+                made = done.result()
                 self._ready = None
                 took = time.perf_counter() - started
-                self.times.storage_read += took * waiting
-                self.times.decode += took * (1 - waiting)
-                row, entry = (rows.n_rows, rows.nnz) if self._holds else (0, 0)
+                self.times.storage_read += took * made.waiting
+                self.times.decode += took * (1 - made.waiting)
+                row, entry = made.rows.n_rows, made.rows.nnz
             if self._stopping():
                 return
             if i < len(groups):
-                self._ready = self._behind.submit(
-                    self._prepare, groups[i], draw, raw, into[i % len(into)], row, entry
-                )
+                call = partial(self._prepare, groups[i], draw, decoded[i % n], held, row, entry)
+                self._ready = Later(call) if self._aside is None else self._aside.submit(call)
             if done is not None:
                 if self._holds and i == len(groups):
-                    self._held = rows
-                yield groups[i - 1], rows, first
+                    self._held = made.rows
+                yield groups[i - 1], made.rows, made.order
 
     def _prepare(
         self,
         group: Group,
         draw: np.random.Generator,
-        raw: RowArrays,
-        into: RowArrays,
+        decoded: RowArrays,
+        held: RowArrays | None,
         row: int,
         entry: int,
-    ) -> tuple[CSR, int, float]:
-        """The training rows of some blocks, ready to learn from, in an order drawn, behind those
-        that are there: (all of them, where the new ones begin, what share of the time was spent
-        waiting for storage)."""
+    ) -> Ready:
+        """The training rows of some blocks, ready to learn from, in an order drawn. Where rows are
+        held, behind the ones that are there."""
         started, waited = time.perf_counter(), self._source.wait_s
-        rows, order = self._shuffled(group, draw, raw)
-        last = row + len(order)
+        rows, order = self._shuffled(group, draw, decoded)
+        if held is not None:
+            rows, order = self._moved(rows, order, held, row, entry)
+        took, waited = time.perf_counter() - started, self._source.wait_s - waited
+        return Ready(rows, order, min(1.0, waited / took) if took > 0 else 0.0)
+
+    def _moved(
+        self, rows: CSR, order: UInt32Array, into: RowArrays, row: int, entry: int
+    ) -> tuple[CSR, UInt32Array]:
+        """Rows as they are stored, made ready and put in order behind those that are there."""
+        last, places = row + len(order), self._places
         ended = _kernels.prepare_rows(
             rows.labels,
             rows.indptr,
@@ -272,9 +312,9 @@ class MiniBatches:
             rows.data,
             rows.weights,
             order,
-            self._scale.place,
-            len(self._scale.divisor),
-            self._divisors,
+            places.of,
+            places.n,
+            places.divisors,
             entry,
             into.labels[row:last],
             into.indptr[row : last + 1],
@@ -282,35 +322,35 @@ class MiniBatches:
             into.data[entry:],
             None if into.weights is None else into.weights[row:last],
         )
-        made = into.rows(last, ended, len(self._scale.divisor))
-        took, waited = time.perf_counter() - started, self._source.wait_s - waited
-        return made, row, min(1.0, waited / took) if took > 0 else 0.0
+        return into.rows(last, ended, places.n), np.arange(row, last, dtype=np.uint32)
 
     def _shuffled(
-        self, group: Group, draw: np.random.Generator, raw: RowArrays
+        self, group: Group, draw: np.random.Generator, into: RowArrays
     ) -> tuple[CSR, UInt32Array]:
         """A group's rows, and the training rows among them in an order drawn."""
-        rows, training = self._read(group.blocks, raw)
+        rows, training = self._read(group.blocks, into)
         return rows, training[runs_drawn(len(training), self._run(SHUFFLED_RUN), draw)]
 
     def _read(self, numbers: Sequence[int], into: RowArrays) -> tuple[CSR, UInt32Array]:
-        """The rows of some blocks as stored but for labels 1 and 0, and which are training rows."""
-        training, row = [], 0
-        entry = self._source.read(numbers, into)
+        """The rows of some blocks, with labels 1 and 0, and which are training rows. Ids and values
+        are as stored where rows are held, and ready to learn from where they are not."""
+        row, held_out = 0, []
+        entry = self._source.read(numbers, into, None if self._holds else self._places)
         for number in numbers:
             block = self._dataset.blocks[number]
             if self._holdout.takes_from(number):
-                held_out = self._holdout.mask(number, block)
-                training.append(np.flatnonzero(~held_out) + row)
-            else:
-                training.append(np.arange(row, row + block.n_rows))
+                held_out.append(np.flatnonzero(self._holdout.mask(number, block)) + row)
             row += block.n_rows
-        rows = into.rows(row, entry, self._dataset.n_features)
+        training = np.arange(row, dtype=np.uint32)
+        if held_out:
+            training = np.delete(training, np.concatenate(held_out))
+        n_features = self._dataset.n_features if self._holds else self._places.n
+        rows = into.rows(row, entry, n_features)
         try:
             rows.labels[:] = self._dataset.manifest.label_map.positives(rows.labels)
         except DatasetError as error:
             raise DatasetError(f"{self._unknown_label(numbers, rows.labels)}: {error}") from error
-        return rows, np.concatenate([np.empty(0, np.int64), *training]).astype(np.uint32)
+        return rows, training
 
     def _unknown_label(self, numbers: Sequence[int], labels: Float32Array) -> str:
         """Where the first label is that is of neither class."""
@@ -371,8 +411,8 @@ def runs_drawn(n_rows: int, length: int, draw: np.random.Generator) -> UInt32Arr
     starts = np.arange(int(draw.integers(length)) - length, n_rows, length)
     draw.shuffle(starts)
     # The first run begins below 0, where numbers without a sign are beyond the last row.
-    order = np.repeat(starts.astype(np.uint32), length)
-    order += np.tile(np.arange(length, dtype=np.uint32), len(starts))
+    runs = np.add.outer(starts.astype(np.uint32), np.arange(length, dtype=np.uint32))
+    order = runs.ravel()
     return order[order < n_rows]
 
 

@@ -18,6 +18,7 @@ from cirrus_fast.data.csr import CSR, Float32Array, Int64Array, UInt32Array
 from cirrus_fast.data.dataset import Dataset, check_header, is_text_file
 from cirrus_fast.data.early_reads import Piece
 from cirrus_fast.data.storage import is_s3
+from cirrus_fast.data.training_scale import Places
 from cirrus_fast.errors import BlockError
 from cirrus_fast.notices import notice
 from cirrus_fast.runtime.fetching import Fetcher
@@ -82,9 +83,9 @@ class RowSource(Protocol):
     def pass_over(self, numbers: Sequence[int]) -> None:
         """Says that some of them are not read after all."""
 
-    def read(self, numbers: Sequence[int], into: RowArrays) -> int:
-        """Puts the rows of some blocks behind one another, labels as written, indices 0-based.
-        Returns the number of entries."""
+    def read(self, numbers: Sequence[int], into: RowArrays, places: Places | None) -> int:
+        """Puts the rows of some blocks behind one another, labels as written; indices 0-based, or
+        in the places' terms. Returns the number of entries."""
 
     def place(self, number: int, row: int) -> str:
         """Where a block's row is, for errors that speak of it."""
@@ -188,11 +189,14 @@ class StoredBlocks:
         for number in numbers:
             self._fetcher.pass_over(number)
 
-    def read(self, numbers: Sequence[int], into: RowArrays) -> int:
+    def read(self, numbers: Sequence[int], into: RowArrays, places: Places | None) -> int:
         row = entry = 0
         for number in numbers:
+            begin = entry
             entry += self._read(number, into, row, entry)
             row += self._dataset.blocks[number].n_rows
+            if places is not None:
+                places.put(into.indices[begin:entry], into.data[begin:entry])
         return entry
 
     def _read(self, number: int, into: RowArrays, row: int, entry: int) -> int:
@@ -267,7 +271,7 @@ class TextPieces:
     def pass_over(self, numbers: Sequence[int]) -> None:
         """Nothing was begun."""
 
-    def read(self, numbers: Sequence[int], into: RowArrays) -> int:
+    def read(self, numbers: Sequence[int], into: RowArrays, places: Places | None) -> int:
         blocks = [self._text.blocks[number] for number in numbers]
         n_rows, room = sum(b.n_rows for b in blocks), sum(b.nnz for b in blocks)
         into.indptr[0] = 0
@@ -277,6 +281,7 @@ class TextPieces:
             into.indptr[1 : n_rows + 1],
             into.indices[:room],
             into.data[:room],
+            places,
         )
 
     def place(self, number: int, row: int) -> str:

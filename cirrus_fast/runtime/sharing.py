@@ -32,6 +32,8 @@ from cirrus_fast.runtime.row_sources import RowArrays
 # What is less than this part of a share is left to its worker, who has it in memory and is soon
 # done, where others would decode it anew. If it is not, they take it before they end another epoch.
 SMALL_SHARE = 3
+# Where nothing is made ready before it is learnt from, only that counts what it takes to begin.
+TINY_SHARE = 16
 # What a worker says it is at: one of its groups, by number from 1, or others' blocks.
 _OTHERS = -1
 
@@ -51,7 +53,7 @@ class SharedMiniBatches(MiniBatches):
         # Of rows that are held: the groups, where they end, and of which block each row is.
         self._held_groups: list[Group] = []
         self._ends: list[int] = []
-        self._n_training: dict[int, int] = {}  # training rows by block
+        self._n_training: dict[int, int] = {}  # training rows of blocks with held-out ones
 
     @property
     def group_bytes(self) -> int:
@@ -66,9 +68,9 @@ class SharedMiniBatches(MiniBatches):
         first : number of the group to begin with, or None
         """
         if not self._holds or epoch == 0:
-            for group, rows, begin in self._groups(epoch):
+            for group, rows, order in self._groups(epoch):
                 if first is None or group.number >= first:
-                    yield group, rows, np.arange(begin, rows.n_rows, dtype=np.uint32)
+                    yield group, rows, order
             return
         if self._held is None:  # the run goes on where another ended, or a worker where one died
             for _ in self._groups(0):
@@ -87,7 +89,7 @@ class SharedMiniBatches(MiniBatches):
             yield group, held, places + np.uint32(begin)
 
     def _shuffled(
-        self, group: Group, draw: np.random.Generator, raw: RowArrays
+        self, group: Group, draw: np.random.Generator, into: RowArrays
     ) -> tuple[CSR, UInt32Array]:
         """Blocks that others have taken are left out, unless the rows are held for later epochs.
         The order of the others is what it would be with them."""
@@ -97,11 +99,8 @@ class SharedMiniBatches(MiniBatches):
             there[:] = True
         if not there.all():
             self._source.pass_over(blocks[~there].tolist())
-        rows, training = self._read(blocks[there].tolist(), raw)
-        for number in group.blocks:
-            if number not in self._n_training:
-                self._n_training[number] = self.count([number])
-        n_rows = [self._n_training[number] for number in group.blocks]
+        rows, training = self._read(blocks[there].tolist(), into)
+        n_rows = [self._training_rows(number) for number in group.blocks]
         of = np.repeat(np.arange(len(blocks), dtype=np.uint16), n_rows)
         draw = self._draw(3, group.epoch, group.number)
         places = runs_drawn(len(of), self._run(SHUFFLED_RUN), draw)
@@ -116,6 +115,14 @@ class SharedMiniBatches(MiniBatches):
             self._held_groups.append(group)
             self._ends.append((self._ends[-1] if self._ends else 0) + len(order))
         return rows, order
+
+    def _training_rows(self, number: int) -> int:
+        """Of a block, which may be asked for each epoch."""
+        if not self._holdout.takes_from(number):
+            return self._dataset.blocks[number].n_rows
+        if number not in self._n_training:
+            self._n_training[number] = self.count([number])
+        return self._n_training[number]
 
 
 Learn = Callable[[CSR, UInt32Array], bool]
@@ -156,6 +163,7 @@ class SharedEpochs:
         self._learn, self._open_blocks, self._block_bytes = learn, open_blocks, block_bytes
         self._clock, self._rows, self._is_far = clock, rows, is_far
         self.times = ReadTimes()
+        self._small_share = SMALL_SHARE if stream.rows_wait else TINY_SHARE
 
     def run(self, epochs: int) -> Iterator[int]:
         """Learns epoch by epoch, and gives the number of each once it is over. Goes on where the
@@ -222,7 +230,7 @@ class SharedEpochs:
         took_s : what this worker's own share took
         """
         claims, nap = self._claims, self._claims.nap_s
-        patience_ends = time.monotonic() + took_s / SMALL_SHARE
+        patience_ends = time.monotonic() + took_s / self._small_share
         meets = self._port.pauses_at((epoch + 1) * self._rows)
         while not self._port.stopping:
             claims.look(epoch)
@@ -256,7 +264,7 @@ class SharedEpochs:
         found: tuple[int, UInt32Array] | None = None
         for worker, share in enumerate(self._shares):
             left = share[self._claims.free(share, epoch)]
-            little = worker != self._port.worker and SMALL_SHARE * len(left) < len(share)
+            little = worker != self._port.worker and self._small_share * len(left) < len(share)
             most = 0 if found is None else len(found[1])
             if len(left) > most and not (little and leaves_little):
                 found = worker, left

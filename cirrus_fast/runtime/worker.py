@@ -23,6 +23,7 @@ from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.early_reads import Piece
 from cirrus_fast.data.holdout import HoldOut
 from cirrus_fast.data.manifest import Block
+from cirrus_fast.data.parallel import available_cores
 from cirrus_fast.data.storage import is_s3
 from cirrus_fast.data.traffic import Reads
 from cirrus_fast.errors import CirrusFastError, KernelError, ParseError, TrainingError
@@ -184,6 +185,7 @@ class Worker:
             "seed": spec.seed,
             "worker": spec.worker,
             "stopping": lambda: port.stopping,
+            "ahead": self._makes_rows_ahead(dataset),
         }
         arguments = dataset, self._blocks, holdout, self._store.scale
         more = self._sources | {"epochs": spec.epochs, "memory": self._memory}
@@ -208,6 +210,14 @@ class Worker:
         self._port.join()
         self._report = WorkerReport(spec.worker)
         self._report.start_up = time.perf_counter() - self._started
+
+    def _makes_rows_ahead(self, dataset: Dataset | TextDataset) -> bool:
+        """Whether to have a thread for it. Where each core has a worker that waits for nothing, it
+        would only stand in its way: a hand-over takes a turn of the interpreter's lock and of a
+        core, twice a group. A worker that is alone keeps it, to end though a read hangs."""
+        spec = self._spec
+        waits = dataset.is_remote or spec.store != "memory" or spec.consistency != "async"
+        return waits or spec.n_workers < max(2, available_cores())
 
     def _open_claims(self, blocks: Sequence[Block], holdout: HoldOut) -> Claims | None:  # noqa: ARG002
         """Who has which block, where workers take them from each other."""

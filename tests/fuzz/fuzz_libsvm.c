@@ -183,6 +183,31 @@ static void check_skip(const uint8_t *text, size_t n, size_t wanted) {
     check(cf_libsvm_skip(text, n, &found) == pos && found == lines, "lines are skipped otherwise");
 }
 
+/* Pieces are the rows counted range by range. */
+static void check_cut(const uint8_t *text, size_t n, size_t before, size_t step) {
+    const cf_kernels *const kernels = usable_kernels(0);
+    cf_libsvm_piece *const pieces = allocate(n / step + 2, sizeof *pieces);
+    const size_t n_pieces = cf_libsvm_cut(kernels, text, n, before, step, pieces);
+    check(n_pieces <= n / step + 2, "there are more pieces than promised");
+    size_t found = 0;
+    for (size_t at = before - before % step; at < before + n; at += step) {
+        size_t first, last, n_rows, n_entries;
+        const size_t end = at + step < before + n ? at + step : before + n;
+        cf_libsvm_range(text, n, at < before ? 0 : at - before, end - before, &first, &last);
+        cf_libsvm_measure(kernels, text, first, last, &n_rows, &n_entries);
+        n_rows = cf_libsvm_count(text, n, first, last);
+        if (n_rows == 0)
+            continue;
+        check(found < n_pieces, "a piece is missing");
+        const cf_libsvm_piece piece = pieces[found++];
+        check(piece.begin == first && piece.end == last && piece.n_rows == n_rows &&
+                  piece.n_entries == n_entries,
+              "a piece is another");
+    }
+    check(found == n_pieces, "there is a piece too many");
+    free(pieces);
+}
+
 static void check_options(cf_libsvm_options options, const uint8_t *text, size_t n, size_t split) {
     cf_libsvm_options careful = options;
     careful.flags |= CF_LIBSVM_CAREFUL;
@@ -193,6 +218,7 @@ static void check_options(cf_libsvm_options options, const uint8_t *text, size_t
     const cf_kernels *kernels = cf_kernels_at(n_tables - 1);
 
     check_skip(text, n, split % 7);
+    check_cut(text, n, split % 11, 1 + split);
     parsed expected = parse(kernels, careful, text, n, 0, n);
     check_rows(&expected.rows, &options);
     if (n > 0 && expected.status.code == CF_OK && expected.rows.n_skipped == 0)

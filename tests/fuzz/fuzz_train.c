@@ -149,6 +149,35 @@ static void check_logistic(byte_source *in, const cf_csr *rows, size_t n_ids) {
 
 /* ---- training ---- */
 
+static float divided(const cf_places *places, float value, uint32_t place) {
+    const size_t last = places->n_divisors - 1;
+    return value / places->divisors[place < last ? place : last];
+}
+
+/* Entries where they are: the first without a place is told, and from some place before it on all
+ * are as they were. */
+static void check_in_place(const cf_kernels *kernels, const cf_csr *rows, const cf_places *places) {
+    uint32_t *const indices = copy_exactly(rows->indices, 4 * rows->nnz);
+    float *const data = copy_exactly(rows->data, 4 * rows->nnz);
+    const cf_status status = cf_prepare_entries(kernels, places, indices, data, rows->nnz);
+    size_t n = 0, done = rows->nnz;
+    while (n < rows->nnz && places->n_divisors > 0 && rows->indices[n] < places->n_ids &&
+           places->of[rows->indices[n]] < places->n_places)
+        n++;
+    CHECK(n == rows->nnz ? status.code == CF_OK : status.code == CF_E_ID && status.offset == n);
+    while (n < rows->nnz && done > 0 && indices[done - 1] == rows->indices[done - 1] &&
+           same_bytes(data + done - 1, rows->data + done - 1, 4))
+        done--;
+    CHECK(done <= n);
+    for (size_t k = 0; k < done; k++) {
+        const float quotient = divided(places, rows->data[k], indices[k]);
+        CHECK(indices[k] == places->of[rows->indices[k]]);
+        CHECK(isnan(quotient) ? isnan(data[k]) : same_bytes(&quotient, data + k, 4));
+    }
+    free(indices);
+    free(data);
+}
+
 static void check_prepare(byte_source *in, const cf_csr *rows, size_t n_ids, const uint32_t *order,
                           size_t n_order, size_t room) {
     const size_t n_places = n_ids / 2, first_entry = take_byte(in);
@@ -160,8 +189,15 @@ static void check_prepare(byte_source *in, const cf_csr *rows, size_t n_ids, con
     uint32_t *indices = exactly(4 * room);
     float *data = exactly(4 * room);
     const cf_places places = {place, divisors, n_ids, n_places, n_divisors};
-    const cf_status status = cf_prepare(rows, order, n_order, &places, first_entry, labels, indptr,
-                                        indices, data, rows->weights ? weights : NULL, room);
+    cf_status status = cf_ok();
+    for (size_t i = 0; usable_kernels(i); i++) {
+        const cf_status found =
+            cf_prepare(usable_kernels(i), rows, order, n_order, &places, first_entry, labels,
+                       indptr, indices, data, rows->weights ? weights : NULL, room);
+        CHECK(i == 0 || (found.code == status.code && found.offset == status.offset));
+        status = found;
+        check_in_place(usable_kernels(i), rows, &places);
+    }
     CHECK(status.code == CF_OK || status.code == CF_E_ROW || status.code == CF_E_INDPTR ||
           status.code == CF_E_ROOM || status.code == CF_E_ID);
     for (size_t i = 0; status.code == CF_OK && i < n_order; i++) {
@@ -172,8 +208,7 @@ static void check_prepare(byte_source *in, const cf_csr *rows, size_t n_ids, con
             const size_t at = (size_t)indptr[i] - first_entry + k;
             const uint32_t id = indices[at];
             CHECK(id < n_places && id == place[rows->indices[begin + k]]);
-            const float quotient =
-                rows->data[begin + k] / divisors[id < n_divisors ? id : n_divisors - 1];
+            const float quotient = divided(&places, rows->data[begin + k], id);
             CHECK(isnan(quotient) ? isnan(data[at]) : same_bytes(&quotient, data + at, 4));
         }
     }

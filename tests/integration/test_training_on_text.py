@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import os
 from pathlib import Path
+from threading import current_thread
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from cirrus_fast.data import text_dataset
 from cirrus_fast.data.text_dataset import TextDataset, open_text
 from cirrus_fast.errors import DatasetError, OptionError, StorageError
 from cirrus_fast.runtime.memory import Memory
+from cirrus_fast.runtime.minibatches import MiniBatches
 
 WIDTH = 1 << 19
 
@@ -77,6 +80,33 @@ def test_one_worker_repeats_bit_for_bit_and_resumes_exactly(clicks, storage_root
     half = train(clicks / "test.svm", **options | {"epochs": 2}, checkpoint_interval=1000.0)
     rest = train(clicks / "test.svm", **options, resume_from=half.checkpoint)
     assert np.array_equal(whole.model.weights, rest.model.weights)
+
+
+@pytest.mark.parametrize(("n_workers", "cores", "ahead"), [(1, 1, 1), (2, 2, 0), (2, 3, 1)])
+def test_rows_are_made_ready_ahead_where_a_core_is_left_for_it(
+    clicks, monkeypatch, n_workers, cores, ahead
+):
+    monkeypatch.setattr("cirrus_fast.runtime.worker.available_cores", lambda: cores)
+    threads, prepare = [], MiniBatches._prepare
+
+    def noted(*arguments):
+        threads.append(current_thread().name)
+        return prepare(*arguments)
+
+    monkeypatch.setattr(MiniBatches, "_prepare", noted)
+    result = train(clicks / "train.svm", n_workers=n_workers, minibatch_size=10)
+    assert result.n_workers == n_workers
+    assert {name.startswith("cirrus-decode") for name in threads} == {bool(ahead)}
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_text_goes_when_its_run_does(clicks):
+    gc.disable()
+    try:
+        train(clicks / "test.svm", n_workers=2)
+        assert not list(text_dataset._opened)
+    finally:
+        gc.enable()
 
 
 def test_held_out_rows_are_not_learnt_from(clicks):

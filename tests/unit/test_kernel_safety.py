@@ -431,6 +431,10 @@ def calls() -> dict[str, Call]:
             _kernels.libsvm_count,
             {"text": np.frombuffer(TEXT, U8), "first": 0, "last": len(TEXT)},
         ),
+        "libsvm_cut": (
+            _kernels.libsvm_cut,
+            {"text": np.frombuffer(TEXT, U8), "before": 3, "step": 5},
+        ),
         "libsvm_fill": (fill, {**filled, "scratch": None, "hash_bits": 0, "max_id": 100}),
         "libsvm_fill hashed": (fill, {**filled, "hash_bits": 3, "max_id": -1}),
         "libsvm_write": (_kernels.libsvm_write, {**rows(), "begin": 0, "end": N_ROWS, "base": 1}),
@@ -481,6 +485,15 @@ def calls() -> dict[str, Call]:
                 met=np.empty(N_IDS, U32),
                 n_met=0,
             ),
+        ),
+        "prepare_entries": (
+            _kernels.prepare_entries,
+            {
+                **only("indices data"),
+                "places": np.arange(N_IDS, dtype=U32),
+                "n_places": N_IDS,
+                "divisors": np.ones(3, F32),
+            },
         ),
         "prepare_rows": (
             _kernels.prepare_rows,
@@ -778,6 +791,7 @@ def test_arrays_at_odd_addresses_are_refused(name: str) -> None:
 
 WRITES = {
     "claim": ("words", "claimed"),
+    "prepare_entries": ("indices", "data"),
     "prepare_rows": ("out_labels", "out_indptr", "out_indices", "out_data", "out_weights"),
     "csr_take": ("out_labels", "out_indptr", "out_indices", "out_data", "out_weights"),
     "columns_scan": ("ones", "others", "met"),

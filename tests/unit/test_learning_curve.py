@@ -13,7 +13,7 @@ from cirrus_fast.backend.learning_curve import LearningCurve
 def due(n_train: int, every: int, upto: int) -> list[int]:
     plan: Any = SimpleNamespace(n_train=n_train, eval_rows=every)
     store: Any = None
-    curve = LearningCurve(plan, store, lambda: 0.0)
+    curve = LearningCurve(plan, store)
     found = [0]
     while found[-1] < upto:
         found.append(curve.next_rows(found[-1]))

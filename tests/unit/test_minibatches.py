@@ -47,7 +47,9 @@ def stream():
         one.close()
 
 
-def _stream(dataset, *, memory=PLENTY, holdout=None, seed=0, epochs=2, stopping=lambda: False):
+def _stream(
+    dataset, *, memory=PLENTY, holdout=None, seed=0, epochs=2, stopping=lambda: False, ahead=True
+):
     scale = TrainingScale.of(
         dataset.columns, dataset.n_rows, optimizer="adagrad", l1=0.0, l2=0.0, mean_weight=1.0
     )
@@ -63,6 +65,7 @@ def _stream(dataset, *, memory=PLENTY, holdout=None, seed=0, epochs=2, stopping=
         seed=seed,
         worker=0,
         stopping=stopping,
+        ahead=ahead,
     )
 
 
@@ -193,8 +196,9 @@ def test_groups_grow_and_get_smaller_towards_the_end_but_not_small(dataset):
     assert len(even) < len(parts)
 
 
-def test_rows_are_what_was_stored_in_the_scales_terms(dataset, stream):
-    rows = stream(dataset)
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_rows_are_what_was_stored_in_the_scales_terms(dataset, stream, epochs):
+    rows = stream(dataset, epochs=epochs)
     (window,) = rows.epoch(0)
     stored = [dataset.read_block(block) for block in dataset.blocks]
     scale, ready = rows._scale, window.rows
@@ -232,6 +236,26 @@ def test_windows_take_turns_in_the_same_memory(dataset, stream, monkeypatch):
         for window in stream(dataset, memory=memory).epoch(0)
     }
     assert len(where) == 2
+
+
+@pytest.mark.parametrize("share", [1.1, 0.3])
+def test_rows_come_the_same_whether_made_ready_before_or_when_asked_for(
+    dataset, stream, monkeypatch, share
+):
+    memory = allow(monkeypatch, dataset, share)
+    streams = [stream(dataset, memory=memory, ahead=ahead) for ahead in (True, False)]
+    for epoch in range(2):
+        before, asked_for = (taken(one.epoch(epoch)) for one in streams)
+        np.testing.assert_array_equal(before, asked_for)
+
+
+def test_what_is_made_ready_when_asked_for_needs_the_memory_of_one_group(
+    dataset, stream, monkeypatch
+):
+    memory = allow(monkeypatch, dataset, 0.3)
+    windows = stream(dataset, memory=memory, ahead=False).epoch(0)
+    where = {window.rows.indptr.__array_interface__["data"][0] for window in windows}
+    assert len(where) == 1
 
 
 @pytest.mark.parametrize("length", [1, 7, 128])

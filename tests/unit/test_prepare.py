@@ -103,3 +103,34 @@ def test_without_places_only_empty_rows_can_be_prepared() -> None:
         prepare(
             rows_of(draw, [0]), np.arange(1, dtype=np.uint32), np.zeros(1, np.uint32), 1, none[2]
         )
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 63, 64, 65, 1000])
+@pytest.mark.parametrize("n_divisors", [1, 37, N_IDS])
+def test_entries_where_they_are(n: int, n_divisors: int) -> None:
+    draw = np.random.default_rng(n)
+    ids = draw.integers(N_IDS, size=n).astype(np.uint32)
+    values = draw.normal(size=n).astype(np.float32)
+    places = draw.permutation(N_IDS).astype(np.uint32)
+    divisors = draw.uniform(0.1, 9, n_divisors).astype(np.float32)
+    indices, data = ids.copy(), values.copy()
+    _kernels.prepare_entries(indices, data, places, N_IDS, divisors)
+    assert np.array_equal(indices, places[ids])
+    assert np.array_equal(data, values / divisors[np.minimum(places[ids], n_divisors - 1)])
+
+
+@pytest.mark.parametrize("bad_id", [50, N_IDS, N_IDS + 7, NOWHERE])
+@pytest.mark.parametrize("at", [0, 7, 8, 77, 300, 999])
+def test_the_first_entry_without_a_place_is_told_and_is_as_it_was(bad_id: int, at: int) -> None:
+    draw = np.random.default_rng(at)
+    ids = draw.integers(50, size=1000).astype(np.uint32)
+    ids[at] = bad_id
+    values = draw.normal(size=1000).astype(np.float32)
+    places = np.arange(N_IDS, dtype=np.uint32)
+    places[50:] = NOWHERE
+    indices, data = ids.copy(), values.copy()
+    with pytest.raises(ValueError, match=rf"\(entry {at}\)"):
+        _kernels.prepare_entries(indices, data, places, N_IDS, np.full(1, 2, np.float32))
+    assert np.array_equal(indices[at:], ids[at:])
+    assert np.array_equal(data[at:], values[at:])
+    assert np.array_equal(indices[:at], ids[:at])  # places are ids here

@@ -36,6 +36,22 @@ def test_skipping_lines_counts_line_ends() -> None:
     assert _kernels.libsvm_skip(b"\n", 3) == (1, 1)
 
 
+@pytest.mark.parametrize("step", [1, 2, 5, 9, 100])
+def test_pieces_of_a_text_are_its_rows(step: int) -> None:
+    for before in range(12):
+        found = _kernels.libsvm_cut(TEXT, before, step)
+        expected = []
+        for mark in range(-(before % step), len(TEXT), step):
+            begin, end, _, nnz = _kernels.libsvm_range(
+                TEXT, max(mark, 0), min(mark + step, len(TEXT))
+            )
+            n_rows = len(cirrus_fast.parse_libsvm(TEXT[begin:end]).labels)
+            if n_rows:
+                expected.append((begin, end, n_rows, nnz))
+        assert found == expected
+    assert _kernels.libsvm_cut(b"", 3, step) == []
+
+
 def test_lines_start_and_are_counted_as_in_the_text(path: Path) -> None:
     file = TextFile(str(path))
     starts = [0, *(i + 1 for i, byte in enumerate(TEXT) if byte == 10)]
