@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import cirrus_fast
-from cirrus_fast import GridSearch, make_clicks
+from cirrus_fast import GridSearch, LogisticRegression, make_clicks
 from cirrus_fast.backend import grid_executors, grid_run, workers
 from cirrus_fast.backend.aws_lambda import LambdaExecutor
 from cirrus_fast.data.storage import open_storage
@@ -52,7 +52,7 @@ def clicks_here(storage_root: Path, text: Path) -> None:
 
 def search(names: list[str] = NAMES, values: list[Any] = VALUES, **more: Any) -> GridSearch:
     modes = {k: more.pop(k) for k in ("mode", "timeout", "max_cost", "name") if k in more}
-    return GridSearch(cirrus_fast.LogisticRegression, BASE | more, names, values, **modes)
+    return GridSearch(LogisticRegression, BASE | more, names, values, **modes)
 
 
 def check_same(ours: GridResults, theirs: GridResults) -> None:
@@ -183,7 +183,7 @@ def test_functions_give_the_answers_of_this_machine(clicks: None, local_lambda: 
     check_same(there, here)
     assert local.counts["cold"] == 3
     # Each function reads what one model does, and once what that has been told of columns.
-    alone = cirrus_fast.LogisticRegression(BASE, n_workers=1).run().reads
+    alone = LogisticRegression(BASE, n_workers=1).run().reads
     for trial in (*here, *there):
         assert trial.result is not None
         assert 0 < sum(read.bytes for read in trial.result.reads_by_epoch) <= alone.bytes
@@ -192,6 +192,18 @@ def test_functions_give_the_answers_of_this_machine(clicks: None, local_lambda: 
     assert sum(costs) == pytest.approx(there.cost, rel=1e-6)
     assert here.cost == 0
     assert left_there() == []
+
+
+def test_the_program_in_the_docs_runs(
+    clicks: None, local_lambda: Start, repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local = local_lambda(memory_mb=1024)
+    page = (repository / "docs" / "grid.md").read_text()
+    code = page.partition("```python functions\n")[2].partition("```")[0]
+    names = {"GridSearch": GridSearch, "np": np, "LogisticRegression": LogisticRegression}
+    exec(code.replace("s3://my-bucket/cirrus", "s3://bucket/data"), names)
+    assert 0 < float(capsys.readouterr().out.split()[-1]) < 0.10
+    assert local.counts["answered"] == 10
 
 
 def test_a_single_model_is_trained_by_a_function_too(clicks: None, local_lambda: Start) -> None:
@@ -280,7 +292,7 @@ def test_what_functions_cannot_do_is_refused(
         given = {k: v for k, v in more.items() if k != "max_cost"}
         with pytest.raises(OptionError, match="redis:// URL of a server"):
             GridSearch(
-                cirrus_fast.LogisticRegression,
+                LogisticRegression,
                 BASE | {"executor": "lambda"} | given | more,
                 ["l2"],
                 [[0, 1]],
@@ -292,5 +304,5 @@ def test_what_functions_cannot_do_is_refused(
     with pytest.raises(OptionError, match="goes to the storage root"):
         search(executor="lambda", dataset=dataset).run()
     with pytest.raises(OptionError, match="cannot reach this machine's memory"):
-        cirrus_fast.LogisticRegression(BASE | {"executor": LambdaExecutor()}).run()
+        LogisticRegression(BASE | {"executor": LambdaExecutor()}).run()
     assert local.counts["cold"] == 0

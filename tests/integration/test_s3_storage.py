@@ -586,6 +586,6 @@ def test_a_damaged_block_that_came_from_the_temporary_file_is_mended_for_good(
     for _ in range(3):
         source.expect(numbers)
         for number in numbers:
-            source.read([number], into)
+            source.read([number], into, None)
     source.close()
     assert caplog.text.count("; read again") == 1
