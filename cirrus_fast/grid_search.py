@@ -35,7 +35,6 @@ from cirrus_fast.errors import OptionError, TrainingError
 from cirrus_fast.logistic_regression import LogisticRegression
 from cirrus_fast.notices import notice_once
 from cirrus_fast.options import Options, needs_store, parse_options, table
-from cirrus_fast.store_url import is_store_url
 
 __all__ = ["GridResults", "GridSearch", "Trial"]
 
@@ -152,7 +151,7 @@ class GridSearch:
         # As the options have them: plain numbers, where a range gave NumPy's.
         self._points = [{n: getattr(one, n) for n in names} for one in all_options]
         for options in all_options:
-            if on_lambda(options) and (is_store_url(options.param_store) or why_alone(options)):
+            if on_lambda(options) and why_alone(options):
                 needs_store(options)
         if mode == "halving":
             _check_halving(all_options)

@@ -87,12 +87,7 @@ def run_passes(
                     if not answer["handed_over"]:
                         yield task, billed[task.worker]
                         continue
-                    if answer["rows"] <= stood[task.worker]:
-                        raise TrainingError(
-                            f"worker {task.worker} has handed over without learning from a row: "
-                            "the function's timeout is too short for what it does first; raise it, "
-                            "or give each function fewer models with n_workers"
-                        )
+                    _check_progress(task.worker, stood[task.worker], answer["rows"])
                     stood[task.worker] = answer["rows"]
                     following = replace(
                         task, generation=task.generation + 1, goes_on=task.generation
@@ -101,6 +96,15 @@ def run_passes(
     finally:
         for future in running:
             future.cancel()
+
+
+def _check_progress(worker: int, before: int, rows: int) -> None:
+    if rows <= before:
+        raise TrainingError(
+            f"worker {worker} has handed over without learning from a row: the function's timeout "
+            "is too short for what it does first; raise it, or give each function fewer models "
+            "with n_workers"
+        )
 
 
 def _submit(executor: Executor, task: GridTask) -> Future[str]:

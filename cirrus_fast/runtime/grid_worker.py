@@ -149,8 +149,8 @@ def stop(storage: Storage) -> None:
 
 
 def remove(storage: Storage) -> None:
-    """All that a pass has in its folder. What a worker writes there that still runs stays, in the
-    name of which there is nothing left to go on with: it is told by the missing rows."""
+    """All that a pass has in its folder. The rows first: a worker that still runs finds them gone,
+    and gives up."""
     for name in [_ROWS, *storage.names()]:
         storage.delete(name)
     storage.remove_folder()
