@@ -49,17 +49,27 @@ static inline void cf_four_sides(cf_four margin, cf_four *likely, cf_four *unlik
     *unlikely = e * *likely;
 }
 
-/* A sparse row times dense weights: the sum of data[k] * w[ids[k]]; every id must be inside w.
- *
- * Entries 4i + j are summed in lane j, since one chain of additions takes as long as its latency;
- * then lanes (0 + 2) + (1 + 3), then the last few entries. */
-static inline float cf_dot(const float *data, const uint32_t *ids, size_t n, const float *w) {
+/* By number: an id that nobody has looked at yet may lead anywhere. */
+static inline void cf_fetch_weight(const float *w, uint32_t id) {
+    __builtin_prefetch((const void *)((uintptr_t)w + sizeof *w * id));
+}
+
+/* cf_dot, which asks for the weights of the entries `ahead` places on meanwhile; 0: for none. Those
+ * entries must exist, but their ids may lead anywhere. */
+static inline float cf_dot_ahead(const float *data, const uint32_t *ids, size_t n, const float *w,
+                                 size_t ahead) {
     cf_four sums = {0, 0, 0, 0};
     const size_t whole = n & ~(size_t)3;
     for (size_t k = 0; k < whole; k += 4) {
+        if (ahead)
+            for (size_t lane = 0; lane < 4; lane++)
+                cf_fetch_weight(w, ids[k + lane + ahead]);
         const cf_four mine = {w[ids[k]], w[ids[k + 1]], w[ids[k + 2]], w[ids[k + 3]]};
         sums += cf_four_load(data + k) * mine;
     }
+    if (ahead)
+        for (size_t k = whole; k < n; k++)
+            cf_fetch_weight(w, ids[k + ahead]);
     float sum = (sums[0] + sums[2]) + (sums[1] + sums[3]);
     switch (n & 3) {
     case 3:
@@ -70,6 +80,14 @@ static inline float cf_dot(const float *data, const uint32_t *ids, size_t n, con
         sum += data[whole] * w[ids[whole]];
     }
     return sum;
+}
+
+/* A sparse row times dense weights: the sum of data[k] * w[ids[k]]; every id must be inside w.
+ *
+ * Entries 4i + j are summed in lane j, since one chain of additions takes as long as its latency;
+ * then lanes (0 + 2) + (1 + 3), then the last few entries. */
+static inline float cf_dot(const float *data, const uint32_t *ids, size_t n, const float *w) {
+    return cf_dot_ahead(data, ids, n, w, 0);
 }
 
 #endif

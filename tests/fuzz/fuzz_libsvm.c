@@ -211,7 +211,7 @@ static void check_cut(const uint8_t *text, size_t n, size_t before, size_t step)
 static void check_options(cf_libsvm_options options, const uint8_t *text, size_t n, size_t split) {
     cf_libsvm_options careful = options;
     careful.flags |= CF_LIBSVM_CAREFUL;
-    const unsigned cpu = cf_cpu_features();
+    const unsigned cpu = cpu_features();
     size_t n_tables = 0;
     while (cf_kernels_at(n_tables))
         n_tables++;

@@ -83,7 +83,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     uint32_t *first = NULL;
     if (cf_pulled_entries(&csr.rows, order, n_order, &n_entries).code == CF_OK) {
         for (size_t i = 0; cf_kernels_at(i); i++) {
-            if (cf_kernels_at(i)->needs & ~cf_cpu_features())
+            if (cf_kernels_at(i)->needs & ~cpu_features())
                 continue;
             uint32_t *const local = exactly(4 * (2 * n_entries + 1));
             size_t distinct;

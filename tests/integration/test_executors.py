@@ -521,14 +521,17 @@ def test_a_worker_that_hangs_does_not_keep_the_run_from_ending(
     _wait_for(lambda: _is_gone(victim))
 
 
+@pytest.mark.parametrize(
+    "where", ["runtime.worker.open_rows", "runtime.row_sources.StoredBlocks.read"]
+)
 def test_a_worker_thread_that_hangs_does_not_keep_the_run_from_ending(
-    clicks: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    clicks: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
     """Before its first row, in a file system that does not answer."""
     monkeypatch.setattr("cirrus_fast.backend.workers._END_S", 0.2)
     monkeypatch.setattr("cirrus_fast.backend.threads._GRACE_S", 0.2)
     answer = Event()
-    monkeypatch.setattr("cirrus_fast.runtime.worker.open_rows", lambda *_: answer.wait(60))
+    monkeypatch.setattr(f"cirrus_fast.{where}", lambda *_: answer.wait(60))
     try:
         result = LogisticRegression(options(clicks, n_workers=2, timeout=0.2)).run()
         assert not answer.is_set()
