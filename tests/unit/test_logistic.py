@@ -45,6 +45,26 @@ def test_columns_beyond_the_weights_count_as_nothing(rows):
     np.testing.assert_array_equal(margins_of(rows, np.empty(0, F32), -2.0), F32(-2))
 
 
+@pytest.mark.parametrize("n_weights", [1, 700, 655_360, 655_361, 1_000_000])
+def test_many_weights_give_the_same_bits_as_few(n_weights):
+    """They are asked for ahead where they are far; ids at and beyond the last one count as nothing."""
+    rng = np.random.default_rng(5)
+    lengths = rng.integers(0, 50, 90)
+    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    ids = rng.integers(0, n_weights, indptr[-1]).astype(np.uint32)
+    some = rng.permutation(len(ids))[:40]
+    beyond = [n_weights - 1, n_weights, n_weights + 1, 2**31 - 1, 2**31, 2**32 - 1]
+    ids[some] = np.resize(np.array(beyond, np.uint32), 40)
+    data, w = rng.normal(size=len(ids)).astype(F32), rng.normal(size=n_weights).astype(F32)
+    known, places = np.unique(ids, return_inverse=True)
+    few = np.append(w, np.zeros(len(beyond), F32))[np.minimum(known, n_weights)]
+
+    many_way, few_way = np.empty(90, F32), np.empty(90, F32)
+    _kernels.logistic_margins(indptr, ids, data, w, 0.5, many_way)
+    _kernels.logistic_margins(indptr, places.astype(np.uint32), data, few, 0.5, few_way)
+    np.testing.assert_array_equal(many_way, few_way)
+
+
 def test_a_wild_value_in_an_unknown_column_is_not_looked_at():
     indptr, ids = np.array([0, 2], np.int64), np.array([0, 5], np.uint32)
     out = np.empty(1, F32)
