@@ -47,7 +47,7 @@ def test_columns_beyond_the_weights_count_as_nothing(rows):
 
 @pytest.mark.parametrize("n_weights", [1, 700, 655_360, 655_361, 1_000_000])
 def test_many_weights_give_the_same_bits_as_few(n_weights):
-    """They are asked for ahead where they are far; ids at and beyond the last one count as nothing."""
+    """They are asked for ahead where they are far; ids beyond the last one count as nothing."""
     rng = np.random.default_rng(5)
     lengths = rng.integers(0, 50, 90)
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
