@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 import numpy as np
 import pytest
 
 from bench import data, limits, ours, peers
+from bench.conftest import in_turns, told
 
 GRADIENT = "gradient of one localised mini-batch of 200 rows, 1 thread"
 SCORING = "batch scoring from CSR, 1 thread"
 EVALUATION = "evaluation: log-loss and exact AUC, 1 thread"
+INTERCEPT = 0.5
 
 
 @pytest.mark.ours
@@ -31,59 +38,75 @@ def bench_gradient_scipy(measure):
     measure(GRADIENT, "NumPy and SciPy", compute, n_rows=made.rows.n_rows)
 
 
-@pytest.fixture(scope="module")
+@cache
 def weights():
     width = data.train_rows().n_features
     return np.random.default_rng(3).normal(0, 0.1, width).astype(np.float32)
 
 
+@cache
+def scorers() -> dict[str, Callable[[], Any]]:
+    """Everyone's that is here, of the same rows with the same weights."""
+    rows, w = data.train_rows(), weights()
+    found: dict[str, Callable[[], Any]] = {
+        "ours": lambda: ours.score(rows, w, INTERCEPT),
+        "limit": lambda: limits.dots(rows, w),
+    }
+    if importlib.util.find_spec("sklearn"):
+        from sklearn.linear_model import LogisticRegression
+
+        matrix, fitted = rows.to_scipy(), LogisticRegression()
+        fitted.classes_, fitted.n_features_in_ = np.array([0, 1]), rows.n_features
+        fitted.coef_, fitted.intercept_ = w.reshape(1, -1), np.array([INTERCEPT], np.float32)
+        found["scikit-learn"] = lambda: fitted.decision_function(matrix)
+    return found
+
+
+@cache
+def scoring_seconds() -> dict[str, list[float]]:
+    return in_turns(scorers())
+
+
+@told
 @pytest.mark.ours
-def bench_scoring(measure, weights):
-    rows = data.train_rows()
-    measure(SCORING, "cirrus_fast", lambda: ours.score(rows, weights, 0.5), n_rows=rows.n_rows)
+def bench_scoring(measure):
+    measure.told(SCORING, "cirrus_fast", scoring_seconds()["ours"], n_rows=data.train_rows().n_rows)
 
 
-def bench_scoring_scikit_learn(measure, weights):
-    linear_model = peers.need("sklearn.linear_model")
-    rows = data.train_rows()
-    matrix = rows.to_scipy()
-    fitted = linear_model.LogisticRegression()
-    fitted.classes_, fitted.n_features_in_ = np.array([0, 1]), rows.n_features
-    fitted.coef_, fitted.intercept_ = weights.reshape(1, -1), np.array([0.5], np.float32)
-    expected = ours.score(rows, weights, 0.5)
-    assert np.allclose(fitted.decision_function(matrix), expected, rtol=1e-4, atol=1e-4)
-    measure(
+@told
+def bench_scoring_scikit_learn(measure):
+    peers.need("sklearn")
+    found, expected = (scorers()[name]() for name in ("scikit-learn", "ours"))
+    assert np.allclose(found, expected, rtol=1e-4, atol=1e-4)
+    measure.told(
         SCORING,
         "scikit-learn decision_function",
-        lambda: fitted.decision_function(matrix),
-        n_rows=rows.n_rows,
+        scoring_seconds()["scikit-learn"],
+        n_rows=data.train_rows().n_rows,
     )
 
 
-def bench_scoring_limit(measure, weights):
-    rows = data.train_rows()
-    assert limits.dots(rows, weights) == pytest.approx(
-        float(ours.score(rows, weights, 0.0).sum(dtype=np.float64)), rel=1e-3, abs=1
+@told
+def bench_scoring_limit(measure):
+    n_rows = data.train_rows().n_rows
+    scores = scorers()["ours"]()
+    assert scorers()["limit"]() == pytest.approx(
+        float(scores.sum(dtype=np.float64)) - INTERCEPT * n_rows, rel=1e-3, abs=1
     )
-    measure(
-        SCORING,
-        "limit: dot products only",
-        lambda: limits.dots(rows, weights),
-        n_rows=rows.n_rows,
-    )
+    measure.told(SCORING, "limit: dot products only", scoring_seconds()["limit"], n_rows=n_rows)
 
 
 @pytest.mark.ours
-def bench_evaluation(measure, weights):
+def bench_evaluation(measure):
     rows, _ = data.scaled()  # whose scores are of a size that a model's are
-    margins = ours.score(rows, weights, -1.0)
+    margins = ours.score(rows, weights(), -1.0)
     measure(EVALUATION, "cirrus_fast", lambda: ours.evaluate(margins, rows), n_rows=rows.n_rows)
 
 
-def bench_evaluation_scikit_learn(measure, weights):
+def bench_evaluation_scikit_learn(measure):
     metrics = peers.need("sklearn.metrics")
     rows, _ = data.scaled()  # whose scores are of a size that a model's are
-    margins = ours.score(rows, weights, -1.0)
+    margins = ours.score(rows, weights(), -1.0)
 
     def evaluate():
         p = 1 / (1 + np.exp(-margins.astype(np.float64)))

@@ -52,9 +52,9 @@ def passes(dataset: str, counts: tuple[int, ...], minibatch_size: int) -> dict[i
     found = {n: Passes([], []) for n in counts}
     for seed in range(FEWEST_ROUNDS * 2 + 1):
         for n, so_far in found.items():
-            seconds, result = ours.one_pass(dataset, n, seed=seed, minibatch_size=minibatch_size)
+            seconds, result = ours.passes(dataset, n, seed=seed, minibatch_size=minibatch_size)
             model = result.model
-            so_far.seconds.append(seconds)
+            so_far.seconds += seconds
             so_far.losses.append(ours.logloss(model.weights, model.intercept, data.test_rows()))
     return found
 

@@ -146,15 +146,16 @@ def run(dataset: str, n_workers: int, **options: object) -> TrainResult:
     ).run()
 
 
-def one_pass(
+def passes(
     dataset: str, n_workers: int, *, seed: int, minibatch_size: int = 1
-) -> tuple[float, TrainResult]:
-    """Seconds of a pass over rows held in memory, the third of a run: during the first they are
-    still being decoded, and in the second one thread may wait for another that was late with it.
-    And the result of a run of one pass."""
+) -> tuple[list[float], TrainResult]:
+    """Seconds of passes over rows held in memory, the third to the fifth of a run: during the first
+    they are still being decoded, and in the second one thread may wait for another that was late
+    with it. And the result of a run of one pass."""
     options = {"eval_interval": 1.0, "minibatch_size": minibatch_size, "seed": seed}
-    _, second, third = run(dataset, n_workers, epochs=3, **options).history
-    return third.seconds - second.seconds, run(dataset, n_workers, epochs=1, **options)
+    ends = [record.seconds for record in run(dataset, n_workers, epochs=5, **options).history]
+    seconds = np.diff(ends)[1:].tolist()
+    return seconds, run(dataset, n_workers, epochs=1, **options)
 
 
 class Entries:
@@ -268,7 +269,7 @@ def seconds_to_loss(
 ) -> tuple[float, float, bool]:
     """The public way: seconds from the first step until the test loss is at most the target,
     evaluations included; that loss; True. If it is not reached: the seconds of the whole run, the
-    best loss, False. The first two passes are counted as long as the third (see one_pass)."""
+    best loss, False. The first two passes are counted as long as the third (see passes)."""
     n_rows = Dataset(dataset).n_rows
     result = run(
         dataset,
