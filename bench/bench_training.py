@@ -54,7 +54,7 @@ def passes(dataset: str, counts: tuple[int, ...], minibatch_size: int) -> dict[i
         for n, so_far in found.items():
             seconds, result = ours.passes(dataset, n, seed=seed, minibatch_size=minibatch_size)
             model = result.model
-            so_far.seconds += seconds
+            so_far.seconds.extend(seconds)
             so_far.losses.append(ours.logloss(model.weights, model.intercept, data.test_rows()))
     return found
 
