@@ -225,11 +225,12 @@ cdef class Replica:
         """
         cdef Stepper stepper = batch._stepper
         cdef size_t n = <size_t>places.shape[0]
+        cdef const uint32_t *of = _u32(places)
         cdef const int32_t *by = _i32(amounts)
         cdef float intercept = 0.0
         _need(<size_t>amounts.shape[0] == n, "amounts must be as long as places")
         _need(stepper.n_ids + 1 == self._c.n, "the stepper is another model's")
-        if n and places[n - 1] == stepper.n_ids:
+        if n and of[n - 1] == stepper.n_ids:
             n -= 1
             cf_replica_gradient(by + n, 1, &intercept)
         batch.choose(places[:n])

@@ -25,7 +25,8 @@ CIRRUS_FAST_SANITIZE=1 "${pip[@]}" --no-deps --force-reinstall "$folder/source"
 # sanitizer watches, and not from Python's pools, which it does not. The interpreter leaks by
 # design: leaks are looked for in the C programs below.
 preload="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so.6)"
-# pytest keeps what a dying process says, so reports go to files.
+# AddressSanitizer's reports go to files; UndefinedBehaviorSanitizer says only on standard error what
+# it dies of, so pytest leaves that alone.
 options=detect_leaks=0:quarantine_size_mb=64:print_stacktrace=1:log_path=$folder/report
 sanitized() {
     rm -f "$folder"/report.*
@@ -51,6 +52,7 @@ for table in $tables; do
     [ "$#" -gt 0 ] || [ "$table" = "$best" ] || tests=("${of_kernels[@]}")
     echo "== pytest, sanitized, $table kernels"
     CIRRUS_FAST_FORCE_IMPL=$table sanitized "$folder/venv/bin/pytest" -p no:cacheprovider -q \
+        --capture=sys \
         "${tests[@]}"
 done
 
