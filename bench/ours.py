@@ -26,7 +26,7 @@ from cirrus_fast.data.csr import CSR, Float32Array, UInt32Array
 from cirrus_fast.data.dataset import Dataset
 from cirrus_fast.data.evaluation import Evaluation
 from cirrus_fast.data.loading import BLOCK_ROWS
-from cirrus_fast.data.result import Record, TrainResult
+from cirrus_fast.data.result import TrainResult
 from cirrus_fast.data.text import TextParser
 from cirrus_fast.data.training_scale import TrainingScale
 from cirrus_fast.runtime import minibatches as minibatches_module
@@ -264,14 +264,14 @@ def text_to_model(path: Path, n_workers: int) -> TrainResult:
     return run(str(path), n_workers, model_size=width, epochs=1, eval_interval=1.0)
 
 
-def seconds_to_loss(
-    dataset: str, test_dataset: str, target: float, n_workers: int, *, seed: int
-) -> tuple[float, float, bool]:
-    """The public way: seconds from the first step until the test loss is at most the target,
-    evaluations included; that loss; True. If it is not reached: the seconds of the whole run, the
-    best loss, False. The first two passes are counted as long as the third (see passes)."""
+def losses_over_time(
+    dataset: str, test_dataset: str, n_workers: int, *, seed: int
+) -> list[tuple[float, float]]:
+    """The public way: (seconds from the first step, test loss) at each evaluation, which are
+    counted; as if rows had been decoded before: the first two passes (see passes) are counted as
+    long as the later ones are, by their median."""
     n_rows = Dataset(dataset).n_rows
-    result = run(
+    history = run(
         dataset,
         n_workers,
         test_dataset=test_dataset,
@@ -281,20 +281,16 @@ def seconds_to_loss(
         epochs=8,
         eval_interval=0.5,
         seed=seed,
-    )
-    two, three = (
-        next(record for record in result.history if record.rows >= passes * n_rows)
-        for passes in (2, 3)
-    )
-    seconds_a_row = (three.seconds - two.seconds) / (three.rows - two.rows)
-
-    def seconds(at: Record) -> float:
-        return min(at.rows, two.rows) * seconds_a_row + max(0.0, at.seconds - two.seconds)
-
-    for record in result.history:
-        if record.test_loss is not None and record.test_loss <= target:
-            return seconds(record), record.test_loss, True
-    return seconds(result.history[-1]), result.test_loss, False
+    ).history
+    rows = np.array([record.rows for record in history])
+    seconds = np.array([record.seconds for record in history])
+    ends = np.searchsorted(rows, n_rows * np.arange(2, 9))
+    second_ends = ends[0]
+    a_row = float(np.median(np.diff(seconds[ends]) / np.diff(rows[ends])))
+    decoded = np.minimum(rows, rows[second_ends]) * a_row
+    decoded += np.maximum(0.0, seconds - seconds[second_ends])
+    losses = [math.inf if r.test_loss is None else r.test_loss for r in history]
+    return list(zip(decoded.tolist(), losses, strict=True))
 
 
 def decoded_bytes(dataset: Dataset) -> int:
