@@ -35,6 +35,11 @@ class ToldClock:
         return self.now
 
 
+CLOCK = ToldClock()
+told = pytest.mark.benchmark(timer=CLOCK)
+"""Marks a benchmark that uses `measure.told`."""
+
+
 def in_turns(functions: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
     """Seconds of each function's calls, one after another, round by round: for contenders so close
     that a neighbour who is busy for a second would decide between them."""
@@ -50,11 +55,6 @@ def in_turns(functions: Mapping[str, Callable[[], object]]) -> dict[str, list[fl
             function()
             found[name].append(time.perf_counter() - began)
     return found
-
-
-CLOCK = ToldClock()
-told = pytest.mark.benchmark(timer=CLOCK)
-"""Marks a benchmark that uses `measure.told`."""
 
 
 class Measure:

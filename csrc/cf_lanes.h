@@ -54,8 +54,12 @@ static inline void cf_fetch_weight(const float *w, uint32_t id) {
     __builtin_prefetch((const void *)((uintptr_t)w + sizeof *w * id));
 }
 
-/* cf_dot, which asks for the weights of the entries `ahead` places on meanwhile; 0: for none. Those
- * entries must exist, but their ids may lead anywhere. */
+/* A sparse row times dense weights: the sum of data[k] * w[ids[k]]; every id must be inside w.
+ * Meanwhile the weights of the entries `ahead` places on are asked for, if that is not 0: those
+ * entries must exist, but their ids may lead anywhere.
+ *
+ * Entries 4i + j are summed in lane j, since one chain of additions takes as long as its latency;
+ * then lanes (0 + 2) + (1 + 3), then the last few entries. */
 static inline float cf_dot_ahead(const float *data, const uint32_t *ids, size_t n, const float *w,
                                  size_t ahead) {
     cf_four sums = {0, 0, 0, 0};
@@ -82,10 +86,6 @@ static inline float cf_dot_ahead(const float *data, const uint32_t *ids, size_t 
     return sum;
 }
 
-/* A sparse row times dense weights: the sum of data[k] * w[ids[k]]; every id must be inside w.
- *
- * Entries 4i + j are summed in lane j, since one chain of additions takes as long as its latency;
- * then lanes (0 + 2) + (1 + 3), then the last few entries. */
 static inline float cf_dot(const float *data, const uint32_t *ids, size_t n, const float *w) {
     return cf_dot_ahead(data, ids, n, w, 0);
 }

@@ -51,19 +51,14 @@ static inline int same_bytes(const void *a, const void *b, size_t n) {
     return n == 0 || memcmp(a, b, n) == 0;
 }
 
-/* Asked for once: in a virtual machine each cpuid leaves it, for tens of microseconds. */
-static inline unsigned cpu_features(void) {
-    static int is_known;
-    static unsigned features;
-    if (!is_known)
-        features = cf_cpu_features();
-    is_known = 1;
-    return features;
-}
-
-/* The i-th table of kernels that this CPU can run, best first; NULL past the last, the scalar. */
+/* The i-th table of kernels that this CPU can run, best first; NULL past the last, the scalar. The
+ * CPU is asked once: in a virtual machine each cpuid leaves it, for tens of microseconds. */
 static inline const cf_kernels *usable_kernels(size_t i) {
-    const unsigned cpu = cpu_features();
+    static int is_known;
+    static unsigned cpu;
+    if (!is_known)
+        cpu = cf_cpu_features();
+    is_known = 1;
     for (size_t k = 0; cf_kernels_at(k) != NULL; k++)
         if ((cf_kernels_at(k)->needs & ~cpu) == 0 && i-- == 0)
             return cf_kernels_at(k);

@@ -211,27 +211,20 @@ static void check_cut(const uint8_t *text, size_t n, size_t before, size_t step)
 static void check_options(cf_libsvm_options options, const uint8_t *text, size_t n, size_t split) {
     cf_libsvm_options careful = options;
     careful.flags |= CF_LIBSVM_CAREFUL;
-    const unsigned cpu = cpu_features();
-    size_t n_tables = 0;
-    while (cf_kernels_at(n_tables))
-        n_tables++;
-    const cf_kernels *kernels = cf_kernels_at(n_tables - 1);
 
     check_skip(text, n, split % 7);
     check_cut(text, n, split % 11, 1 + split);
-    parsed expected = parse(kernels, careful, text, n, 0, n);
+    parsed expected = parse(scalar_kernels(), careful, text, n, 0, n);
     check_rows(&expected.rows, &options);
     if (n > 0 && expected.status.code == CF_OK && expected.rows.n_skipped == 0)
         check(cf_libsvm_count(text, n, 0, n) == expected.rows.n_rows, "rows are counted otherwise");
-    for (size_t i = 0; i < n_tables; i++) {
-        if (cf_kernels_at(i)->needs & ~cpu)
-            continue;
-        parsed other = parse(cf_kernels_at(i), options, text, n, 0, n);
-        check(same(&expected, &other), cf_kernels_at(i)->name);
+    for (size_t i = 0; usable_kernels(i); i++) {
+        parsed other = parse(usable_kernels(i), options, text, n, 0, n);
+        check(same(&expected, &other), usable_kernels(i)->name);
         release(&other);
     }
 
-    kernels = cf_kernels_at(0)->needs & ~cpu ? kernels : cf_kernels_at(0);
+    const cf_kernels *const kernels = usable_kernels(0);
     parsed left = parse(kernels, options, text, n, 0, split);
     check(holds(&expected.rows, &left.rows, 0), "the left part differs from the whole");
     if (left.status.code != CF_OK) {

@@ -82,19 +82,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     size_t n_entries = 0, first_distinct = 0;
     uint32_t *first = NULL;
     if (cf_pulled_entries(&csr.rows, order, n_order, &n_entries).code == CF_OK) {
-        for (size_t i = 0; cf_kernels_at(i); i++) {
-            if (cf_kernels_at(i)->needs & ~cpu_features())
-                continue;
+        for (size_t i = 0; usable_kernels(i); i++) {
             uint32_t *const local = exactly(4 * (2 * n_entries + 1));
             size_t distinct;
-            const cf_status status = cf_pulled_localize(cf_kernels_at(i), &csr.rows, order, n_order,
-                                                        &scratch, local, &distinct);
+            const cf_status status = cf_pulled_localize(usable_kernels(i), &csr.rows, order,
+                                                        n_order, &scratch, local, &distinct);
             if (status.code == CF_OK) {
                 uint32_t *const ids = exactly(4 * distinct);
                 uint8_t *const set = exactly(cf_id_set_bound(distinct, n_ids));
                 uint8_t *const same = exactly(cf_id_set_bound(distinct, n_ids));
                 const size_t length = cf_pulled_write_set(&scratch, distinct, set);
-                CHECK(cf_pulled_localize(cf_kernels_at(i), &csr.rows, order, n_order, &scratch,
+                CHECK(cf_pulled_localize(usable_kernels(i), &csr.rows, order, n_order, &scratch,
                                          local, &distinct)
                           .code == CF_OK);
                 cf_pulled_take_ids(&scratch, distinct, ids);
